@@ -1,0 +1,28 @@
+"""The stable surface for plugins: third parties import this and `supervm.testing`, nothing else."""
+
+from supervm.contracts.roles import Role
+from supervm.hookspecs import hookimpl
+from supervm.kernel.component import (
+    Component,
+    Context,
+    Health,
+    HealthState,
+    Needs,
+    NoConfig,
+    Supervision,
+)
+
+API_VERSION = (1, 0)
+
+__all__ = [
+    "API_VERSION",
+    "Component",
+    "Context",
+    "Health",
+    "HealthState",
+    "Needs",
+    "NoConfig",
+    "Role",
+    "Supervision",
+    "hookimpl",
+]

@@ -1,0 +1,1 @@
+"""The contracts between roles: one module a role, a Protocol with its value types, errors and promises."""

@@ -1,0 +1,1 @@
+"""The components that ship with SuperVM, one folder a role."""

@@ -1,0 +1,1 @@
+"""Ledger storage above a key-value backend: state, blocks, proofs, recovery."""
