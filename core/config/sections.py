@@ -1,0 +1,117 @@
+"""The sections that are the node's own, with their defaults. Roles and components bring theirs.
+
+A role's section is `[storage]` with `use`, and one table for each component's options,
+`[storage.sqlite]`, which are the attrs class that the component declares.
+"""
+
+import re
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import attrs
+from attrs import validators
+
+TIER_NAMES = {
+    "auto": "auto",
+    "l1": "l1",
+    "supernode": "l1",
+    "l2": "l2",
+    "miner": "l2",
+    "l3": "l3",
+    "edge": "l3",
+    "l4": "l4",
+    "mobile": "l4",
+}
+
+
+def check_tier(instance: object, attribute: Any, value: str) -> None:
+    """TIER-7: `auto` or a name of TIER-5, in any case."""
+    if value.lower() not in TIER_NAMES:
+        raise ValueError(
+            f"unknown tier {value!r}; use auto, l1 (supernode), l2 (miner), l3 (edge) or l4 (mobile)"
+        )
+
+
+def check_listen(instance: object, attribute: Any, value: str) -> None:
+    """`HOST:PORT` or `[IPV6]:PORT`; port 0 lets the system choose."""
+    if value and not re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[^\s:\[\]]+):([0-9]{1,5})", value):
+        raise ValueError(f"{value!r} isn't HOST:PORT, e.g. '127.0.0.1:8645'")
+    if value and int(value.rpartition(":")[2]) > 65535:
+        raise ValueError(f"port {value.rpartition(':')[2]} is above 65535")
+
+
+@attrs.frozen(kw_only=True)
+class NodeConfig:
+    """`[node]`: who this node is, where it keeps its data, and the genesis file of its chain.
+
+    `genesis` empty: the chain of the data folder, or a new one-validator development chain.
+    """
+
+    name: str = attrs.field(factory=socket.gethostname, validator=validators.max_len(64))
+    data: Path = Path("~/.supervm/data")
+    tier: str = attrs.field(default="auto", validator=check_tier)
+    region: str = attrs.field(default="Other", validator=validators.max_len(64))
+    genesis: str = ""
+
+
+_SECONDS: list[Any] = [validators.gt(0), validators.le(86_400)]
+_COUNT: list[Any] = [validators.ge(1), validators.le(1_000_000)]
+
+
+@attrs.frozen(kw_only=True)
+class PluginsConfig:
+    """`[plugins]` (PLUG-27): what may load, and the kernel's times and bounds."""
+
+    load: list[str] = attrs.field(factory=list)
+    paths: list[str] = attrs.field(factory=list)
+    allow: list[str] = attrs.field(factory=list)
+    deny: list[str] = attrs.field(factory=list)
+    open_timeout_s: float = attrs.field(default=30.0, validator=_SECONDS)
+    drain_timeout_s: float = attrs.field(default=30.0, validator=_SECONDS)
+    close_timeout_s: float = attrs.field(default=10.0, validator=_SECONDS)
+    health_interval_s: float = attrs.field(default=5.0, validator=_SECONDS)
+    health_timeout_s: float = attrs.field(default=2.0, validator=_SECONDS)
+    backoff_initial_s: float = attrs.field(default=0.5, validator=_SECONDS)
+    backoff_max_s: float = attrs.field(default=60.0, validator=_SECONDS)
+    breaker_failures: int = attrs.field(default=5, validator=_COUNT)
+    breaker_window_s: float = attrs.field(default=60.0, validator=_SECONDS)
+    breaker_open_s: float = attrs.field(default=60.0, validator=_SECONDS)
+    observer_queue: int = attrs.field(default=1024, validator=_COUNT)
+
+
+@attrs.frozen(kw_only=True)
+class LogsConfig:
+    """`[logs]` (OBS-40): the lowest level written, and text for people or one JSON object a line."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["text", "json"] = "text"
+
+
+@attrs.frozen(kw_only=True)
+class ApiConfig:
+    """`[api]`: the HTTP address (OBS-30). Anything but loopback needs a token file or `public = true`."""
+
+    listen: str = attrs.field(default="127.0.0.1:8645", validator=check_listen)
+    metrics_listen: str = attrs.field(default="", validator=check_listen)
+    token_file: str = ""
+    public: bool = False
+
+
+NODE_SECTIONS: Mapping[str, type] = {
+    "node": NodeConfig,
+    "api": ApiConfig,
+    "plugins": PluginsConfig,
+    "logs": LogsConfig,
+}
+
+
+@attrs.frozen(kw_only=True)
+class RoleSection:
+    """A role's section: how many it takes, what it uses unless told, the options of what is installed."""
+
+    role: str
+    many: bool
+    use: tuple[str, ...] = ()
+    components: Mapping[str, type] = attrs.field(factory=dict)
