@@ -1,0 +1,167 @@
+"""The data folder: made private, held by one node at a time, marked with the backend that wrote it.
+
+The lock is the kernel's (`flock`), so it ends with the process that holds it, however that ends; the file
+stays, and holds the process id of the last holder, for the message that the next one gets.
+"""
+
+import errno
+import fcntl
+import os
+import shutil
+import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import attrs
+
+from supervm.contracts.storage import DiskFull, ReadOnly, StorageError, StoreCorrupt, StoreLocked, StoreTooNew
+from supervm.storage.errors import BackendMismatch
+
+FORMAT = 1
+LOCK_NAME = "lock"
+MARKER_NAME = "folder.toml"
+STORE_NAME = "storage"  # the storage component's folder; it never exists without a marker
+MARKER_BYTES_MAX = 4096
+MODE = 0o700
+
+
+@attrs.frozen
+class FreeSpace:
+    """Bytes of the disk that holds a folder; `free_bytes` is what this user may still write."""
+
+    total_bytes: int
+    free_bytes: int
+
+
+@attrs.frozen
+class DataFolder:
+    """A folder that this process holds. `created` says that this opening made its marker."""
+
+    path: Path
+    backend: str
+    created: bool
+
+    def free(self) -> FreeSpace:
+        """The space on its disk now."""
+        usage = shutil.disk_usage(self.path)
+        return FreeSpace(usage.total, usage.free)
+
+
+@contextmanager
+def open_folder(path: Path, backend: str) -> Iterator[DataFolder]:
+    """Hold the data folder at `path` for a node whose storage component is `backend`.
+
+    Makes it (mode 0700) where it is missing. Does quick file calls only; nothing waits for a lock.
+    Raises `StoreLocked` naming the holder's process id, `BackendMismatch`, `StoreTooNew`,
+    `StoreCorrupt` for a marker that can't be read, `ReadOnly`, or `DiskFull`.
+    """
+    with _file_errors(path):
+        path.mkdir(mode=MODE, parents=True, exist_ok=True)
+        lock = os.open(path / LOCK_NAME, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        with _file_errors(path):
+            _take(lock, path)
+            created = _check_marker(path, backend)
+        yield DataFolder(path, backend, created)
+    finally:
+        os.close(lock)
+
+
+def read_marker(path: Path) -> str | None:
+    """The backend that made the folder at `path`, or None where there is no marker. Needs no lock."""
+    marker = path / MARKER_NAME
+    try:
+        with marker.open("rb") as file:
+            data = file.read(MARKER_BYTES_MAX + 1)
+    except FileNotFoundError:
+        return None
+    try:
+        facts = tomllib.loads(data.decode())
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise _bad_marker(marker, str(error)) from error
+    form, backend = facts.get("format"), facts.get("backend")
+    if type(form) is int and form > FORMAT:
+        raise StoreTooNew(
+            f"the data folder has format {form}, this release reads up to {FORMAT}",
+            marker,
+            "Use a newer release, or another folder.",
+        )
+    if form != FORMAT or not isinstance(backend, str) or not backend:
+        raise _bad_marker(marker, f"it needs format = {FORMAT} and a backend")
+    return backend
+
+
+def _bad_marker(marker: Path, why: str) -> StoreCorrupt:
+    return StoreCorrupt(
+        f"the folder's marker can't be read: {why}",
+        marker,
+        "Put the file back from a copy of the folder, or start from an empty folder.",
+    )
+
+
+def _take(lock: int, path: Path) -> None:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        holder = os.pread(lock, 32, 0).decode("ascii", "replace").strip() or "unknown"
+        raise StoreLocked(
+            f"another node (process {holder}) is using the data folder",
+            path,
+            "Stop it first, or give this one its own folder with --data.",
+        ) from error
+    os.ftruncate(lock, 0)
+    os.pwrite(lock, f"{os.getpid()}\n".encode("ascii"), 0)
+
+
+def _check_marker(path: Path, backend: str) -> bool:
+    """Compare the marker with the backend asked for; write it into a new folder. True if written."""
+    found = read_marker(path)
+    if found == backend:
+        return False
+    if found is not None:
+        raise BackendMismatch(found, backend, path)
+    if (path / STORE_NAME).exists():
+        raise StoreCorrupt(
+            f"the folder holds a store, and {MARKER_NAME}, which says of which backend, is missing",
+            path,
+            "Put the file back from a copy of the folder, or start from an empty folder.",
+        )
+    _write_synced(path / MARKER_NAME, f'format = {FORMAT}\nbackend = "{backend}"\n'.encode())
+    return True
+
+
+def _write_synced(path: Path, data: bytes) -> None:
+    """Write a small file so that after a crash it is there whole or not at all."""
+    partial = path.with_name(path.name + ".tmp")
+    with partial.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+@contextmanager
+def _file_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        where = error.filename or path
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DiskFull(
+                "no space for the data folder", where, "Free some, or use another disk."
+            ) from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise ReadOnly(
+                "the data folder can't be written", where, "Give this user the right, or use --data."
+            ) from error
+        if error.errno in (errno.ENOTDIR, errno.EEXIST):
+            raise StorageError(
+                "the data folder is not a folder", where, "Give another with --data."
+            ) from error
+        raise
