@@ -1,0 +1,303 @@
+"""The application role: the ledger as a consensus engine drives it (CONS-80).
+
+A component yields an `Application`. One engine at a time drives it (`driven`), and only that engine calls
+what changes the chain. The calls, in order:
+
+    gather -> check -> (certify) -> [apply_certified] -> propose -> execute -> header -> commit
+
+A validator that receives a proposal calls `verify` instead of `propose`. An engine whose headers show
+an older root (CONS-30) asks `header` for it before the block is final, and calls `execute` after.
+
+What every method keeps
+    Idempotent: the same call again, after a crash or a cancellation, gives the same answer and has no
+    second effect. Calls that changed the chain are told apart by digest.
+    Cancellation: any call may be cancelled at any checkpoint. `commit` has then happened fully or not
+    at all; `tip` says which.
+    Durability: `commit` returns when the block is durable. Nothing else here is durable: not what was
+    gathered, checked or executed, and not the mempool.
+    Time: none is read. What execution may know of time is in the block.
+    Errors: `ApplicationError` is a bug or misuse of the engine; bad transactions are values (`Refused`).
+"""
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, Protocol, runtime_checkable
+
+import attrs
+
+from supervm.types.batch import Batch
+from supervm.types.block import Block
+from supervm.types.certificate import ValidatorSet
+
+
+class ApplicationError(Exception):
+    """The engine asked what it may not. `subject` is the offending value, `mend` what would be right."""
+
+    def __init__(self, problem: str, subject: object = "", mend: str = "") -> None:
+        self.problem = problem
+        self.subject = subject
+        self.mend = mend
+        text = f"{problem}: {subject}" if subject != "" else problem
+        super().__init__(f"{text} ({mend})" if mend else text)
+
+
+class AlreadyDriven(ApplicationError):
+    """Another engine drives the chain."""
+
+
+class WrongParent(ApplicationError):
+    """The block doesn't follow the tip."""
+
+
+class NotExecuted(ApplicationError):
+    """A root or a commit was asked for a block that wasn't executed here."""
+
+
+class RootMismatch(ApplicationError):
+    """The header shows other roots than this node computed. Nothing was written."""
+
+
+class BlockInvalid(ApplicationError):
+    """A block breaks a rule that the application checks before it executes or commits it."""
+
+
+@attrs.frozen(kw_only=True)
+class Refused:
+    """Why a transaction was not taken. A value, since refusing is ordinary.
+
+    `code` is one of EXEC-8, EXEC-20, GAS-21 or PRIV-10; `field` names the place, `value` the offending
+    value as text, `mend` what would be right. `digest` is the transaction's, None where its bytes didn't
+    decode. `conflict` is the digest signed first, for `Equivocated` and `LockBusy`. `retry_after_s` is
+    set where the same bytes may be taken later without change.
+    """
+
+    code: str
+    field: str
+    value: str
+    mend: str
+    digest: bytes | None = None
+    conflict: bytes | None = None
+    retry_after_s: float | None = None
+
+    def __str__(self) -> str:
+        return f"{self.code}: {self.field} = {self.value} ({self.mend})"
+
+
+@attrs.frozen(kw_only=True)
+class NodeIdentity:
+    """Who this node is: its id, its ed25519 public key, and the use, never the bytes, of its private key.
+
+    `node_id = blake3("supervm/node/v1" || u8 suite || public key)`.
+    """
+
+    node_id: bytes
+    public_key: bytes
+    _sign: Any = attrs.field(repr=False, eq=False)
+
+    def sign(self, message: bytes) -> bytes:
+        """An ed25519 signature over `message`, 64 bytes."""
+        signature: bytes = self._sign(message)
+        return signature
+
+
+@attrs.frozen(kw_only=True)
+class Engine:
+    """What an engine says of itself when it takes the wheel.
+
+    `certificates`: it certifies batches before it orders them (CONS-4). Without, FAST isn't offered, AUTO
+    goes ORDERED and a FAST-only transaction is refused with the reason (CONS-81). `produces`: transactions
+    sent to this node can reach a block; where not, they are refused with `reason`.
+    """
+
+    name: str
+    certificates: bool = True
+    produces: bool = True
+    reason: str = ""
+
+
+@attrs.frozen(kw_only=True)
+class BatchBounds:
+    """When a batch is full. Bytes are of its transactions, gas is the sum that its header states.
+
+    It is sealed at `count_max` transactions, once `bytes_seal` is reached, or `seal_after_s` seconds
+    after its first transaction was there; it never passes `bytes_max` or `gas_max` (CONS-1).
+    """
+
+    count_max: int = 4_096
+    bytes_seal: int = 256 * 1024
+    bytes_max: int = 2**20
+    gas_max: int = 250_000_000
+    seal_after_s: float = 0.020
+
+
+@attrs.frozen(kw_only=True)
+class BlockBounds:
+    """What a block of this chain may hold (CONS-30, EXEC-7, GAS-3): sums over its batches' headers."""
+
+    gas_max: int
+    bytes_max: int
+    transactions_max: int
+    batches_max: int = 1_024
+    operations_bytes_max: int = 2**20
+
+
+@attrs.frozen(kw_only=True)
+class BatchSums:
+    """What a batch's header states of its transactions (CONS-1)."""
+
+    bytes: int
+    count: int
+    gas: int
+    transactions_root: bytes
+
+
+@attrs.frozen(kw_only=True)
+class Verdict:
+    """The answer to a batch (CONS-3).
+
+    `locks`: each lock (opaque bytes, CONS-10) that accepting takes, with the transaction digest it is
+    locked to; the engine makes them durable before its accept leaves. `refused`: index in the batch to
+    reason. If any is refused, the batch isn't accepted as it stands; the locks are those of the others.
+    """
+
+    locks: Mapping[bytes, bytes]
+    refused: Mapping[int, Refused]
+
+
+@attrs.frozen(kw_only=True)
+class OrderedBlock:
+    """All that execution may know of a block: what was ordered, and nothing of how.
+
+    `batches` are lists of canonical transaction bytes, in proposal order; `operations` are the encoded
+    system operations. An engine that orders raw transactions gives them as one batch.
+    """
+
+    height: int
+    epoch: int
+    parent: bytes
+    proposer: bytes
+    timestamp_ms: int
+    operations: tuple[bytes, ...]
+    batches: tuple[tuple[bytes, ...], ...]
+
+
+@attrs.frozen(kw_only=True)
+class Executed:
+    """The outcome of a block: roots, and counts of its receipts by status name (lower case)."""
+
+    height: int
+    state_root: bytes
+    receipts_root: bytes
+    gas_used: int
+    outcomes: Mapping[str, int]
+
+
+@attrs.frozen(kw_only=True)
+class HeaderFacts:
+    """What a header takes from the state at `root_height` (CONS-30).
+
+    `receipts_root`: the Merkle root over the receipts roots of the blocks above the parent's root height
+    up to this one, in order (none: zero). `base_price`: micro base units per gas. `next_validators_digest`
+    is for an epoch's last block.
+    """
+
+    root_height: int
+    state_root: bytes
+    receipts_root: bytes
+    base_price: int
+    validators_digest: bytes
+    next_validators_digest: bytes
+
+
+@attrs.frozen(kw_only=True)
+class Tip:
+    """The last block that is final and durable here. `root_height` is what its header shows."""
+
+    height: int
+    digest: bytes
+    epoch: int
+    timestamp_ms: int
+    root_height: int
+    state_root: bytes
+
+
+@runtime_checkable
+class Application(Protocol):
+    """The ledger, as consensus drives it. See the module for what every method keeps."""
+
+    @property
+    def chain_id(self) -> bytes:
+        """32 bytes, the genesis digest."""
+
+    @property
+    def identity(self) -> NodeIdentity:
+        """This node's."""
+
+    @property
+    def epoch_blocks(self) -> int:
+        """Blocks in an epoch, from genesis."""
+
+    @property
+    def bounds(self) -> BlockBounds:
+        """What a block may hold."""
+
+    def driven(self, engine: Engine) -> AbstractContextManager[None]:
+        """Take the wheel for the length of a `with`. Raises `AlreadyDriven`."""
+
+    def tip(self) -> Tip:
+        """The last committed block; genesis at height 0 on a new chain."""
+
+    def validators(self, epoch: int) -> ValidatorSet:
+        """The set of an epoch that has begun, or of the one that follows the tip's."""
+
+    async def certificate(self, height: int) -> bytes:
+        """The certificate that `commit` was given for a block, empty for genesis."""
+
+    async def gather(self, bounds: BatchBounds) -> tuple[bytes, ...]:
+        """Wait until there is work, then give the next batch's transactions, in an order that checks.
+
+        Waits as long as it takes; an engine that wants to stop cancels it, and nothing is lost. What was
+        given stays locked and pending until `commit` or `give_back`.
+        """
+
+    def give_back(self, digests: Sequence[bytes]) -> None:
+        """These transactions were gathered and not placed: they are tried again after the next block."""
+
+    def measure(self, transactions: Sequence[bytes]) -> BatchSums:
+        """The sums of a batch header over these bytes. Raises `InvalidInput` where one doesn't decode."""
+
+    async def check(self, batch: Batch, past: Sequence[Batch], locks: Mapping[bytes, bytes]) -> Verdict:
+        """Judge each transaction of a batch for an accept (CONS-10..14, EXEC-20).
+
+        `past`: the certified batches before it that no executed block holds, oldest first. `locks`: what
+        this validator holds in this epoch, lock to digest. State is that of the last executed block.
+        Signatures are checked here for whatever admission has not checked.
+        """
+
+    async def apply_certified(self, batch: Batch, certificate: bytes) -> Sequence[tuple[bytes, bytes]]:
+        """Apply the FAST transactions of a certified batch (CONS-20): (digest, effects digest) of those
+        applied now. Empty where this application offers FAST finality only through blocks."""
+
+    async def propose(self, bounds: BlockBounds) -> tuple[bytes, ...]:
+        """Encoded system operations for the next block."""
+
+    async def verify(self, operations: Sequence[bytes]) -> str:
+        """Why a proposal's system operations are not valid; empty if they are."""
+
+    async def execute(self, block: OrderedBlock) -> Executed:
+        """Execute the block that follows the last executed one. Changes nothing that lasts.
+
+        The result is kept until its block is committed; another block for the same height replaces it.
+        Raises `WrongParent`, `BlockInvalid`.
+        """
+
+    async def header(self, root_height: int) -> HeaderFacts:
+        """What the header of the next block shows. Raises `NotExecuted` above the last executed block."""
+
+    async def commit(self, block: Block, certificate: bytes) -> None:
+        """Make a final block durable, in one batch, then tell the world.
+
+        `certificate` proves that it is final, as the engine's light clients check it. Again with the same
+        block: nothing happens. Raises `WrongParent`, `NotExecuted`, `RootMismatch`; a storage error
+        passes through and leaves the chain as it was.
+        """
