@@ -1,0 +1,158 @@
+"""A store's folder on the disk: found usable, locked, marked with its format, copied whole or not at all."""
+
+import errno
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from supervm.contracts.storage import (
+    FORMAT,
+    DiskFull,
+    ReadOnly,
+    StorageError,
+    StoreCorrupt,
+    StoreFailed,
+    StoreLocked,
+    StoreTooNew,
+)
+
+MARKER = "store.json"
+LOCK = "store.lock"
+MARKER_BYTES_MAX = 4096
+
+
+def os_error(error: OSError, path: Path) -> StorageError:
+    """The contract's error for a failed system call."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return DiskFull("no space left", path, "Free some, or move the store to a larger disk.")
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return ReadOnly("the store can't be written", path, "Make it writable for this user.")
+    return StoreFailed(f"{error.strerror or error} (errno {error.errno})", path, "Check the disk.")
+
+
+def open_folder(path: Path) -> None:
+    """Make the folder if only it is missing (mode 0700), and see that it can be written."""
+    try:
+        path.mkdir(mode=0o700, exist_ok=True)
+    except FileNotFoundError:
+        raise StorageError("the parent folder does not exist", path, "Make it, or name another.") from None
+    except (FileExistsError, NotADirectoryError):
+        raise StorageError("the store's path is not a folder", path, "Name a folder.") from None
+    except OSError as error:
+        raise os_error(error, path) from error
+    if not os.access(path, os.R_OK | os.W_OK | os.X_OK):
+        raise ReadOnly("the store's folder can't be written", path, "Make it writable for this user.")
+
+
+@contextmanager
+def locked_folder(path: Path) -> Iterator[None]:
+    """Hold the folder for one opener, among threads and processes; raises `StoreLocked`.
+
+    The lock is the kernel's (flock), so that it goes with the process however that ends.
+    """
+    try:
+        handle = os.open(path / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise os_error(error, path) from error
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StoreLocked(
+                "the store is open elsewhere", path, "Stop that program, or name another folder."
+            ) from None
+        yield
+    finally:
+        os.close(handle)
+
+
+def check_marker(path: Path, backend: str) -> bool:
+    """Whether the folder holds a store of this backend and a known format; False where it has no marker."""
+    marker = path / MARKER
+    try:
+        with marker.open("rb") as file:
+            data = file.read(MARKER_BYTES_MAX)
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise os_error(error, marker) from error
+    try:
+        found = json.loads(data)
+        name, number = str(found["backend"]), int(found["format"])
+    except (ValueError, KeyError, TypeError):
+        raise StoreCorrupt(
+            "the store's marker can't be read", marker, "Restore the folder from a checkpoint."
+        ) from None
+    if number > FORMAT:
+        raise StoreTooNew(f"format {number} is newer than {FORMAT}", marker, "Run a newer program.")
+    if name != backend:
+        raise StoreCorrupt(f"the folder is a {name} store, not {backend}", marker, f"Choose {name}.")
+    return True
+
+
+def write_marker(path: Path, backend: str) -> None:
+    """Mark a new store, durably: a folder with a marker was once opened whole."""
+    temporary = path / (MARKER + ".tmp")
+    with temporary.open("wb") as file:
+        file.write(json.dumps({"backend": backend, "format": FORMAT}).encode())
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.rename(path / MARKER)
+    sync_path(path)
+
+
+def sync_path(path: Path) -> None:
+    """fsync a file or folder."""
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def published(path: Path) -> Iterator[Path]:
+    """Give `path`.tmp to be filled; sync it and give it its name, or remove it if the block raised."""
+    temporary = path.with_name(path.name + ".tmp")
+    if path.exists():
+        raise StorageError("the checkpoint's path exists", path, "Name one that does not.")
+    try:
+        try:
+            if temporary.exists():
+                shutil.rmtree(temporary)
+            yield temporary
+            for folder, _, files in os.walk(temporary):
+                for name in files:
+                    sync_path(Path(folder, name))
+                sync_path(Path(folder))
+            temporary.rename(path)
+            sync_path(path.parent)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+    except FileNotFoundError:
+        raise StorageError("the checkpoint's parent does not exist", path.parent, "Make it.") from None
+    except OSError as error:
+        raise os_error(error, path) from error
+
+
+def free_bytes(path: Path) -> int:
+    """What this user may still write to the disk that `path` is on."""
+    found = os.statvfs(path)
+    return found.f_bavail * found.f_frsize
+
+
+def folder_bytes(path: Path) -> int:
+    """The bytes of the files directly in a folder; one that vanishes meanwhile counts nothing."""
+    total = 0
+    for entry in os.scandir(path):
+        try:
+            if entry.is_file(follow_symlinks=False):
+                total += entry.stat(follow_symlinks=False).st_size
+        except FileNotFoundError:
+            continue
+    return total
