@@ -18,6 +18,7 @@ from time import monotonic
 from typing import Generic, TypeVar
 
 import attrs
+
 from supervm.telemetry.quantiles import WindowHistogram, quantiles
 
 LABEL_VALUES_MAX = 64

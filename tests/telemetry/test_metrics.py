@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
+
 from supervm.telemetry.metrics import (
     LABEL_VALUES_MAX,
     SERIES_MAX,
