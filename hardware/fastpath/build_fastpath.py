@@ -1,0 +1,33 @@
+"""Builds the C fast path: setup.py names this file in `cffi_modules`.
+
+Paths are relative to the repository root, where setuptools runs. `optional` lets an install without a
+compiler go through; the node then runs the pure-Python twins and says so. In a checkout:
+
+    python setup.py build_ext --inplace
+"""
+
+from pathlib import Path
+
+from cffi import FFI
+
+FOLDER = "hardware/fastpath"
+SOURCES = [f"{FOLDER}/svm_scan.c", f"{FOLDER}/svm_cpu.c"]
+HEADERS = ("svm_scan.h", "svm_cpu.h")
+
+
+def declarations(header: str) -> str:
+    """What cffi may read of a header: all but the preprocessor's lines."""
+    return "\n".join(line for line in header.splitlines() if not line.startswith("#"))
+
+
+ffibuilder = FFI()
+for name in HEADERS:
+    ffibuilder.cdef(declarations(Path(FOLDER, name).read_text(encoding="utf-8")))
+ffibuilder.set_source(
+    "supervm.hardware._fastpath",
+    "".join(f'#include "{name}"\n' for name in HEADERS),
+    sources=SOURCES,
+    depends=[f"{FOLDER}/{name}" for name in HEADERS],
+    include_dirs=[FOLDER],
+    optional=True,
+)
