@@ -28,7 +28,8 @@ class ScanError(IntEnum):
     KEY_SIZE = 13
     SIGNATURE_SIZE = 14
     SPONSOR_NONCE = 15
-    TOO_MANY_TRANSACTIONS = 16
+    NAMELESS = 16
+    TOO_MANY_TRANSACTIONS = 17
 
 
 def _u32(instance: object, attribute: "attrs.Attribute[int]", value: int) -> None:

@@ -71,11 +71,12 @@ static bool all_zero(const uint8_t *b, size_t size) {
 }
 
 /* Inputs: u16 count, then (id, version, access) strictly ascending by id. */
-static uint32_t scan_inputs(cursor *c, const svm_scan_limits *limits) {
+static uint32_t scan_inputs(cursor *c, const svm_scan_limits *limits, uint32_t *count) {
     uint32_t inputs;
     if (!take_u16(c, &inputs)) {
         return SVM_TRUNCATED;
     }
+    *count = inputs;
     if (inputs > limits->inputs_max) {
         return SVM_TOO_MANY_INPUTS;
     }
@@ -125,7 +126,7 @@ static uint32_t scan_authorization(cursor *c) {
 static uint32_t scan_one(const uint8_t *first, cursor *c, const svm_scan_limits *limits,
                          svm_scan_record *record) {
     uint8_t format, lane;
-    uint32_t relays, payload_size, authorizations, expected, error;
+    uint32_t relays, inputs, payload_size, authorizations, expected, error;
 
     if (left(c) > limits->transaction_bytes_max) {
         return SVM_TOO_LARGE;
@@ -160,9 +161,16 @@ static uint32_t scan_one(const uint8_t *first, cursor *c, const svm_scan_limits 
     if (take(c, (size_t)relays * ID_SIZE) == NULL) {
         return SVM_TRUNCATED;
     }
-    error = scan_inputs(c, limits);
+    error = scan_inputs(c, limits, &inputs);
     if (error != SVM_OK) {
         return error;
+    }
+    /* Without an account a body is private, authenticates itself inside its payload, and has no nonce. */
+    const bool nameless = all_zero(sender, ID_SIZE);
+    if (nameless || all_zero(fee_payer, ID_SIZE)) {
+        if (lane != LANE_PRIVATE || sponsored || !all_zero(nonces + 8, 8) || inputs != 0) {
+            return SVM_NAMELESS;
+        }
     }
     if (take(c, 2) == NULL || !take_u32(c, &payload_size)) { /* payload kind */
         return SVM_TRUNCATED;
@@ -181,8 +189,7 @@ static uint32_t scan_one(const uint8_t *first, cursor *c, const svm_scan_limits 
     if (!take_u16(c, &authorizations)) {
         return SVM_TRUNCATED;
     }
-    /* A private body without an account authenticates itself inside its payload. */
-    expected = sponsored ? 2 : lane == LANE_PRIVATE && all_zero(sender, ID_SIZE) ? 0 : 1;
+    expected = nameless ? 0 : sponsored ? 2 : 1;
     if (authorizations != expected) {
         return SVM_AUTHORIZATION_COUNT;
     }

@@ -22,7 +22,8 @@ enum svm_scan_error {
     SVM_KEY_SIZE = 13,             /* a public key of another size than its suite's */
     SVM_SIGNATURE_SIZE = 14,       /* a signature of another size than its suite's */
     SVM_SPONSOR_NONCE = 15,        /* a sponsor nonce, but the sender pays */
-    SVM_TOO_MANY_TRANSACTIONS = 16 /* the batch says more than transactions_max, or holds more than records_max */
+    SVM_NAMELESS = 16,             /* zero addresses, but not lane PRIVATE, or a payer, nonce or input */
+    SVM_TOO_MANY_TRANSACTIONS = 17 /* the batch says more than transactions_max, or holds more than records_max */
 };
 
 typedef struct {

@@ -11,6 +11,7 @@ import attrs
 from supervm.hardware.fastpath.layout import U32_MAX, Scan, ScanError, ScanLimits
 
 ID_SIZE = 32
+NO_ACCOUNT = bytes(ID_SIZE)
 INPUT_SIZE = ID_SIZE + 8 + 1  # id, version, access
 LANE_PRIVATE = 3
 LANE_LAST = 3
@@ -87,7 +88,8 @@ def _scan_one(one: Cursor, limits: ScanLimits) -> tuple[int, int, int, int, int]
     sender = one.take(ID_SIZE)
     fee_payer = one.take(ID_SIZE)
     sponsor_nonce = one.integer(8)
-    one.take(8 + 8)  # nonce, expiry_epoch
+    nonce = one.integer(8)
+    one.take(8)  # expiry_epoch
     lane = one.integer(1)
     sponsored = sender != fee_payer
     if not sponsored and sponsor_nonce != 0:
@@ -99,7 +101,11 @@ def _scan_one(one: Cursor, limits: ScanLimits) -> tuple[int, int, int, int, int]
     if relays > limits.relays_max:
         raise Refused(ScanError.TOO_MANY_RELAYS)
     one.take(relays * ID_SIZE)
-    _scan_inputs(one, limits)
+    inputs = _scan_inputs(one, limits)
+    # Without an account a body is private, authenticates itself inside its payload, and has no nonce.
+    nameless = sender == NO_ACCOUNT
+    if (nameless or fee_payer == NO_ACCOUNT) and (lane != LANE_PRIVATE or sponsored or nonce or inputs):
+        raise Refused(ScanError.NAMELESS)
     one.take(2)  # payload kind
     payload_size = one.integer(4)
     if payload_size > limits.payload_bytes_max:
@@ -109,9 +115,7 @@ def _scan_one(one: Cursor, limits: ScanLimits) -> tuple[int, int, int, int, int]
     body_end = one.at
 
     count = one.integer(2)
-    # A private body without an account authenticates itself inside its payload.
-    accountless = lane == LANE_PRIVATE and sender == bytes(ID_SIZE)
-    if count != (2 if sponsored else 0 if accountless else 1):
+    if count != (0 if nameless else 2 if sponsored else 1):
         raise Refused(ScanError.AUTHORIZATION_COUNT)
     authorization = one.at
     for _ in range(count):
@@ -121,7 +125,7 @@ def _scan_one(one: Cursor, limits: ScanLimits) -> tuple[int, int, int, int, int]
     return body_end, payload, payload_size, authorization, count
 
 
-def _scan_inputs(one: Cursor, limits: ScanLimits) -> None:
+def _scan_inputs(one: Cursor, limits: ScanLimits) -> int:
     count = one.integer(2)
     if count > limits.inputs_max:
         raise Refused(ScanError.TOO_MANY_INPUTS)
@@ -133,6 +137,7 @@ def _scan_inputs(one: Cursor, limits: ScanLimits) -> None:
         if entry[-1] > ACCESS_LAST:
             raise Refused(ScanError.UNKNOWN_ACCESS)
         before = entry[:ID_SIZE]
+    return count
 
 
 def _scan_authorization(one: Cursor) -> None:
