@@ -12,12 +12,10 @@ from supervm.config.errors import ConfigErrors, ConfigProblem
 from supervm.config.render import render, toml_value
 from supervm.config.resolve import BUILT_IN, Effective, Entry, resolve
 from supervm.config.sections import (
-    NODE_SECTIONS,
-    ApiConfig,
-    LogsConfig,
     NodeConfig,
     PluginsConfig,
     RoleSection,
+    node_sections,
 )
 from supervm.config.sources import (
     FILE_BYTES_MAX,
@@ -32,18 +30,16 @@ from supervm.config.sources import (
 __all__ = [
     "BUILT_IN",
     "FILE_BYTES_MAX",
-    "NODE_SECTIONS",
-    "ApiConfig",
     "ConfigErrors",
     "ConfigProblem",
     "Effective",
     "Entry",
     "Layer",
-    "LogsConfig",
     "NodeConfig",
     "PluginsConfig",
     "RoleSection",
     "from_pairs",
+    "node_sections",
     "read_environment",
     "read_file",
     "read_flags",

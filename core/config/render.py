@@ -11,7 +11,8 @@ from supervm.config.values import plain
 def render(effective: Effective) -> str:
     """Valid TOML that loads to the same configuration.
 
-    A component that is not in use has its table here only if someone set something in it.
+    Secrets are the exception: they are left out, and said to be set. A component that is not in use has
+    its table here only if someone set something in it.
     """
     tables: dict[str, list[Entry]] = {}
     for entry in effective.entries:
@@ -48,6 +49,8 @@ def _shown(effective: Effective, table: str, entries: list[Entry]) -> bool:
 
 def _line(entry: Entry) -> str:
     origin = "".join(letter if letter.isprintable() else "?" for letter in entry.origin)
+    if entry.secret and entry.value:
+        return f"# {_key(entry.name)} is set and not shown  # {origin}"
     if entry.value is None:
         return f"# {_key(entry.name)} is not set  # {origin}"
     return f"{_key(entry.name)} = {toml_value(plain(entry.value))}  # {origin}"

@@ -8,8 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import attrs
+
 from supervm.config.errors import ConfigErrors, ConfigProblem, nearest
-from supervm.config.sections import NODE_SECTIONS, RoleSection
+from supervm.config.sections import RoleSection, node_sections
 from supervm.config.sources import Layer
 from supervm.config.values import WrongValue, expected, plain, structure
 
@@ -18,12 +19,13 @@ BUILT_IN = "built-in"
 
 @attrs.frozen
 class Entry:
-    """One effective value: its table (`storage.sqlite`), its name there, and who said so."""
+    """One effective value: its table (`storage.sqlite`), its name there, who said so, and if it is secret."""
 
     table: str
     name: str
     value: Any
     origin: str
+    secret: bool = False
 
     @property
     def key(self) -> str:
@@ -54,16 +56,18 @@ class Effective:
 def resolve(
     layers: Sequence[Layer],
     *,
-    sections: Mapping[str, type] = NODE_SECTIONS,
+    sections: Mapping[str, type] | None = None,
     roles: Sequence[RoleSection] = (),
     partial: bool = False,
 ) -> Effective:
     """The effective configuration; a later layer wins. Raises ConfigErrors with every problem at once.
 
+    `sections` are the node's own unless given.
     `partial` looks at `sections` and `roles` alone and lets other sections pass: what is needed to find
     plugins is read before their options are known.
     """
     reading = _Reading(layers)
+    sections = node_sections() if sections is None else sections
     if not partial:
         reading.refuse_unknown("", [*sections, *(section.role for section in roles)])
     found = {name: reading.take(name, kind) for name, kind in sections.items()}
@@ -161,14 +165,16 @@ class _Reading:
     def _build(self, path: str, kind: type, values: Mapping[str, Any]) -> Any:
         try:
             built = kind(**values)
-        except (ValueError, TypeError) as error:
+        except Exception as error:
+            # Whatever a component's validator raises is about what the operator wrote.
             message = str(error.args[0] if error.args else error)
             names = [field.alias or field.name for field in attrs.fields(kind)]
             about = [a.name for a in error.args if isinstance(a, attrs.Attribute)]
             name = next((name for name in names if name in about or f"'{name}'" in message), None)
             # A validator that doesn't name its option: the value in its message does, if only one has it.
             if name is None:
-                holding = [n for n, value in values.items() if repr(plain(value)) in message]
+                given = {n: plain(value) for n, value in values.items() if self._last(path, n)[0]}
+                holding = [n for n, value in given.items() if value != "" and str(value) in message]
                 name = holding[0] if len(holding) == 1 else None
             layer = self._last(path, name)[0] if name else None
             place = layer.place_of(f"{path}.{name}") if layer else f"{path}.{name}" if name else path
@@ -179,7 +185,9 @@ class _Reading:
             if field.init and not attrs.has(field.type or object):
                 layer = self._last(path, name)[0]
                 origin = layer.origin_of(f"{path}.{name}") if layer else BUILT_IN
-                self.entries.append(Entry(path, name, getattr(built, field.name), origin))
+                # An option that its class keeps out of its repr is not for printing.
+                entry = Entry(path, name, getattr(built, field.name), origin, not field.repr)
+                self.entries.append(entry)
         return built
 
     def _last(self, path: str, name: str) -> tuple[Layer | None, Any]:

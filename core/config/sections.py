@@ -4,11 +4,10 @@ A role's section is `[storage]` with `use`, and one table for each component's o
 `[storage.sqlite]`, which are the attrs class that the component declares.
 """
 
-import re
 import socket
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import attrs
 from attrs import validators
@@ -32,14 +31,6 @@ def check_tier(instance: object, attribute: Any, value: str) -> None:
         raise ValueError(
             f"unknown tier {value!r}; use auto, l1 (supernode), l2 (miner), l3 (edge) or l4 (mobile)"
         )
-
-
-def check_listen(instance: object, attribute: Any, value: str) -> None:
-    """`HOST:PORT` or `[IPV6]:PORT`; port 0 lets the system choose."""
-    if value and not re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[^\s:\[\]]+):([0-9]{1,5})", value):
-        raise ValueError(f"{value!r} isn't HOST:PORT, e.g. '127.0.0.1:8645'")
-    if value and int(value.rpartition(":")[2]) > 65535:
-        raise ValueError(f"port {value.rpartition(':')[2]} is above 65535")
 
 
 @attrs.frozen(kw_only=True)
@@ -81,30 +72,12 @@ class PluginsConfig:
     observer_queue: int = attrs.field(default=1024, validator=_COUNT)
 
 
-@attrs.frozen(kw_only=True)
-class LogsConfig:
-    """`[logs]` (OBS-40): the lowest level written, and text for people or one JSON object a line."""
+def node_sections() -> Mapping[str, type]:
+    """The node's own sections: `[api]` is the HTTP API's options, `[logs]` the log writer's."""
+    from supervm.http.config import HttpConfig
+    from supervm.telemetry.logs import LogConfig
 
-    level: Literal["debug", "info", "warning", "error"] = "info"
-    format: Literal["text", "json"] = "text"
-
-
-@attrs.frozen(kw_only=True)
-class ApiConfig:
-    """`[api]`: the HTTP address (OBS-30). Anything but loopback needs a token file or `public = true`."""
-
-    listen: str = attrs.field(default="127.0.0.1:8645", validator=check_listen)
-    metrics_listen: str = attrs.field(default="", validator=check_listen)
-    token_file: str = ""
-    public: bool = False
-
-
-NODE_SECTIONS: Mapping[str, type] = {
-    "node": NodeConfig,
-    "api": ApiConfig,
-    "plugins": PluginsConfig,
-    "logs": LogsConfig,
-}
+    return {"node": NodeConfig, "api": HttpConfig, "plugins": PluginsConfig, "logs": LogConfig}
 
 
 @attrs.frozen(kw_only=True)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+
 from supervm.config.errors import ConfigErrors, ConfigProblem
 
 FILE_BYTES_MAX = 2**20

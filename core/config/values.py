@@ -14,6 +14,7 @@ from typing import Any
 
 import attrs
 import cattrs
+
 from supervm.config.sources import Text
 
 

@@ -9,6 +9,7 @@ import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from supervm.config import (
     FILE_BYTES_MAX,
     ConfigErrors,
@@ -153,7 +154,7 @@ def test_all_problems_are_reported_at_once() -> None:
     text = "[node]\ntier = 'big'\nnmae = 'a'\n[storage]\nuse = 3\n[storage.sqlite]\nratio = 'x'\n"
     found = problems(toml(text), read_environment({"SUPERVM_API__LISTEN": "nowhere"}))
     assert len(found) == 5
-    for part in ("'big'", "'name'", "storage.use: 3", "'x'", "'nowhere'"):
+    for part in ("'big'", "'name'", "storage.use: 3", "'x'", "LISTEN: not an address to listen on: nowhere"):
         assert any(part in line for line in found), part
 
 
@@ -265,6 +266,12 @@ def test_the_printed_file_says_beside_each_value_who_set_it() -> None:
     assert 'use = "sqlite"  # built-in' in printed
     assert "[storage.sqlite]" in printed
     assert "my-store" not in printed
+
+
+def test_a_secret_is_not_printed() -> None:
+    printed = render(effective(read_settings(["api.token=0123456789abcdef"])))
+    assert "0123456789abcdef" not in printed
+    assert "token is set and not shown  # --set api.token" in printed
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"])))
