@@ -17,7 +17,7 @@ from supervm.types.codec import pack_transactions
 DEFAULT_API = "http://127.0.0.1:8645"
 ANSWER_BYTES_MAX = 64 * 2**20
 TIMEOUT_S = 30.0
-STREAM_TYPE = "application/octet-stream"
+PACKED_TYPE = "application/vnd.supervm.transactions"
 
 
 class ClientError(Exception):
@@ -97,7 +97,7 @@ class NodeClient:
     def account(self, address: str) -> dict[str, Any]:
         return self._object(f"/v1/accounts/{address}")
 
-    def object(self, object_id: str) -> dict[str, Any]:
+    def ledger_object(self, object_id: str) -> dict[str, Any]:
         return self._object(f"/v1/objects/{object_id}")
 
     def transaction(self, digest: str, **parameters: object) -> dict[str, Any]:
@@ -118,7 +118,7 @@ class NodeClient:
             "POST",
             "/v1/transactions",
             content=pack_transactions(transactions),
-            headers={"content-type": STREAM_TYPE},
+            headers={"content-type": PACKED_TYPE},
         ) as response:
             answer = self._json(response)
         return self._sent(answer, len(transactions))

@@ -67,7 +67,10 @@ class Wallet:
         The same body again gives the bytes signed first. Raises Equivocation when its nonce has another.
         """
         folder = self._folder(body.chain_id, body.sender)
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if not folder.exists():
+            for missing in (self.folder, folder.parent, folder):
+                missing.mkdir(parents=True, exist_ok=True, mode=0o700)
+                _sync_folder(missing.parent)
         path = folder / f"{body.nonce}.tx"
         if not path.exists():
             _create(path, build(body, [signer]).data)
