@@ -18,14 +18,6 @@ import trio
 TIERS = ("L1", "L2", "L3", "L4")
 
 
-class Isolation(StrEnum):
-    """Where a component runs. `inline` contains exceptions and slow tasks, not native crashes."""
-
-    INLINE = "inline"
-    PROCESS = "process"
-    SANDBOX = "sandbox"
-
-
 class HealthState(StrEnum):
     OK = "ok"
     DEGRADED = "degraded"
@@ -80,7 +72,6 @@ class RoleSpec:
     required: bool = True
     supervision: Supervision = Supervision()
     contract: tuple[int, int] = (1, 0)
-    isolation: Isolation = Isolation.INLINE
 
 
 @attrs.frozen(kw_only=True)
@@ -129,21 +120,6 @@ class Log(Protocol):
     def error(self, event: str, **fields: Any) -> Any: ...
 
 
-class Limits(Protocol):
-    """Bounds a component works under (defaults in `DefaultLimits`)."""
-
-    calls_max: int
-    message_bytes_max: int
-    disk_bytes: int
-
-
-@attrs.frozen(kw_only=True)
-class DefaultLimits:
-    calls_max: int = 64
-    message_bytes_max: int = 4 * 2**20
-    disk_bytes: int = 2**30
-
-
 @attrs.define(kw_only=True)
 class Context:
     """Everything a component may use, and nothing else.
@@ -161,7 +137,6 @@ class Context:
     random: random.Random
     metrics: Metrics
     log: Log
-    limits: Limits
     tier: str
     hardware: Any
     nursery: trio.Nursery
@@ -206,9 +181,5 @@ class Component:
     features: frozenset[str] = frozenset()
     tiers: frozenset[str] = frozenset(TIERS)
     needs: Needs = Needs()
-    isolation: Isolation | None = None
     supervision: Supervision | None = None
-    restart_with_dependency: bool = False
-    handover: bool = False
-    fast_path: str | None = None
     description: str = ""

@@ -1,4 +1,4 @@
-"""Time as components see it."""
+"""Time as components see it: the machine's, or a virtual one in a simulation."""
 
 import time
 
@@ -7,20 +7,31 @@ import trio
 
 
 @attrs.frozen
-class TrioClock:
-    """Trio's clock for intervals, so that a mock clock drives them; the system clock for dates.
-
-    The date is read once and advanced by Trio's clock: it never jumps while a node runs.
-    """
-
-    _started_wall_ms: int = attrs.field(factory=lambda: time.time_ns() // 1_000_000)
-    _started_monotonic: float = attrs.field(factory=trio.current_time)
+class SystemClock:
+    """The machine's clocks: Trio's for intervals, the system's for dates (which may jump)."""
 
     def monotonic(self) -> float:
         return trio.current_time()
 
     def wall_ms(self) -> int:
-        return self._started_wall_ms + int((trio.current_time() - self._started_monotonic) * 1000)
+        return time.time_ns() // 1_000_000
+
+    async def sleep(self, seconds: float) -> None:
+        await trio.sleep(seconds)
+
+
+@attrs.frozen
+class TrioClock:
+    """Dates that advance with Trio's clock, so that a mock clock drives both."""
+
+    _origin_ms: int = 1_700_000_000_000
+    _started: float = attrs.field(factory=trio.current_time)
+
+    def monotonic(self) -> float:
+        return trio.current_time()
+
+    def wall_ms(self) -> int:
+        return self._origin_ms + round((trio.current_time() - self._started) * 1000)
 
     async def sleep(self, seconds: float) -> None:
         await trio.sleep(seconds)

@@ -10,7 +10,7 @@ import attrs
 import structlog
 import trio
 
-from supervm.kernel.component import Component, Context, DefaultLimits
+from supervm.kernel.component import Component, Context
 from supervm.kernel.context import TrioClock
 
 
@@ -68,7 +68,7 @@ async def component_context(
         found = given.get(wanted, ())
         return found if isinstance(found, tuple) else (found,)
 
-    data_dir.mkdir(parents=True, exist_ok=True)
+    await trio.Path(data_dir).mkdir(parents=True, exist_ok=True)
     async with trio.open_nursery() as nursery:
         yield Context(
             role=role,
@@ -78,7 +78,6 @@ async def component_context(
             random=random.Random(seed),
             metrics=RecordedMetrics(),
             log=structlog.get_logger(component=f"{role}.{name}"),
-            limits=DefaultLimits(),
             tier=tier,
             hardware=hardware,
             nursery=nursery,
@@ -94,6 +93,9 @@ async def opened(
     component: Component, data_dir: Path, config: Any = None, **context: Any
 ) -> AsyncIterator[Any]:
     """Open one component alone and give its object; close it, then its tasks, at the end."""
-    async with component_context(data_dir, component.role, component.name, **context) as ctx:
-        async with component.open(ctx, component.config() if config is None else config) as served:
-            yield served
+    given = component.config() if config is None else config
+    async with (
+        component_context(data_dir, component.role, component.name, **context) as ctx,
+        component.open(ctx, given) as served,
+    ):
+        yield served
