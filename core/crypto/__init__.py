@@ -1,0 +1,1 @@
+"""Signatures and key files. Each suite stands behind one interface: `supervm.crypto.suites`."""
