@@ -1,0 +1,223 @@
+"""The client of a replay, in a process of its own: post, post again after trouble, watch blocks.
+
+    python -m supervm.bench.sender --api URL --transactions FILE --log FILE
+
+The file holds signed transactions, each after its u32 length. Whatever happens to the node, the same
+bytes are sent until a block holds them. A transaction counts as committed when the node shows it in a
+block, which is an acknowledgement: from then on it must never be lost. Progress is one JSON object a line
+on stdout; the log gets a line for each block seen, with what is needed to check the promise afterwards.
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+import attrs
+import trio
+
+from supervm.client.http import NodeClient, NodeUnreachable, RequestRefused
+from supervm.types.codec import unpack_transactions
+from supervm.types.transaction import Transaction
+
+COUNT_MAX = 1_000_000
+ITEM_BYTES_MAX = 262_144
+BLOCKS_A_REQUEST = 16
+POLL_S = 0.01
+"""Between two looks at the chain; finality is measured no finer than this."""
+TROUBLE_S = 0.05
+"""Pause after a request that came to nothing."""
+
+
+class Rejected(Exception):
+    """The node refused a transaction for good. The message says which and why."""
+
+
+class TooSlow(Exception):
+    """Nothing was committed for as long as the sender was told to be patient."""
+
+
+@attrs.define
+class Progress:
+    """What was sent and what came of it. Times are monotonic seconds.
+
+    `posted` is what the node that is running now has taken; a node that went away has forgotten it.
+    """
+
+    transactions: dict[str, bytes]
+    posted: set[str] = attrs.Factory(set)
+    committed: dict[str, float] = attrs.Factory(dict)
+    first_post: dict[str, float] = attrs.Factory(dict)
+    posts: int = 0
+    next_height: int = 1
+    losses: int = 0
+
+    @property
+    def done(self) -> bool:
+        return len(self.committed) == len(self.transactions)
+
+    def next_batch(self, window: int, batch: int) -> list[str]:
+        """Digests to post now: not committed, not with the node, at most `window` of them there."""
+        room = min(batch, window - len(self.posted))
+        waiting = (digest for digest in self.transactions if self._waits(digest))
+        return [digest for digest, _ in zip(waiting, range(room), strict=False)]
+
+    def _waits(self, digest: str) -> bool:
+        return digest not in self.committed and digest not in self.posted
+
+    def lost_node(self) -> None:
+        """The node didn't answer: what it had taken may be gone."""
+        self.losses += 1
+        self.posted.clear()
+
+    def saw_block(self, height: int, digests: Sequence[str], now: float) -> None:
+        """A block is final. A digest in two blocks would have been applied twice."""
+        assert height == self.next_height, f"block {height} came after {self.next_height - 1}"
+        self.next_height = height + 1
+        for digest in digests:
+            if digest in self.transactions:
+                assert digest not in self.committed, f"{digest} is in two blocks"
+                self.committed[digest] = now
+                self.posted.discard(digest)
+
+
+async def send_all(
+    client: NodeClient, progress: Progress, *, window: int, batch: int, patience_s: float, log: TextIO
+) -> None:
+    """Post everything and wait until all of it is committed. Raises Rejected, TooSlow."""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_post, client, progress, window, batch)
+        nursery.start_soon(_follow, client, progress, log)
+        done, since = -1, time.monotonic()
+        while not progress.done:
+            if len(progress.committed) != done:
+                done, since = len(progress.committed), time.monotonic()
+            elif time.monotonic() - since > patience_s:
+                raise TooSlow(
+                    f"{done} of {len(progress.transactions)} committed, none in the last {patience_s:g} s"
+                )
+            _tell(progress)
+            await trio.sleep(TROUBLE_S)
+        nursery.cancel_scope.cancel()
+    _tell(progress)
+
+
+async def _post(client: NodeClient, progress: Progress, window: int, batch: int) -> None:
+    while not progress.done:
+        digests = progress.next_batch(window, batch)
+        if not digests:
+            await trio.sleep(POLL_S)
+            continue
+        losses = progress.losses
+        now = time.monotonic()
+        for digest in digests:
+            progress.first_post.setdefault(digest, now)
+        progress.posts += len(digests)
+        data = [progress.transactions[digest] for digest in digests]
+        try:
+            sent = await trio.to_thread.run_sync(client.send, data)
+        except NodeUnreachable:
+            progress.lost_node()
+            await trio.sleep(TROUBLE_S)
+            continue
+        except RequestRefused as refused:
+            # Full, draining, or not open yet: any of it passes.
+            if refused.status not in (429, 503):
+                raise
+            await trio.sleep(refused.retry_after_s or TROUBLE_S)
+            continue
+        wait_s = 0.0
+        for digest, refusal in zip(digests, sent.refusals, strict=True):
+            if refusal is None:
+                # A node that went away in between has forgotten even what it took.
+                if losses == progress.losses and digest not in progress.committed:
+                    progress.posted.add(digest)
+            elif refusal.retry_after_s is not None:
+                wait_s = max(wait_s, refusal.retry_after_s)
+            elif refusal.code not in ("NonceUsed", "AlreadyExecuted"):
+                raise Rejected(f"{digest} was refused: {refusal.code}: {refusal.text}")
+            # NonceUsed: a block has it that the follower is about to see.
+        await trio.sleep(max(wait_s, 0.0))
+
+
+async def _follow(client: NodeClient, progress: Progress, log: TextIO) -> None:
+    while not progress.done:
+        try:
+            answer = await trio.to_thread.run_sync(_blocks, client, progress.next_height)
+        except NodeUnreachable:
+            progress.lost_node()
+            await trio.sleep(TROUBLE_S)
+            continue
+        except RequestRefused as refused:
+            if refused.status not in (429, 503):
+                raise
+            await trio.sleep(refused.retry_after_s or TROUBLE_S)
+            continue
+        now = time.monotonic()
+        for block in answer:
+            height, digests = int(block["header"]["height"]), block["transactions"]
+            progress.saw_block(height, digests, now)
+            line = {"height": height, "digest": block["digest"], "transactions": digests}
+            log.write(json.dumps(line) + "\n")
+            log.flush()
+        if not answer:
+            await trio.sleep(POLL_S)
+
+
+def _blocks(client: NodeClient, height: int) -> list[Any]:
+    answer = client.get("/v1/blocks", **{"from": height, "limit": BLOCKS_A_REQUEST})
+    blocks: list[Any] = answer["blocks"]
+    return blocks
+
+
+def _tell(progress: Progress, **more: Any) -> None:
+    facts = {"posted": len(progress.first_post), "committed": len(progress.committed), **more}
+    print(json.dumps(facts), flush=True)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Send a file of transactions; exit 0 when every one is committed."""
+    parser = argparse.ArgumentParser(prog="supervm.bench.sender", description=__doc__)
+    parser.add_argument("--api", required=True)
+    parser.add_argument("--transactions", required=True, type=Path)
+    parser.add_argument("--log", required=True, type=Path)
+    parser.add_argument("--window", type=int, default=4096, help="transactions with the node at a time")
+    parser.add_argument("--batch", type=int, default=256, help="transactions a request")
+    parser.add_argument("--patience", type=float, default=60.0, help="seconds without a commit to give up")
+    asked = parser.parse_args(argv)
+    packed = unpack_transactions(asked.transactions.read_bytes(), COUNT_MAX, ITEM_BYTES_MAX)
+    transactions = {f"0x{Transaction.decode(data).digest.hex()}": data for data in packed}
+    progress = Progress(transactions)
+
+    async def run() -> None:
+        with NodeClient(asked.api) as client, asked.log.open("w") as log:
+            await send_all(
+                client,
+                progress,
+                window=asked.window,
+                batch=asked.batch,
+                patience_s=asked.patience,
+                log=log,
+            )
+
+    try:
+        trio.run(run, strict_exception_groups=False)
+    except (Rejected, TooSlow, NodeUnreachable, RequestRefused) as error:
+        print(json.dumps({"error": f"{type(error).__name__}: {error}"}), flush=True)
+        return 1
+    latencies = sorted(at - progress.first_post[digest] for digest, at in progress.committed.items())
+    _tell(
+        progress,
+        posts=progress.posts,
+        losses=progress.losses,
+        seconds=max(progress.committed.values()) - min(progress.first_post.values()),
+        latency_ms=[round(latency * 1000, 3) for latency in latencies],
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
