@@ -43,3 +43,16 @@ class LedgerStopped(LedgerError):
 
 class NotProvable(LedgerError):
     """No header with the root of this state exists yet, so a proof would prove nothing."""
+
+
+class ChainMismatch(LedgerError):
+    """Executing the stored chain again gave something else than what is stored."""
+
+    def __init__(self, height: int, what: str, computed: str, stored: str) -> None:
+        super().__init__(
+            f"block {height} doesn't verify: {what}",
+            f"computed {computed}, stored {stored}",
+            "Nothing was changed. Keep the folder for inspection and restore a copy that verifies.",
+        )
+        self.height = height
+        self.what = what

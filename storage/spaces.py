@@ -32,11 +32,10 @@ SCHEMA_KEY = META + b"schema"
 CHAIN_KEY = META + b"chain_id"
 COMMIT_KEY = META + b"commit"
 BULK_KEY = META + b"bulk/genesis"
-
-BY_HEIGHT = {"header": HEADERS, "body": BODIES, "receipts": RECEIPTS, "certificate": CERTIFICATES}
+META_KEYS = (SCHEMA_KEY, CHAIN_KEY, COMMIT_KEY, BULK_KEY)
 
 _MARKER = struct.Struct("<IQ32s32s32s")
-_PLACE = struct.Struct("<BQHHI")
+_PLACE = struct.Struct("<BQHHIH")
 _BLOCK_PLACE = struct.Struct("<BQ")
 _IS_TRANSACTION = 0
 _IS_BLOCK = 1
@@ -67,16 +66,17 @@ class CommitMarker:
 
 @attrs.frozen
 class Place:
-    """Where a transaction lies: block height, batch in it, item in the batch; its receipt's number."""
+    """Where a transaction lies: item of a batch of a block; and its receipt: a number within a chunk."""
 
     height: int
     batch: int
     item: int
+    chunk: int
     receipt: int
 
     def encode(self) -> bytes:
-        """u8 0 || u64 height || u16 batch || u16 item || u32 receipt (little-endian)."""
-        return _PLACE.pack(_IS_TRANSACTION, self.height, self.batch, self.item, self.receipt)
+        """u8 0 || u64 height || u16 batch || u16 item || u32 chunk || u16 receipt (little-endian)."""
+        return _PLACE.pack(_IS_TRANSACTION, self.height, self.batch, self.item, self.chunk, self.receipt)
 
 
 def encode_block_place(height: int) -> bytes:

@@ -1,0 +1,74 @@
+"""A cache of bytes, bounded by bytes: the least recently used entry goes first."""
+
+import threading
+from collections import OrderedDict
+from enum import Enum
+from typing import Final
+
+import attrs
+
+ENTRY_BYTES = 160  # what an entry costs beyond its key and value, in CPython
+
+
+class Missing(Enum):
+    MISSING = "missing"
+
+
+MISSING: Final = Missing.MISSING
+
+
+@attrs.frozen
+class CacheStats:
+    """Counts since the cache was made, and what it holds now."""
+
+    hits: int
+    misses: int
+    entries: int
+    bytes: int
+    bytes_max: int
+
+
+class ByteCache:
+    """Keys to bytes, or to None for "known to be absent". Safe to use from worker threads."""
+
+    def __init__(self, bytes_max: int) -> None:
+        self._bytes_max = bytes_max
+        self._entries: OrderedDict[bytes, bytes | None] = OrderedDict()
+        self._bytes = 0
+        self._hits = self._misses = 0
+        self._lock = threading.Lock()
+
+    def get(self, key: bytes) -> bytes | Missing | None:
+        with self._lock:
+            value = self._entries.get(key, MISSING)
+            if value is MISSING:
+                self._misses += 1
+            else:
+                self._hits += 1
+                self._entries.move_to_end(key)
+            return value
+
+    def put(self, key: bytes, value: bytes | None) -> None:
+        with self._lock:
+            self._drop(key)
+            self._entries[key] = value
+            self._bytes += _cost(key, value)
+            while self._bytes > self._bytes_max:
+                self._drop(next(iter(self._entries)))
+
+    def drop(self, key: bytes) -> None:
+        with self._lock:
+            self._drop(key)
+
+    def stats(self) -> CacheStats:
+        with self._lock:
+            return CacheStats(self._hits, self._misses, len(self._entries), self._bytes, self._bytes_max)
+
+    def _drop(self, key: bytes) -> None:
+        value = self._entries.pop(key, MISSING)
+        if value is not MISSING:
+            self._bytes -= _cost(key, value)
+
+
+def _cost(key: bytes, value: bytes | None) -> int:
+    return len(key) + len(value or b"") + ENTRY_BYTES

@@ -1,0 +1,455 @@
+"""The ledger: state, blocks and receipts above a key-value store, one durable batch a block (STO-31).
+
+Reads see whole blocks only. What a commit is writing is nobody's until the batch is durable; then tip,
+header and caches change together, with no pause between. Reads that need several things to agree take a
+snapshot in which they do.
+"""
+
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from typing import TypeVar
+
+import attrs
+import trio
+
+from supervm.contracts.storage import (
+    BadKey,
+    Delete,
+    DiskFull,
+    Durability,
+    KeyValueStore,
+    Operation,
+    Put,
+    Reader,
+    ReadOnly,
+    TooLarge,
+    prefix_end,
+)
+from supervm.storage.cache import MISSING, ByteCache, CacheStats
+from supervm.storage.creation import Progress, create_ledger
+from supervm.storage.errors import LedgerStopped, NotProvable
+from supervm.storage.pages import HASH_BYTES, PageInvalid, Slots, decode_page
+from supervm.storage.records import (
+    Located,
+    block_rows,
+    read_block,
+    read_block_place,
+    read_header,
+    read_headers,
+    read_located,
+    read_receipts,
+    read_row,
+    sealed,
+)
+from supervm.storage.recovery import recover
+from supervm.storage.spaces import (
+    COMMIT_KEY,
+    CommitMarker,
+    certificate_key,
+    corrupt,
+    header_key,
+    stale_key,
+    state_key,
+    unseal,
+)
+from supervm.storage.tree import Change, find, load, update
+from supervm.types import merkle, smt
+from supervm.types.block import Block, BlockHeader
+from supervm.types.genesis import Genesis
+from supervm.types.receipt import Receipt
+
+T = TypeVar("T")
+
+PAGE_CACHE_BYTES = 32 * 2**20
+STATE_CACHE_BYTES = 16 * 2**20
+HEADERS_MAX = 1_000
+BLOCKS_MAX = 64
+SCAN_MAX = 1_000
+
+Changes = Mapping[bytes, bytes | None]
+"""State key to its new value; None removes it."""
+
+# With these, the store promises that nothing of the batch was applied.
+_NOT_WRITTEN = (TooLarge, BadKey, DiskFull, ReadOnly)
+
+
+@attrs.frozen
+class Staged:
+    """The state after a block, worked out and not yet written: its root, and the rows that make it so."""
+
+    height: int
+    parent: CommitMarker
+    root: bytes
+    changes: Changes
+    operations: tuple[Operation, ...]
+    pages: Mapping[bytes, bytes]
+    stale: tuple[bytes, ...]
+
+
+@attrs.frozen
+class LedgerStats:
+    """What the caches hold and how often they answered."""
+
+    height: int
+    pages: CacheStats
+    state: CacheStats
+
+
+class Ledger:
+    """An open ledger; `open_ledger` makes one. Any number of tasks may read, one commits."""
+
+    def __init__(
+        self,
+        store: KeyValueStore,
+        marker: CommitMarker,
+        header: BlockHeader,
+        *,
+        page_cache_bytes: int,
+        state_cache_bytes: int,
+        durability: Durability,
+    ) -> None:
+        self._store = store
+        self._marker = marker
+        self._header = header
+        self._pages = ByteCache(page_cache_bytes)
+        self._state = ByteCache(state_cache_bytes)
+        self._durability = durability
+        self._writing = trio.Lock()
+        self._cpu = trio.CapacityLimiter(2)
+        self._stopped: BaseException | None = None
+
+    @property
+    def chain_id(self) -> bytes:
+        return self._header.chain_id
+
+    @property
+    def tip(self) -> CommitMarker:
+        """The last committed block; everything it names is durable."""
+        return self._marker
+
+    @property
+    def tip_header(self) -> BlockHeader:
+        return self._header
+
+    def stats(self) -> LedgerStats:
+        return LedgerStats(self._marker.height, self._pages.stats(), self._state.stats())
+
+    # Writing
+
+    async def stage(self, changes: Changes, height: int) -> Staged:
+        """Work out the state after the block that follows the tip. Writes nothing; runs in a thread.
+
+        `height` must be the tip's plus one. Raises `StoreCorrupt` where the tree or an entry is damaged.
+        """
+        parent = self._marker
+        assert height == parent.height + 1, (height, parent.height)
+        with _tree_errors():
+            return await trio.to_thread.run_sync(self._stage, parent, dict(changes), limiter=self._cpu)
+
+    def _stage(self, parent: CommitMarker, changes: dict[bytes, bytes | None]) -> Staged:
+        leaves: list[Change] = []
+        operations: list[Operation] = []
+        for key, value in changes.items():
+            path = smt.key_hash(key)
+            row = state_key(key)
+            if value is None:
+                leaves.append((path, b""))
+                operations.append(Delete(row))
+            else:
+                leaves.append((path, path + smt.value_hash(value)))
+                operations.append(sealed(row, value))
+        leaves.sort()
+        height = parent.height + 1
+        pages = self._load(parent, [path for path, _ in leaves], self._store)
+        grown = update(pages, parent.height, leaves, height)
+        operations.extend(Put(key, data) for key, data in grown.written.items())
+        operations.extend(Put(stale_key(height, key), b"") for key in grown.stale)
+        return Staged(
+            height, parent, grown.root, changes, tuple(operations), grown.written, tuple(grown.stale)
+        )
+
+    def _load(self, marker: CommitMarker, paths: Sequence[bytes], reader: Reader) -> dict[bytes, Slots]:
+        """The pages on the way to sorted paths; called in a thread, reads through the event loop."""
+
+        def read(keys: Sequence[bytes]) -> list[bytes | None]:
+            found = trio.from_thread.run(reader.get_many, keys)
+            fetched.update((key, data) for key, data in zip(keys, found, strict=True) if data is not None)
+            return found
+
+        fetched: dict[bytes, bytes] = {}
+        pages = load(marker.state_root, marker.height, paths, read, self._known_page)
+        # Only now are they known to be what their parents name.
+        for key, data in fetched.items():
+            self._pages.put(key, data)
+        return pages
+
+    async def load_pages(
+        self, marker: CommitMarker, paths: Sequence[bytes], reader: Reader
+    ) -> dict[bytes, Slots]:
+        """The tree pages of a height on the way to sorted kh, checked up to its root; from `view`."""
+        with _tree_errors():
+            return await trio.to_thread.run_sync(self._load, marker, paths, reader, limiter=self._cpu)
+
+    def _known_page(self, key: bytes) -> Slots | None:
+        data = self._pages.get(key)
+        return None if data is MISSING or data is None else decode_page(key, data)
+
+    async def commit(
+        self, block: Block, receipts: Sequence[Receipt], certificate: bytes, staged: Staged
+    ) -> None:
+        """Make the block that follows the tip durable, with all that came of it, in one batch.
+
+        `certificate` proves that it is final, empty where nothing does. A cancelled commit is finished
+        first. A `StorageError` that says that nothing was written (`TooLarge`, `DiskFull`, `ReadOnly`)
+        leaves the ledger as it was; after any other it refuses everything with `LedgerStopped`, since
+        only reopening tells whether the block is in the chain.
+        """
+        self._check_running()
+        marker, batch = await trio.to_thread.run_sync(
+            self._batch, block, receipts, certificate, staged, limiter=self._cpu
+        )
+        with trio.CancelScope(shield=True):
+            async with self._writing:
+                assert staged.parent == self._marker, "two commits at once"
+                try:
+                    await self._store.write(batch, self._durability)
+                except _NOT_WRITTEN:
+                    raise
+                except BaseException as error:
+                    self._stopped = error
+                    raise
+                self._publish(marker, block.header, staged)
+        await trio.lowlevel.checkpoint_if_cancelled()
+
+    def _batch(
+        self, block: Block, receipts: Sequence[Receipt], certificate: bytes, staged: Staged
+    ) -> tuple[CommitMarker, list[Operation]]:
+        header, parent = block.header, self._marker
+        assert staged.parent == parent, "staged on another block"
+        assert header.height == staged.height, (header.height, staged.height)
+        assert header.chain_id == self.chain_id, "a block of another chain"
+        assert header.parent == parent.block_digest, "the block doesn't follow the tip"
+        assert header.root_height != header.height or header.state_root == staged.root, "another state root"
+        block.check()
+        marker = CommitMarker(
+            height=header.height,
+            block_digest=block.digest(),
+            state_root=staged.root,
+            receipts_root=merkle.root([receipt.encode() for receipt in receipts]),
+        )
+        rows = block_rows(block, receipts, certificate)
+        return marker, [*staged.operations, *rows, sealed(COMMIT_KEY, marker.encode())]
+
+    def _publish(self, marker: CommitMarker, header: BlockHeader, staged: Staged) -> None:
+        """The new tip, all at once: there is no checkpoint in here, and must be none."""
+        for key, value in staged.changes.items():
+            self._state.put(key, value)
+        for page in staged.stale:
+            self._pages.drop(page)
+        for page, data in staged.pages.items():
+            self._pages.put(page, data)
+        self._marker, self._header = marker, header
+
+    def _check_running(self) -> None:
+        if self._stopped is not None:
+            raise LedgerStopped(
+                "the ledger stopped, because a commit failed",
+                f"{type(self._stopped).__name__}: {self._stopped}",
+                "Restart the node: opening tells whether the block was written.",
+            ) from self._stopped
+
+    # Reading
+
+    @asynccontextmanager
+    async def view(self) -> AsyncIterator[tuple[Reader, CommitMarker, BlockHeader]]:
+        """A snapshot of the store that stands at the tip, with that tip. Waits for a commit under way."""
+        async with AsyncExitStack() as stack:
+            async with self._writing:
+                self._check_running()
+                view = await stack.enter_async_context(self._store.snapshot())
+                marker, header = self._marker, self._header
+            yield view, marker, header
+
+    async def get_state(self, keys: Collection[bytes]) -> dict[bytes, bytes | None]:
+        """The values of state keys at the tip, all of one height; None where there is no entry."""
+        self._check_running()
+        tip = self._marker
+        found: dict[bytes, bytes | None] = {}
+        absent = []
+        for key in keys:
+            value = self._state.get(key)
+            if value is MISSING:
+                absent.append(key)
+            else:
+                found[key] = value
+        if not absent:
+            return found
+        if not self._writing.locked():
+            values = await self._read_state(self._store, absent)
+            if self._marker is tip and not self._writing.locked():
+                for key, value in values.items():
+                    self._state.put(key, value)
+                return {**found, **values}
+        # A commit came between: what the cache said and what the store says may be of two heights.
+        async with self.view() as (view, _, _):
+            return await self._read_state(view, list(keys))
+
+    async def _read_state(self, reader: Reader, keys: Sequence[bytes]) -> dict[bytes, bytes | None]:
+        rows = [state_key(key) for key in keys]
+        stored = await reader.get_many(rows)
+        return {
+            key: None if data is None else unseal(row, data)
+            for key, row, data in zip(keys, rows, stored, strict=True)
+        }
+
+    async def scan_state(
+        self, prefix: bytes, limit: int = SCAN_MAX, after: bytes = b""
+    ) -> list[tuple[bytes, bytes]]:
+        """Up to `limit` (at most 1,000) state entries whose keys begin with `prefix`, in key order.
+
+        `after`: only keys above this one, to go on where the last answer ended.
+        """
+        assert 0 < limit <= SCAN_MAX, limit
+        start = state_key(after + b"\x00" if after >= prefix and after else prefix)
+        async with self.view() as (view, _, _):
+            rows = [row async for row in view.scan(start, prefix_end(state_key(prefix)), limit=limit)]
+        return [(key[1:], unseal(key, stored)) for key, stored in rows]
+
+    async def header(self, height: int) -> BlockHeader | None:
+        """The header at a height, None above the tip."""
+        self._check_running()
+        if not 0 <= height <= self._marker.height:
+            return None
+        if height == self._marker.height:
+            return self._header
+        return _held(await read_header(self._store, height), height)
+
+    async def headers(self, first: int, limit: int) -> list[BlockHeader]:
+        """Headers from height `first` up, at most `limit` (at most 1,000)."""
+        assert 0 < limit <= HEADERS_MAX, limit
+        self._check_running()
+        last = min(first + limit - 1, self._marker.height)
+        heights = range(max(first, 0), last + 1)
+        found = await read_headers(self._store, heights)
+        return [_held(header, height) for height, header in zip(heights, found, strict=True)]
+
+    async def block(self, which: int | bytes) -> Block | None:
+        """A whole block by height or digest, checked against its header; None where there is none."""
+        self._check_running()
+        height = await read_block_place(self._store, which) if isinstance(which, bytes) else which
+        if height is None or not 0 <= height <= self._marker.height:
+            return None
+        return _held(await read_block(self._store, height), height)
+
+    async def blocks(self, first: int, limit: int) -> list[Block]:
+        """Whole blocks from height `first` up, at most `limit` (at most 64)."""
+        assert 0 < limit <= BLOCKS_MAX, limit
+        last = min(first + limit - 1, self._marker.height)
+        return [_held(await self.block(height), height) for height in range(max(first, 0), last + 1)]
+
+    async def each_block(self, first: int = 0) -> AsyncGenerator[Block, None]:
+        """Every block from `first` to the tip as it stood at the start, one in memory at a time.
+
+        Close it (`contextlib.aclosing`) when leaving early.
+        """
+        for height in range(first, self._marker.height + 1):
+            yield _held(await self.block(height), height)
+
+    async def certificate(self, height: int) -> bytes | None:
+        """What `commit` was given for the block at a height; None above the tip."""
+        self._check_running()
+        if not 0 <= height <= self._marker.height:
+            return None
+        return _held(await read_row(self._store, certificate_key(height)), height)
+
+    async def receipts(self, height: int) -> list[Receipt] | None:
+        """The receipts of a block in order; None above the tip."""
+        self._check_running()
+        if not 0 <= height <= self._marker.height:
+            return None
+        return await read_receipts(self._store, height)
+
+    async def transaction(self, digest: bytes) -> Located | None:
+        """Where a transaction stands in the chain, its bytes and receipt; None if it doesn't."""
+        self._check_running()
+        return await read_located(self._store, digest, self._marker.height)
+
+    async def prove(self, key: bytes) -> tuple[BlockHeader, smt.Proof]:
+        """A state key's value or absence at the tip, with the header whose state root it leads to.
+
+        Value, path and header are of one snapshot. Raises `NotProvable` where the tip's header doesn't
+        show the tip's own root, and `StoreCorrupt` where value and tree disagree.
+        """
+        async with self.view() as (view, marker, header):
+            if header.root_height != marker.height:
+                raise NotProvable(
+                    "no header shows this state's root yet",
+                    f"the tip is {marker.height}, its header shows {header.root_height}",
+                    "Ask again after the next blocks.",
+                )
+            value = (await self._read_state(view, [key]))[key]
+            path = smt.key_hash(key)
+            way = find(await self.load_pages(marker, [path], view), marker.height, path)
+        return header, _proof(key, value, path, way.end, way.siblings)
+
+
+def _proof(
+    key: bytes, value: bytes | None, path: bytes, end: bytes, siblings: tuple[bytes, ...]
+) -> smt.Proof:
+    """The proof that the tree gives, once the flat state says the same."""
+    other = None
+    if end and end[:HASH_BYTES] != path:
+        other, end = (end[:HASH_BYTES], end[HASH_BYTES:]), b""
+    expected = b"" if value is None else path + smt.value_hash(value)
+    if end != expected:
+        says = f"has 0x{end[HASH_BYTES:].hex()}" if end else "has no entry"
+        raise corrupt(state_key(key), f"for this key the state tree {says}")
+    return smt.Proof(key, value, other, siblings)
+
+
+def _held(found: T | None, height: int) -> T:
+    """What must be there, since the tip is at or above its height."""
+    if found is None:
+        raise corrupt(header_key(height), "block, or a part of it, is missing below the tip")
+    return found
+
+
+@contextmanager
+def _tree_errors() -> Iterator[None]:
+    try:
+        yield
+    except PageInvalid as error:
+        raise corrupt(error.key, error.why) from error
+
+
+@asynccontextmanager
+async def open_ledger(
+    store: KeyValueStore,
+    genesis: Genesis,
+    gas_initial_state: bytes,
+    base_price: int = 0,
+    *,
+    page_cache_bytes: int = PAGE_CACHE_BYTES,
+    state_cache_bytes: int = STATE_CACHE_BYTES,
+    scratch: bool = False,
+    progress: Progress | None = None,
+) -> AsyncIterator[Ledger]:
+    """Open the ledger in `store`, or make it from `genesis` where the store is empty.
+
+    `gas_initial_state` and `base_price` (micro base units per gas) are the gas policy's for height 0, used
+    only to make it. `scratch` commits without waiting for the disk: for a copy that nothing relies on.
+    Raises `ForeignChain`, `StoreTooNew`, or `StoreCorrupt` for anything that no sequence of commits
+    leaves; nothing is changed then.
+    """
+    found = await recover(store, genesis.chain_id)
+    if found is None:
+        found = await create_ledger(store, genesis, gas_initial_state, base_price, progress)
+    marker, header = found
+    yield Ledger(
+        store,
+        marker,
+        header,
+        page_cache_bytes=page_cache_bytes,
+        state_cache_bytes=state_cache_bytes,
+        durability=Durability.BUFFERED if scratch else Durability.DURABLE,
+    )

@@ -1,0 +1,229 @@
+"""Blocks as rows of the store, and back.
+
+A block's header, body and certificate are one row each. Each batch's transactions are a row behind the
+body, since a block may be larger than a value may be; receipts are rows of at most 256. Header, signature
+and accepts of a batch stand in the body, so a batch's row holds its transactions and nothing twice.
+"""
+
+from collections.abc import Sequence
+
+import attrs
+
+from supervm.contracts.storage import Put, Reader, prefix_end
+from supervm.storage.spaces import (
+    RECEIPTS,
+    Place,
+    batch_key,
+    body_key,
+    certificate_key,
+    corrupt,
+    decode_place,
+    encode_block_place,
+    header_key,
+    height_bytes,
+    index_key,
+    receipts_key,
+    seal,
+    unseal,
+)
+from supervm.types.batch import BATCH_BYTES_MAX, BATCH_TRANSACTIONS_MAX, Batch
+from supervm.types.block import Block, BlockBody, BlockHeader
+from supervm.types.certificate import BatchCertificate
+from supervm.types.codec import pack_transactions, unpack_transactions
+from supervm.types.errors import InvalidInput
+from supervm.types.receipt import Receipt
+
+RECEIPTS_CHUNK = 256
+RECEIPTS_CHUNK_BYTES = 2**20
+RECEIPT_BYTES_MAX = 8 * 2**20
+
+
+def sealed(key: bytes, value: bytes) -> Put:
+    return Put(key, seal(key, value))
+
+
+def block_rows(block: Block, receipts: Sequence[Receipt], certificate: bytes) -> list[Put]:
+    """Every row that a block adds besides state, tree and marker. Pure; a thread's work for a full block.
+
+    A receipt's `index` is its transaction's place in the block, counted through all batches.
+    """
+    height = block.header.height
+    certificates = block.body.certificates
+    assert len(block.batches) == len(certificates), (len(block.batches), len(certificates))
+    rows = [
+        sealed(header_key(height), block.header.encode()),
+        sealed(body_key(height), block.body.encode()),
+        sealed(certificate_key(height), certificate),
+        sealed(index_key(block.digest()), encode_block_place(height)),
+    ]
+    items: list[tuple[int, int]] = []
+    for number, batch in enumerate(block.batches):
+        rows.append(sealed(batch_key(height, number), pack_transactions(batch.transactions)))
+        items.extend((number, item) for item in range(len(batch.transactions)))
+    for number, chunk in enumerate(_chunks(receipts)):
+        rows.append(sealed(receipts_key(height, number), pack_transactions(data for _, data in chunk)))
+        for at, (receipt, _) in enumerate(chunk):
+            assert receipt.height == height, (receipt.height, height)
+            batch_number, item = items[receipt.index]
+            place = Place(height, batch_number, item, number, at)
+            rows.append(sealed(index_key(receipt.digest), place.encode()))
+    return rows
+
+
+def _chunks(receipts: Sequence[Receipt]) -> list[list[tuple[Receipt, bytes]]]:
+    """Receipts with their encodings, in rows of at most 256 and about 1 MiB."""
+    chunks: list[list[tuple[Receipt, bytes]]] = []
+    size_bytes = RECEIPTS_CHUNK_BYTES
+    for receipt in receipts:
+        data = receipt.encode()
+        if size_bytes + len(data) > RECEIPTS_CHUNK_BYTES or len(chunks[-1]) == RECEIPTS_CHUNK:
+            chunks.append([])
+            size_bytes = 0
+        chunks[-1].append((receipt, data))
+        size_bytes += len(data)
+    return chunks
+
+
+@attrs.frozen
+class Located:
+    """A transaction in the chain: where, its canonical bytes, and its receipt."""
+
+    height: int
+    index: int
+    data: bytes
+    receipt: Receipt
+
+
+async def read_row(reader: Reader, key: bytes) -> bytes | None:
+    """The value of a row without its seal, or None where there is none. Raises `StoreCorrupt`."""
+    stored = await reader.get(key)
+    return None if stored is None else unseal(key, stored)
+
+
+async def need_row(reader: Reader, key: bytes) -> bytes:
+    """As `read_row`, where a row must be."""
+    value = await read_row(reader, key)
+    if value is None:
+        raise corrupt(key, "it is missing")
+    return value
+
+
+async def read_header(reader: Reader, height: int) -> BlockHeader | None:
+    return (await read_headers(reader, [height]))[0]
+
+
+async def read_headers(reader: Reader, heights: Sequence[int]) -> list[BlockHeader | None]:
+    """The headers at these heights, in one read; None for one that is not there."""
+    keys = [header_key(height) for height in heights]
+    stored = await reader.get_many(keys)
+    return [
+        None if data is None else _header(height, key, data)
+        for height, key, data in zip(heights, keys, stored, strict=True)
+    ]
+
+
+def _header(height: int, key: bytes, stored: bytes) -> BlockHeader:
+    try:
+        header = BlockHeader.decode(unseal(key, stored))
+    except InvalidInput as error:
+        raise corrupt(key, str(error)) from error
+    if header.height != height:
+        raise corrupt(key, f"it is the header of height {header.height}")
+    return header
+
+
+async def read_body(reader: Reader, header: BlockHeader) -> BlockBody:
+    """The body that a header names. Raises `StoreCorrupt`."""
+    key = body_key(header.height)
+    try:
+        body = BlockBody.decode(await need_row(reader, key))
+    except InvalidInput as error:
+        raise corrupt(key, str(error)) from error
+    if body.digest() != header.body_digest:
+        raise corrupt(key, f"its digest is not 0x{header.body_digest.hex()}, as the header says")
+    return body
+
+
+async def read_block(reader: Reader, height: int) -> Block | None:
+    """A whole block, its batches too, checked to belong together; None where there is none."""
+    header = await read_header(reader, height)
+    if header is None:
+        return None
+    body = await read_body(reader, header)
+    keys = [batch_key(height, number) for number in range(len(body.certificates))]
+    batches = []
+    for key, stored, certificate in zip(keys, await reader.get_many(keys), body.certificates, strict=True):
+        if stored is None:
+            raise corrupt(key, "it is missing")
+        batches.append(_batch(key, stored, certificate))
+    block = Block(header, body, tuple(batches))
+    try:
+        block.check()
+    except InvalidInput as error:
+        raise corrupt(body_key(height), str(error)) from error
+    return block
+
+
+def _batch(key: bytes, stored: bytes, certificate: BatchCertificate) -> Batch:
+    transactions = tuple(_unpack(key, unseal(key, stored), BATCH_TRANSACTIONS_MAX, BATCH_BYTES_MAX))
+    if len(transactions) != certificate.header.count:
+        raise corrupt(key, f"{len(transactions)} transactions, its header says {certificate.header.count}")
+    return Batch(certificate.header, certificate.signature, transactions)
+
+
+async def read_receipts(reader: Reader, height: int) -> list[Receipt]:
+    """A block's receipts in order; none for a block without, or one that is not there."""
+    prefix = RECEIPTS + height_bytes(height)
+    rows = [row async for row in reader.scan(prefix, prefix_end(prefix))]
+    receipts: list[Receipt] = []
+    for number, (key, stored) in enumerate(rows):
+        if key != receipts_key(height, number):
+            raise corrupt(receipts_key(height, number), "it is missing")
+        receipts.extend(_receipts(key, unseal(key, stored)))
+    return receipts
+
+
+async def first_key(reader: Reader, start: bytes, end: bytes | None) -> bytes | None:
+    """The lowest key in a range, or None."""
+    keys = [key async for key, _ in reader.scan(start, end, limit=1)]
+    return keys[0] if keys else None
+
+
+async def read_block_place(reader: Reader, digest: bytes) -> int | None:
+    """The height of the block with this digest, or None."""
+    key = index_key(digest)
+    data = await read_row(reader, key)
+    place = None if data is None else decode_place(key, data)
+    return place if isinstance(place, int) else None
+
+
+async def read_located(reader: Reader, digest: bytes, height_max: int) -> Located | None:
+    """The transaction with this digest, or None if no block up to `height_max` holds it."""
+    key = index_key(digest)
+    data = await read_row(reader, key)
+    place = None if data is None else decode_place(key, data)
+    if not isinstance(place, Place) or place.height > height_max:
+        return None
+    batch, chunk = batch_key(place.height, place.batch), receipts_key(place.height, place.chunk)
+    transactions = _unpack(batch, await need_row(reader, batch), BATCH_TRANSACTIONS_MAX, BATCH_BYTES_MAX)
+    receipts = _receipts(chunk, await need_row(reader, chunk))
+    if place.item >= len(transactions) or place.receipt >= len(receipts):
+        raise corrupt(key, "it leads to a place that is not there")
+    receipt = receipts[place.receipt]
+    if receipt.digest != digest or receipt.height != place.height:
+        raise corrupt(key, f"it leads to the receipt of 0x{receipt.digest.hex()}")
+    return Located(place.height, receipt.index, transactions[place.item], receipt)
+
+
+def _receipts(key: bytes, data: bytes) -> list[Receipt]:
+    try:
+        return [Receipt.decode(each) for each in _unpack(key, data, RECEIPTS_CHUNK, RECEIPT_BYTES_MAX)]
+    except InvalidInput as error:
+        raise corrupt(key, str(error)) from error
+
+
+def _unpack(key: bytes, data: bytes, count_max: int, item_bytes_max: int) -> list[bytes]:
+    try:
+        return unpack_transactions(data, count_max, item_bytes_max)
+    except InvalidInput as error:
+        raise corrupt(key, str(error)) from error

@@ -1,0 +1,218 @@
+"""Checking a ledger against itself: state against tree, and the chain against its own execution.
+
+Nothing here repairs. Each check names the first thing that is not as it must be.
+"""
+
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
+from contextlib import aclosing
+from typing import Protocol, cast
+
+import attrs
+import trio
+
+from supervm.contracts.gas import GasPolicy
+from supervm.contracts.storage import KeyValueStore
+from supervm.storage.creation import GAS_KEY, Progress
+from supervm.storage.errors import ChainMismatch
+from supervm.storage.ledger import Ledger, open_ledger
+from supervm.storage.pages import slot_node
+from supervm.storage.spaces import STATE, TREE, corrupt, unseal
+from supervm.storage.tree import SLICES, Change, build_slice, slice_node
+from supervm.types import merkle, smt
+from supervm.types.block import Block, BlockHeader
+from supervm.types.errors import InvalidInput
+from supervm.types.genesis import Genesis
+from supervm.types.receipt import Receipt
+
+LEAVES_MAX = 250_000  # held at once, about 60 MB
+
+
+async def verify_tree(ledger: Ledger, progress: Progress | None = None) -> int:
+    """Recompute the whole state root from the flat state; the number of entries.
+
+    Each of the 256 slices of the tree must hash to what the stored tree says, and that must lead to the
+    state root of the commit marker. A state too large for one pass is read again for each range of
+    slices that fits in memory. Raises `StoreCorrupt` naming the entry, page or slice.
+    """
+    entries = first = 0
+    while first < SLICES:
+        first, found = await _verify_slices(ledger, first, SLICES)
+        entries += found
+        if progress is not None:
+            progress(first, SLICES)
+    return entries
+
+
+async def verify_slice(ledger: Ledger, first: int) -> int:
+    """Recompute the 1/256 of the state whose kh begin with the byte `first` (STO-37); its entries.
+
+    Reads the whole flat state, hashes 1/256 of it. Raises as `verify_tree` does.
+    """
+    end, entries = await _verify_slices(ledger, first, first + 1)
+    assert end == first + 1
+    return entries
+
+
+async def _verify_slices(ledger: Ledger, first: int, end: int) -> tuple[int, int]:
+    """Check slices from `first` to as near `end` as memory allows: the end reached, entries checked."""
+    async with ledger.view() as (view, marker, _):
+        slices: dict[int, list[Change]] = {number: [] for number in range(first, end)}
+        held = 0
+        scan = cast("AsyncGenerator[tuple[bytes, bytes], None]", view.scan(STATE, bytes([STATE[0] + 1])))
+        async with aclosing(scan) as rows:
+            async for row, stored in rows:
+                path = smt.key_hash(row[1:])
+                if path[0] not in slices:
+                    continue
+                slices[path[0]].append((path, path + smt.value_hash(unseal(row, stored))))
+                held += 1
+                while held > LEAVES_MAX and len(slices) > 1:
+                    end -= 1
+                    held -= len(slices.pop(end))
+        paths = [bytes([number]) + bytes(31) for number in slices]
+        pages = await ledger.load_pages(marker, paths, view)
+        for number, leaves in slices.items():
+            leaves.sort()
+            slot, _ = await trio.to_thread.run_sync(build_slice, leaves, marker.height)
+            if slot_node(slot) != slice_node(pages, marker.height, number):
+                raise corrupt(TREE, f"state entries whose hash begins with {number:02x} don't make its root")
+        return end, held
+
+
+class Outcome(Protocol):
+    """What executing a block gives."""
+
+    @property
+    def changes(self) -> Mapping[bytes, bytes | None]: ...
+    @property
+    def receipts(self) -> Sequence[Receipt]: ...
+
+
+@attrs.frozen(kw_only=True)
+class Replay:
+    """How the chain's owner executes and judges a block.
+
+    `touched`: every state key that execution may look at. `execute(state, block)`: pure; `state` holds
+    the touched keys that have an entry. `check_certificate(header, certificate)`: raises `InvalidInput`
+    where it doesn't prove the block final. All three run in threads.
+    """
+
+    touched: Callable[[Block], Collection[bytes]]
+    execute: Callable[[Mapping[bytes, bytes], Block], Outcome]
+    check_certificate: Callable[[BlockHeader, bytes], None]
+
+
+@attrs.frozen
+class Verified:
+    """Progress: blocks up to `height` of `tip` agree; `transactions` so far."""
+
+    height: int
+    tip: int
+    transactions: int
+
+
+@attrs.frozen
+class _Roots:
+    """What the headers to come may show of a height."""
+
+    state: bytes
+    receipts: bytes
+    base_price: int
+
+
+async def verify_chain(
+    ledger: Ledger, scratch: KeyValueStore, genesis: Genesis, gas: GasPolicy, replay: Replay
+) -> AsyncGenerator[Verified, None]:
+    """Execute the stored chain again from genesis, and compare every root, receipt and certificate.
+
+    `scratch` is an empty store, which ends with a second copy of the ledger: it bounds what is in memory,
+    and any backend will do. Yields after each block. Raises `ChainMismatch` naming height, what differs
+    and both values; `StoreCorrupt` for what can't be read.
+    """
+    gas_state = gas.initial_state()
+    price = gas.base_price(gas_state)
+    tip = ledger.tip
+    async with open_ledger(scratch, genesis, gas_state, price, scratch=True) as twin:
+        assert twin.tip.height == 0, "the scratch store is not empty"
+        parent = twin.tip_header
+        _same(0, "genesis block", parent.digest(), (await _header(ledger, 0)).digest())
+        roots = {0: _Roots(twin.tip.state_root, merkle.EMPTY_ROOT, price)}
+        transactions = 0
+        yield Verified(0, tip.height, 0)
+        async with aclosing(ledger.each_block(1)) as blocks:
+            async for block in blocks:
+                await _replay_block(ledger, twin, block, parent, gas, replay, roots)
+                parent = block.header
+                transactions += sum(len(batch.transactions) for batch in block.batches)
+                yield Verified(parent.height, tip.height, transactions)
+                if parent.height == tip.height:
+                    break
+        _same(tip.height, "state root of the commit marker", twin.tip.state_root, tip.state_root)
+        _same(tip.height, "receipts root of the commit marker", twin.tip.receipts_root, tip.receipts_root)
+
+
+async def _header(ledger: Ledger, height: int) -> BlockHeader:
+    header = await ledger.header(height)
+    assert header is not None
+    return header
+
+
+async def _replay_block(
+    ledger: Ledger,
+    twin: Ledger,
+    block: Block,
+    parent: BlockHeader,
+    gas: GasPolicy,
+    replay: Replay,
+    roots: dict[int, _Roots],
+) -> None:
+    """Execute one block on the twin and compare; `roots` gains its height and loses what is shown."""
+    header = block.header
+    height = header.height
+    _same(height, "parent", parent.digest(), header.parent)
+    _same(height, "chain id", parent.chain_id, header.chain_id)
+    certificate = await ledger.certificate(height) or b""
+    try:
+        await trio.to_thread.run_sync(replay.check_certificate, header, certificate)
+    except InvalidInput as error:
+        raise ChainMismatch(height, "certificate", "one that proves the block final", str(error)) from error
+    touched = await trio.to_thread.run_sync(replay.touched, block)
+    found = await twin.get_state({GAS_KEY, *touched})
+    state = {key: value for key, value in found.items() if value is not None}
+    outcome = await trio.to_thread.run_sync(replay.execute, state, block)
+    _same_receipts(height, outcome.receipts, await ledger.receipts(height) or [])
+    staged = await twin.stage(outcome.changes, height)
+    gas_state = outcome.changes.get(GAS_KEY) or state[GAS_KEY]
+    roots[height] = _Roots(
+        staged.root, merkle.root([each.encode() for each in outcome.receipts]), gas.base_price(gas_state)
+    )
+    _check_roots(header, parent, roots)
+    await twin.commit(block, outcome.receipts, certificate, staged)
+
+
+def _check_roots(header: BlockHeader, parent: BlockHeader, roots: dict[int, _Roots]) -> None:
+    """What a header shows of an executed height (CONS-30), against what that height gave here."""
+    shown = header.root_height
+    if not parent.root_height <= shown <= header.height:
+        raise ChainMismatch(header.height, "root height", f"from {parent.root_height}", str(shown))
+    _same(header.height, f"state root of height {shown}", roots[shown].state, header.state_root)
+    covered = [roots[height].receipts for height in range(parent.root_height + 1, shown + 1)]
+    _same(header.height, "receipts root", merkle.root(covered), header.receipts_root)
+    price = roots[shown].base_price
+    if header.base_price != price:
+        raise ChainMismatch(header.height, "base price", str(price), str(header.base_price))
+    for height in range(parent.root_height, shown):
+        del roots[height]
+
+
+def _same_receipts(height: int, computed: Sequence[Receipt], stored: Sequence[Receipt]) -> None:
+    if len(computed) != len(stored):
+        raise ChainMismatch(height, "number of receipts", str(len(computed)), str(len(stored)))
+    for number, (ours, theirs) in enumerate(zip(computed, stored, strict=True)):
+        if ours != theirs:
+            raise ChainMismatch(height, f"receipt {number}", str(ours), str(theirs))
+
+
+def _same(height: int, what: str, computed: bytes, stored: bytes) -> None:
+    if computed != stored:
+        raise ChainMismatch(height, what, f"0x{computed.hex()}", f"0x{stored.hex()}")
