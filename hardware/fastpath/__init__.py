@@ -20,6 +20,7 @@ __all__ = [
     "ScanError",
     "ScanLimits",
     "ScanRecord",
+    "compiler",
     "cpu_features",
     "report",
     "scan_transactions",
@@ -70,6 +71,11 @@ def scan_transactions(packed: bytes, limits: ScanLimits = DEFAULT_LIMITS) -> Sca
 def cpu_features() -> frozenset[str] | None:
     """The processor's features by the names of TIER-70, as the C library sees them; None without it."""
     return _native.cpu_features() if NATIVE else None
+
+
+def compiler() -> str | None:
+    """What compiled the C library; None without it."""
+    return _native.compiler() if NATIVE else None
 
 
 def report() -> Mapping[str, FastPath]:

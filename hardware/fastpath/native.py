@@ -25,6 +25,12 @@ def cpu_features() -> frozenset[str]:
     return frozenset(name for name, bit in FEATURES.items() if found & bit)
 
 
+def compiler() -> str:
+    """What compiled the library, e.g. `gcc 12.2.0`."""
+    text: bytes = ffi.string(lib.svm_compiler())
+    return text.decode("ascii", "replace").strip()
+
+
 def scan_transactions(packed: bytes, limits: ScanLimits) -> Scan:
     """As the twin. The global lock is released while the C code runs; the caller must not change `packed`."""
     if len(packed) > U32_MAX:

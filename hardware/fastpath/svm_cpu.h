@@ -19,4 +19,7 @@ enum svm_feature {
 /* Only what the operating system lets a program use: registers it doesn't save don't count. */
 uint32_t svm_cpu_features(void);
 
+/* What compiled this library, as "gcc 12.2.0"; a constant. */
+const char *svm_compiler(void);
+
 #endif
