@@ -1,0 +1,262 @@
+"""A transport between nodes of one process, for tests, simulations and a node that is alone."""
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+
+import attrs
+import trio
+
+from supervm.api import Context
+from supervm.contracts.transport import (
+    LIMITS,
+    Broadcast,
+    DeadlineExceeded,
+    ErrorCode,
+    Handler,
+    IncomingStream,
+    Medium,
+    MessageTooLarge,
+    Overloaded,
+    PeerInfo,
+    Priority,
+    Refusal,
+    TransportLimits,
+    Unreachable,
+)
+from supervm.plugins.transport.network import MemoryNetwork, network
+from supervm.plugins.transport.streams import StreamPair
+
+ACCEPT_QUEUE_MAX = 16
+
+
+def _node_id(instance: object, attribute: "attrs.Attribute[str]", value: str) -> None:
+    try:
+        size = len(bytes.fromhex(value.removeprefix("0x")))
+    except ValueError:
+        size = -1
+    if value and size != 32:
+        raise ValueError(f"node_id {value!r} isn't 64 hex digits; leave it empty to draw one")
+
+
+@attrs.frozen(kw_only=True)
+class MemoryTransportConfig:
+    """Nodes of one process and one `network` name reach each other. `node_id` empty: drawn at random.
+
+    Latency (milliseconds, one way) and loss (share of messages) are the network's; the node that opens
+    last sets them, and `supervm.plugins.transport.network.network(name)` changes them while it runs.
+    """
+
+    network: str = "default"
+    node_id: str = attrs.field(default="", validator=_node_id)
+    latency_ms_min: float = attrs.field(default=0.0, validator=attrs.validators.ge(0))
+    latency_ms_max: float = attrs.field(default=0.0, validator=attrs.validators.ge(0))
+    loss: float = attrs.field(default=0.0, validator=[attrs.validators.ge(0), attrs.validators.le(1)])
+
+
+@attrs.define(eq=False)
+class MemoryTransport:
+    """One node's end of a `MemoryNetwork`."""
+
+    node_id: bytes
+    network: MemoryNetwork
+    ctx: Context
+    limits: TransportLimits = LIMITS
+    medium: Medium = Medium(name="memory")
+    _handlers: dict[int, Handler] = attrs.Factory(dict)
+    _topics: dict[str, list[trio.MemorySendChannel[Broadcast]]] = attrs.Factory(dict)
+    _listeners: dict[str, trio.MemorySendChannel[IncomingStream]] = attrs.Factory(dict)
+    _under_way: dict[bytes, int] = attrs.Factory(dict)
+    _rtt_ms: dict[bytes, float] = attrs.Factory(dict)
+    _broadcasts_in_flight: int = 0
+    _streams: dict[bytes, set[StreamPair]] = attrs.Factory(dict)
+
+    def peers(self) -> tuple[PeerInfo, ...]:
+        return tuple(
+            PeerInfo(node_id=other.node_id, address="memory", rtt_ms=self._rtt_ms.get(other.node_id))
+            for other in self.network.others(self.node_id)
+        )
+
+    @contextmanager
+    def serve(self, method: int, handler: Handler) -> Iterator[None]:
+        if method in self._handlers:
+            raise ValueError(f"method {method:#06x} has a handler already")
+        self._handlers[method] = handler
+        try:
+            yield
+        finally:
+            del self._handlers[method]
+
+    async def request(
+        self,
+        peer: bytes,
+        method: int,
+        payload: bytes,
+        *,
+        timeout_s: float,
+        priority: Priority = Priority.NORMAL,
+    ) -> bytes:
+        self._check_size(payload, self.limits.request_bytes_max, peer)
+        target = self._target(peer)
+        if self._under_way.get(peer, 0) >= self.limits.requests_max:
+            raise Overloaded(f"{self.limits.requests_max} requests are under way", peer, "wait for one")
+        self._under_way[peer] = self._under_way.get(peer, 0) + 1
+        started = self.ctx.clock.monotonic()
+        try:
+            with trio.move_on_after(timeout_s):
+                reply = await self._ask(target, method, payload, timeout_s)
+                self._rtt_ms[peer] = (self.ctx.clock.monotonic() - started) * 1000
+                return reply
+            raise DeadlineExceeded(f"no answer within {timeout_s:g} s", peer)
+        finally:
+            self._under_way[peer] -= 1
+            if not self._under_way[peer]:
+                del self._under_way[peer]
+
+    async def broadcast(self, topic: str, payload: bytes, *, priority: Priority = Priority.NORMAL) -> None:
+        self._check_size(payload, self.limits.broadcast_bytes_max, b"")
+        await trio.lowlevel.checkpoint()
+        for target in self.network.others(self.node_id):
+            delay_s = self.network.delay_s(self.node_id, target.node_id)
+            if delay_s is not None:
+                target.receive(Broadcast(peer=self.node_id, payload=payload), topic, delay_s)
+
+    @contextmanager
+    def subscribe(
+        self, topic: str, *, queue_max: int = 256
+    ) -> Iterator[trio.MemoryReceiveChannel[Broadcast]]:
+        sender, receiver = trio.open_memory_channel[Broadcast](queue_max)
+        self._topics.setdefault(topic, []).append(sender)
+        with sender, receiver:
+            try:
+                yield receiver
+            finally:
+                self._topics[topic].remove(sender)
+
+    async def open_stream(self, peer: bytes, protocol: str) -> trio.abc.HalfCloseableStream:
+        target = self._target(peer)
+        delay_s = self.network.delay_s(self.node_id, peer)
+        if delay_s is None:
+            raise Unreachable("the connection could not be made", peer, "try again")
+        await trio.sleep(delay_s)
+        pair = StreamPair(self.network, self.node_id, peer)
+        open_now = {known for known in self._streams.get(peer, set()) if known.is_open()}
+        if len(open_now) >= self.limits.streams_max:
+            raise Overloaded(f"{self.limits.streams_max} streams are open", peer, "close one")
+        target.accept(self.node_id, protocol, pair)
+        self._streams[peer] = open_now | {pair}
+        return pair.near
+
+    @asynccontextmanager
+    async def listen(self, protocol: str) -> AsyncIterator[trio.MemoryReceiveChannel[IncomingStream]]:
+        if protocol in self._listeners:
+            raise ValueError(f"protocol {protocol!r} has a listener already")
+        sender, receiver = trio.open_memory_channel[IncomingStream](ACCEPT_QUEUE_MAX)
+        self._listeners[protocol] = sender
+        async with sender, receiver:
+            try:
+                yield receiver
+            finally:
+                del self._listeners[protocol]
+
+    # -- the far side of the calls above, called by another node's transport
+
+    def receive(self, message: Broadcast, topic: str, delay_s: float) -> None:
+        """Deliver a broadcast after its delay; over the bound of messages on their way it is dropped."""
+        dropped = self.ctx.metrics.counter("transport_broadcasts_dropped_total", "Broadcasts dropped")
+        if (
+            self._broadcasts_in_flight * self.limits.broadcast_bytes_max
+            >= 64 * self.limits.send_queue_bytes_max
+        ):
+            dropped.inc()
+            return
+        self._broadcasts_in_flight += 1
+
+        async def deliver() -> None:
+            try:
+                await trio.sleep(delay_s)
+            finally:
+                self._broadcasts_in_flight -= 1
+            for sender in self._topics.get(topic, ()):
+                try:
+                    sender.send_nowait(message)
+                except trio.WouldBlock:
+                    dropped.inc()
+
+        self.ctx.nursery.start_soon(deliver)
+
+    def accept(self, peer: bytes, protocol: str, pair: StreamPair) -> None:
+        listener = self._listeners.get(protocol)
+        if listener is None:
+            raise Refusal(ErrorCode.UNKNOWN_METHOD, f"nobody listens for {protocol}", peer=self.node_id)
+        try:
+            listener.send_nowait(IncomingStream(peer=peer, stream=pair.far))
+        except trio.WouldBlock:
+            raise Refusal(ErrorCode.OVERLOADED, "too many streams wait", peer=self.node_id) from None
+
+    async def answer(self, peer: bytes, method: int, payload: bytes) -> bytes | Refusal:
+        """What this node replies to a request. Never raises what its handler raised."""
+        handler = self._handlers.get(method)
+        if handler is None:
+            return Refusal(ErrorCode.UNKNOWN_METHOD, f"method {method:#06x}", peer=self.node_id)
+        try:
+            reply = await handler(peer, payload)
+        except Refusal as refusal:
+            text = refusal.text.encode()[: self.limits.error_text_bytes_max].decode(errors="ignore")
+            retry_after_ms = refusal.retry_after_ms
+            return Refusal(refusal.code, text, retry_after_ms=retry_after_ms, peer=self.node_id)
+        except Exception as error:
+            self.ctx.log.error("handler_failed", method=method, exc_info=error)
+            return Refusal(ErrorCode.REMOTE_FAILED, "the handler failed", peer=self.node_id)
+        if len(reply) > self.limits.request_bytes_max:
+            self.ctx.log.error("reply_too_large", method=method, size_bytes=len(reply))
+            return Refusal(ErrorCode.TOO_LARGE, f"a reply of {len(reply)} bytes", peer=self.node_id)
+        return reply
+
+    async def _ask(self, target: "MemoryTransport", method: int, payload: bytes, timeout_s: float) -> bytes:
+        sender, receiver = trio.open_memory_channel[bytes | Refusal](1)
+
+        async def carry() -> None:
+            with sender, trio.move_on_after(timeout_s):
+                there_s = self.network.delay_s(self.node_id, target.node_id)
+                await trio.sleep(float("inf") if there_s is None else there_s)
+                reply = await target.answer(self.node_id, method, payload)
+                back_s = self.network.delay_s(target.node_id, self.node_id)
+                await trio.sleep(float("inf") if back_s is None else back_s)
+                sender.send_nowait(reply)
+
+        # The work runs in the answering node's tasks: it ends with that node, not with the asking one.
+        target.ctx.nursery.start_soon(carry)
+        try:
+            reply = await receiver.receive()
+        except trio.EndOfChannel:
+            if target.node_id in self.network.nodes:
+                await trio.sleep_forever()
+            raise Unreachable("the peer went away", target.node_id) from None
+        if isinstance(reply, Refusal):
+            raise reply
+        return reply
+
+    def _target(self, peer: bytes) -> "MemoryTransport":
+        target = self.network.nodes.get(peer)
+        if target is None or peer == self.node_id:
+            raise Unreachable("no such peer in this network", peer)
+        return target
+
+    @staticmethod
+    def _check_size(payload: bytes, most: int, peer: bytes) -> None:
+        if len(payload) > most:
+            raise MessageTooLarge(f"{len(payload)} bytes, at most {most}", peer, "send it in parts")
+
+
+@asynccontextmanager
+async def open_memory_transport(
+    ctx: Context, config: MemoryTransportConfig
+) -> AsyncIterator[MemoryTransport]:
+    joined = network(config.network)
+    joined.conditions.latency_ms_min = config.latency_ms_min
+    joined.conditions.latency_ms_max = max(config.latency_ms_min, config.latency_ms_max)
+    joined.conditions.loss = config.loss
+    node_id = bytes.fromhex(config.node_id.removeprefix("0x")) if config.node_id else ctx.random.randbytes(32)
+    node = MemoryTransport(node_id, joined, ctx)
+    with joined.joined(node):
+        yield node
