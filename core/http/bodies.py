@@ -21,7 +21,7 @@ class Bodies:
 
     @asynccontextmanager
     async def read(self, request: Request) -> AsyncIterator[bytes]:
-        """The whole body. 413 above `body_bytes_max`, 408 when it comes too slowly, 503 when there is no room."""
+        """The whole body: 413 when it is too large, 408 when too slow, 503 when there is no room."""
         chunks: list[bytes] = []
         try:
             try:

@@ -9,18 +9,22 @@ from typing import Any, Protocol
 
 import attrs
 
+from supervm.chain.views import (
+    AccountView,
+    Admitted,
+    BlockView,
+    LedgerStatus,
+    ProofView,
+    TransactionView,
+)
 from supervm.contracts.application import NodeIdentity, Refused
 from supervm.telemetry.metrics import Registry
-from supervm.types.block import BlockHeader
-from supervm.types.receipt import Receipt, Status
-from supervm.types.smt import Proof
 from supervm.types.state import Object, Token
-from supervm.types.transaction import Lane
 
 
 @attrs.frozen(kw_only=True)
 class ComponentFacts:
-    """One component as `GET /v1/plugins` shows it. `contract` is "MAJOR.MINOR"; `lease` None where it has none."""
+    """One component as `GET /v1/plugins` shows it. `contract` is "MAJOR.MINOR", `lease` may be None."""
 
     role: str
     name: str
@@ -100,97 +104,22 @@ class Events(Protocol):
     def follow(self, after: int | None = None) -> AsyncIterator[Event]: ...
 
 
-@attrs.frozen(kw_only=True)
-class Admitted:
-    """A transaction that was taken. `duplicate`: these very bytes were here before, nothing changed."""
-
-    digest: bytes
-    lane: str
-    duplicate: bool = False
-
-
-@attrs.frozen(kw_only=True)
-class LedgerStatus:
-    """The tip, and what waits. `timestamp_ms` is the tip's, UTC milliseconds."""
-
-    chain_id: bytes
-    height: int
-    block_digest: bytes
-    epoch: int
-    timestamp_ms: int
-    root_height: int
-    state_root: bytes
-    base_price: int
-    mempool_transactions: int
-    mempool_bytes: int
-
-
-@attrs.frozen(kw_only=True)
-class AccountView:
-    """An account at `height`; `pending_nonce` is the first nonce that no transaction here has.
-
-    `balances` holds the native token and every other one that is not zero, in token order; `more` is
-    the token after which it was cut, None where it is whole.
-    """
-
-    address: bytes
-    height: int
-    nonce: int
-    sponsor_nonce: int
-    pending_nonce: int
-    balances: Mapping[bytes, int]
-    more: bytes | None = None
-
-
-@attrs.frozen(kw_only=True)
-class TransactionView:
-    """What became of a transaction. `receipt` and `height` once it is in a block; `data` its bytes where kept."""
-
-    digest: bytes
-    status: Status
-    lane: Lane | None = None
-    height: int | None = None
-    index: int | None = None
-    receipt: Receipt | None = None
-    data: bytes | None = None
-
-
-@attrs.frozen(kw_only=True)
-class BlockView:
-    """A block as the API shows it: `certificate` as the engine's light clients check it, encoded."""
-
-    digest: bytes
-    header: BlockHeader
-    certificate: bytes
-    transactions: tuple[bytes, ...]
-
-
-@attrs.frozen(kw_only=True)
-class ProofView:
-    """A state entry, or its absence, proven against `header.state_root` (of `header.root_height`)."""
-
-    header: BlockHeader
-    certificate: bytes
-    proof: Proof
-
-
 class Queries(Protocol):
     """Reads of committed state. None where there is nothing of that name; an account always is."""
 
     async def status(self) -> LedgerStatus: ...
 
-    async def account(self, address: bytes) -> AccountView: ...
+    async def account(self, address: bytes, *, after: bytes = b"") -> AccountView:
+        """At most 1,000 tokens, those above `after`."""
 
     async def object(self, object_id: bytes) -> Object | None: ...
 
     async def token(self, token: bytes) -> Token | None: ...
 
-    async def transaction(self, digest: bytes) -> TransactionView: ...
+    async def transaction(self, digest: bytes, *, wait_s: float = 0.0) -> TransactionView:
+        """With `wait_s`, a pending transaction's outcome is waited for that long."""
 
     async def block(self, reference: int | bytes) -> BlockView | None: ...
-
-    async def blocks(self, first: int, limit: int) -> Sequence[BlockView]:
-        """Blocks from height `first` upward, at most `limit`; empty above the tip."""
 
     async def proof(self, key: bytes) -> ProofView:
         """A proof of a state key (`supervm.types.state`) at the newest root that a header shows."""

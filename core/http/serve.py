@@ -29,7 +29,7 @@ HEADER_BYTES_MAX = 16 * 1024
 GRACE_S = 3.0
 
 
-def open_listener(listen: str) -> trio.SocketListener:
+def open_socket(listen: str) -> socket.socket:
     """A listening TCP socket. Raises `PortInUse` or `ListenError`, naming the address."""
     host, port = parse_listen(listen)
     sock: socket.socket | None = None
@@ -51,12 +51,12 @@ def open_listener(listen: str) -> trio.SocketListener:
             mend = f"stop the program that listens on port {port}, or set another port (0 takes any free one)"
             raise PortInUse("the port is in use", listen, mend) from None
         raise ListenError("can't listen", listen, error.strerror or str(error)) from None
-    return trio.SocketListener(trio.socket.from_stdlib_socket(sock))
+    return sock
 
 
-def address_of(listener: trio.SocketListener) -> str:
+def address_of(sock: socket.socket) -> str:
     """HOST:PORT as it really is, where port 0 was asked."""
-    host, port = listener.socket.getsockname()[:2]
+    host, port = sock.getsockname()[:2]
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
@@ -91,33 +91,43 @@ class Connections:
     """Connections now, and those closed at once because the bound was reached."""
 
     limit: int
+    _depth: Any
+    _refused: Any
     open: int = 0
-    refused: Any = None
 
     @classmethod
     def counted(cls, limit: int, metrics: Metrics) -> "Connections":
         refused = metrics.counter("supervm_http_connections_refused_total", "Connections closed at the bound")
+        depth = metrics.gauge("supervm_http_connections_depth", "HTTP connections now")
         metrics.gauge("supervm_http_connections_limit", "Most HTTP connections at a time").set(limit)
-        return cls(limit, refused=refused)
+        return cls(limit, depth, refused)
+
+    def enter(self) -> bool:
+        """Take a place; False where there is none."""
+        if self.open >= self.limit:
+            self._refused.inc()
+            return False
+        self.open += 1
+        self._depth.set(self.open)
+        return True
+
+    def leave(self) -> None:
+        self.open -= 1
+        self._depth.set(self.open)
 
 
 @asynccontextmanager
 async def serving(
-    app: ASGIApp, listener: trio.SocketListener, config: HttpConfig, metrics: Metrics, log: Log
+    app: ASGIApp, sock: socket.socket, config: HttpConfig, connections: Connections, log: Log
 ) -> AsyncIterator[str]:
     """Serve `app` while the scope lasts; gives HOST:PORT. At its end requests have 3 s to finish."""
-    connections = Connections.counted(config.connections_max, metrics)
-    depth = metrics.gauge("supervm_http_connections_depth", "HTTP connections now")
     worker = WorkerContext(None)
     hypercorn = _hypercorn_config(config, log)
 
     async def connection(stream: trio.SocketStream) -> None:
-        if connections.open >= connections.limit:
-            connections.refused.inc()
+        if not connections.enter():
             await trio.aclose_forcefully(stream)
             return
-        connections.open += 1
-        depth.set(connections.open)
         try:
             bounded = BoundedStream(stream, config.send_timeout_s)
             await TCPServer(ASGIWrapper(app), hypercorn, worker, {}, bounded)  # type: ignore[arg-type]
@@ -125,13 +135,12 @@ async def serving(
             # One connection's failure, in the server's own code, is not the node's.
             log.error("connection_failed", exc_info=error)
         finally:
-            connections.open -= 1
-            depth.set(connections.open)
+            connections.leave()
 
     async with trio.open_nursery() as connected, listener, trio.open_nursery() as accepting:
         accepting.start_soon(partial(trio.serve_listeners, connection, [listener], handler_nursery=connected))
         try:
-            yield address_of(listener)
+            yield address
         finally:
             accepting.cancel_scope.cancel()
             await worker.terminated.set()

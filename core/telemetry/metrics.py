@@ -255,8 +255,10 @@ class Registry:
         """Every family, by name."""
         return [family for _, family in sorted(self._families.copy().items())]
 
-    def value(self, name: str, **labels: object) -> float:
-        """What one counter or gauge says now; `KeyError` for a name that nobody declared."""
+    def value(self, name: str, default: float | None = None, **labels: object) -> float:
+        """What one counter or gauge says now; `default`, or else `KeyError`, where nobody declared it."""
+        if default is not None and name not in self._families:
+            return default
         series = self._families[name].series(**labels)
         assert not isinstance(series, Summary), f"{name} is a summary"
         return series.value

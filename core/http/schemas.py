@@ -1,0 +1,273 @@
+"""JSON Schemas of what the API gives and takes: the `components` of the OpenAPI document.
+
+Every object is closed (`additionalProperties: false`) and every member required: what is not there is
+`null`. A new member is a change that a reader of this file sees.
+"""
+
+from typing import Any
+
+Schema = dict[str, Any]
+
+
+def ref(name: str) -> Schema:
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def nullable(schema: Schema) -> Schema:
+    return {"anyOf": [schema, {"type": "null"}]}
+
+
+def closed(description: str, optional: tuple[str, ...] = (), /, **properties: Schema) -> Schema:
+    """An object of exactly these members; a trailing underscore in a name is dropped."""
+    members = {name.rstrip("_"): schema for name, schema in properties.items()}
+    return {
+        "type": "object",
+        "description": description,
+        "properties": members,
+        "required": [name for name in members if name not in optional],
+        "additionalProperties": False,
+    }
+
+
+def array(items: Schema, **bounds: int) -> Schema:
+    return {"type": "array", "items": items, **bounds}
+
+
+def text(description: str, **more: Any) -> Schema:
+    return {"type": "string", "description": description, **more}
+
+
+def count(description: str) -> Schema:
+    return {"type": "integer", "minimum": 0, "description": description}
+
+
+HEX32 = r"^0x[0-9a-fA-F]{64}$"
+DECIMAL = r"^(0|[1-9][0-9]*)$"
+STATUSES = ["pending", "applied", "certified", "committed", "failed", "void", "unknown"]
+LANES = ["auto", "fast", "ordered", "private"]
+
+SCHEMAS: dict[str, Schema] = {
+    "Bytes32": text("32 bytes in hex", pattern=HEX32, minLength=66, maxLength=66),
+    "Bytes": text("Bytes in hex", pattern=r"^0x([0-9a-fA-F]{2})*$"),
+    "U64": text("An unsigned 64-bit number in decimal", pattern=DECIMAL, maxLength=20),
+    "U128": text("An unsigned 128-bit number in decimal, in base units", pattern=DECIMAL, maxLength=39),
+    "Status": text(
+        "pending: in the mempool. applied: executed here ahead of its block. certified: final by an effects "
+        "quorum. committed: in a final block. failed: in a final block, its fee taken, nothing else done. "
+        "void: in a final block, without any effect. unknown: this node does not have it",
+        enum=STATUSES,
+    ),
+    "Lane": text("How it becomes final", enum=LANES),
+    "Problem": {
+        "type": "object",
+        "description": "RFC 9457. `code` is stable and for programs; the rest is for people. Some problems "
+        "have more members",
+        "properties": {
+            "type": text("A URN that names the code"),
+            "title": text("The code in words"),
+            "status": {"type": "integer", "minimum": 400, "maximum": 599},
+            "detail": text("What is wrong here"),
+            "code": text("What a program tests", pattern="^[A-Z][A-Za-z0-9]*$"),
+            "value": text("The offending value, shortened; may be empty"),
+            "mend": text("What would be right; may be empty"),
+            "retry_after_s": {"type": "number", "description": "When the same request may succeed"},
+            "reasons": array(text("Why the node is not ready")),
+            "field": text("The place in a refused transaction"),
+            "digest": ref("Bytes32"),
+            "conflict": ref("Bytes32"),
+            "accepted": count("Of many: how many were taken"),
+            "refused": count("Of many: how many were not"),
+            "transactions": array(ref("SubmissionEntry")),
+        },
+        "required": ["type", "title", "status", "detail", "code", "value", "mend"],
+    },
+    "Alive": closed("The node lives", status={"const": "ok"}),
+    "NodeStatus": closed(
+        "The node, its tip and what waits",
+        chain_id=ref("Bytes32"),
+        height=ref("U64"),
+        block_digest=ref("Bytes32"),
+        epoch=ref("U64"),
+        timestamp_ms=ref("U64"),
+        root_height=ref("U64"),
+        state_root=ref("Bytes32"),
+        base_price=ref("U64"),
+        development={"type": "boolean", "description": "A development chain: its keys are public"},
+        mempool=closed(
+            "What waits to be in a block",
+            transactions=count("All of them"),
+            bytes=count("Their size"),
+            ready=count("Those that could go into a batch now"),
+        ),
+        tier=text("Hardware class", enum=["L1", "L2", "L3", "L4"]),
+        node_id=ref("Bytes32"),
+        composition={
+            "type": "object",
+            "description": "Role to the names of its components",
+            "additionalProperties": array(text("A component's name")),
+        },
+        peers=count("Authenticated peers"),
+        health=ref("Health"),
+        versions={
+            "type": "object",
+            "description": "Name to version",
+            "additionalProperties": text("A version"),
+        },
+    ),
+    "Health": text("How it is", enum=["ok", "degraded", "failing"]),
+    "Account": closed(
+        "An account at `height`. One without entries in the state has zeros",
+        address=ref("Bytes32"),
+        height=ref("U64"),
+        nonce=ref("U64"),
+        sponsor_nonce=ref("U64"),
+        pending_nonce={**ref("U64"), "description": "The first nonce no transaction here has: sign with it"},
+        balances={
+            "type": "object",
+            "description": "Token id to amount: the native token (zeros), and others that are not zero",
+            "propertyNames": {"pattern": HEX32},
+            "additionalProperties": ref("U128"),
+        },
+        more={**nullable(ref("Bytes32")), "description": "Not null: there are more, ask with ?after="},
+    ),
+    "Object": closed(
+        "An object",
+        id=ref("Bytes32"),
+        owner={
+            "anyOf": [
+                closed("Owned by an address", owned=ref("Bytes32")),
+                {"type": "string", "enum": ["shared", "immutable"]},
+            ]
+        },
+        initial_version={
+            **nullable(ref("U64")),
+            "description": "Of a shared object: the version to declare as an input",
+        },
+        version=ref("U64"),
+        type={"type": "integer", "minimum": 0, "maximum": 2**32 - 1},
+        data=ref("Bytes"),
+    ),
+    "Token": closed(
+        "A token",
+        id=ref("Bytes32"),
+        symbol=text("ASCII capitals and digits", maxLength=16),
+        decimals={"type": "integer", "minimum": 0, "maximum": 18},
+        minter=ref("Bytes32"),
+        fixed={"type": "boolean", "description": "The supply never grows"},
+        supply=ref("U128"),
+    ),
+    "Transaction": closed(
+        "What became of a transaction",
+        digest=ref("Bytes32"),
+        status=ref("Status"),
+        lane=nullable(ref("Lane")),
+        height=nullable(ref("U64")),
+        index=nullable(count("Its place in the block")),
+        receipt=nullable(ref("Receipt")),
+        bytes={**nullable(ref("Bytes")), "description": "Its canonical bytes, where the node has them"},
+    ),
+    "ObjectVersion": closed("An object at a version", id=ref("Bytes32"), version=ref("U64")),
+    "Receipt": closed(
+        "What a transaction did",
+        digest=ref("Bytes32"),
+        lane=ref("Lane"),
+        status=ref("Status"),
+        code=text("Why it failed; empty on success"),
+        gas_used=ref("U64"),
+        fee=ref("U128"),
+        gas_token=ref("Bytes32"),
+        created=array(ref("ObjectVersion")),
+        written=array(ref("ObjectVersion")),
+        deleted=array(ref("ObjectVersion")),
+        events=array(closed("What happened", emitter=ref("Bytes32"), topic=ref("Bytes"), data=ref("Bytes"))),
+        return_value=ref("Bytes"),
+        height=ref("U64"),
+        index=count("Its place in the block"),
+        bytes={**ref("Bytes"), "description": "Its canonical encoding, which the receipts root covers"},
+    ),
+    "Header": closed(
+        "A block's header. `state_root` and `receipts_root` are those of the block at `root_height`",
+        chain_id=ref("Bytes32"),
+        epoch=ref("U64"),
+        height=ref("U64"),
+        parent=ref("Bytes32"),
+        proposer=ref("Bytes32"),
+        timestamp_ms=ref("U64"),
+        root_height=ref("U64"),
+        state_root=ref("Bytes32"),
+        receipts_root=ref("Bytes32"),
+        base_price=ref("U64"),
+        transactions_root=ref("Bytes32"),
+        body_digest=ref("Bytes32"),
+        validators_digest=ref("Bytes32"),
+        next_validators_digest=ref("Bytes32"),
+        bytes={**ref("Bytes"), "description": "The 329 bytes that the block's digest covers"},
+    ),
+    "Block": closed(
+        "A final block",
+        digest=ref("Bytes32"),
+        header=ref("Header"),
+        certificate={**ref("Bytes"), "description": "Encoded, as light clients check it; empty for genesis"},
+        transactions=array(ref("Bytes32")),
+    ),
+    "Blocks": closed(
+        "A page of blocks, in order",
+        blocks=array(ref("Block")),
+        next={**nullable(ref("U64")), "description": "Where to read on; null at the tip"},
+    ),
+    "Proof": closed(
+        "That a state key has `value`, or (null) is absent, under `header.state_root`. With `value` null, "
+        "`other` is the leaf that stands on the key's path, or null for an empty place",
+        kind=text("What the key is of", enum=["account", "balance", "object"]),
+        key=ref("Bytes"),
+        value=nullable(ref("Bytes")),
+        other=nullable(closed("Another leaf", key_hash=ref("Bytes32"), value_hash=ref("Bytes32"))),
+        siblings={**array(ref("Bytes32")), "description": "From the bottom of the tree"},
+        proof={**ref("Bytes"), "description": "The same in canonical encoding"},
+        header=ref("Header"),
+        certificate=ref("Bytes"),
+    ),
+    "Encoded": closed("A transaction in JSON", bytes={**ref("Bytes"), "description": "Canonical bytes"}),
+    "Admitted": closed(
+        "Taken: checked and in the mempool, not yet durable. `duplicate`: it was known before",
+        digest=ref("Bytes32"),
+        status=ref("Status"),
+        lane=ref("Lane"),
+        duplicate={"type": "boolean"},
+    ),
+    "RefusedEntry": closed(
+        "Not taken. `digest` is null where the bytes did not decode",
+        digest=nullable(ref("Bytes32")),
+        error=ref("Problem"),
+    ),
+    "SubmissionEntry": {"anyOf": [ref("Admitted"), ref("RefusedEntry")]},
+    "Submission": closed(
+        "One entry a transaction, in the order they were sent",
+        accepted=count("Entries that were taken"),
+        refused=count("Entries that were not"),
+        transactions=array(ref("SubmissionEntry")),
+    ),
+    "Plugins": closed("What the node is made of", plugins=array(ref("Plugin"))),
+    "Plugin": closed(
+        "One plugin",
+        id=text("Its name"),
+        version=text("Its version"),
+        source=text("Where it was found"),
+        trust=text("What is known of its origin"),
+        digest=text("Of its content; may be empty"),
+        components=array(ref("Component")),
+    ),
+    "Component": closed(
+        "One component",
+        role=text("The job it does"),
+        name=text("Its name"),
+        contract=text("The version of the role's contract", pattern=r"^[0-9]+\.[0-9]+$"),
+        state=text("Where it is in its life"),
+        health=ref("Health"),
+        detail=text("What it says about its health"),
+        restarts=count("Since the node started"),
+        breaker=text("Of its restarts", enum=["closed", "open", "half-open"]),
+        isolation=text("Where it runs", enum=["inline", "process", "sandbox"]),
+        lease=nullable(text("Until when it may serve")),
+    ),
+}

@@ -1,0 +1,219 @@
+"""The ledger's values as JSON: u64 and u128 as decimal strings, bytes as 0x hex, names for codes."""
+
+from typing import Any
+
+from supervm.chain.views import (
+    AccountView,
+    Admitted,
+    BlockView,
+    LedgerStatus,
+    ProofView,
+    TransactionView,
+)
+from supervm.contracts.application import Refused
+from supervm.http.ports import PluginFacts
+from supervm.http.problems import Problem
+from supervm.types.address import format_hex
+from supervm.types.block import BlockHeader
+from supervm.types.receipt import ObjectVersion, Receipt
+from supervm.types.state import Object, OwnerKind, Token
+
+Json = dict[str, Any]
+
+
+def account(view: AccountView) -> Json:
+    return {
+        "address": format_hex(view.address),
+        "height": str(view.height),
+        "nonce": str(view.nonce),
+        "sponsor_nonce": str(view.sponsor_nonce),
+        "pending_nonce": str(view.pending_nonce),
+        "balances": {format_hex(token): str(amount) for token, amount in view.balances.items()},
+        "more": format_hex(view.more) if view.more is not None else None,
+    }
+
+
+def ledger_object(object_id: bytes, found: Object) -> Json:
+    return {
+        "id": format_hex(object_id),
+        "owner": owner(found),
+        "initial_version": str(found.initial_version) if found.owner_kind is OwnerKind.SHARED else None,
+        "version": str(found.version),
+        "type": found.type,
+        "data": format_hex(found.data),
+    }
+
+
+def owner(found: Object) -> Any:
+    if found.owner_kind is OwnerKind.OWNED:
+        return {"owned": format_hex(found.owner)}
+    return "shared" if found.owner_kind is OwnerKind.SHARED else "immutable"
+
+
+def token(token_id: bytes, found: Token) -> Json:
+    return {
+        "id": format_hex(token_id),
+        "symbol": found.symbol.decode("ascii"),
+        "decimals": found.decimals,
+        "minter": format_hex(found.minter),
+        "fixed": found.fixed,
+        "supply": str(found.supply),
+    }
+
+
+def transaction(view: TransactionView) -> Json:
+    return {
+        "digest": format_hex(view.digest),
+        "status": view.status.name.lower(),
+        "lane": view.lane.name.lower() if view.lane is not None else None,
+        "height": str(view.height) if view.height is not None else None,
+        "index": view.index,
+        "receipt": receipt(view.receipt) if view.receipt is not None else None,
+        "bytes": format_hex(view.data) if view.data is not None else None,
+    }
+
+
+def receipt(found: Receipt) -> Json:
+    return {
+        "digest": format_hex(found.digest),
+        "lane": found.lane.name.lower(),
+        "status": found.status.name.lower(),
+        "code": found.code,
+        "gas_used": str(found.gas_used),
+        "fee": str(found.fee),
+        "gas_token": format_hex(found.gas_token),
+        "created": [_version(each) for each in found.created],
+        "written": [_version(each) for each in found.written],
+        "deleted": [_version(each) for each in found.deleted],
+        "events": [
+            {
+                "emitter": format_hex(each.emitter),
+                "topic": format_hex(each.topic),
+                "data": format_hex(each.data),
+            }
+            for each in found.events
+        ],
+        "return_value": format_hex(found.return_value),
+        "height": str(found.height),
+        "index": found.index,
+        "bytes": format_hex(found.encode()),
+    }
+
+
+def _version(found: ObjectVersion) -> Json:
+    return {"id": format_hex(found.id), "version": str(found.version)}
+
+
+def block(view: BlockView) -> Json:
+    return {
+        "digest": format_hex(view.digest),
+        "header": header(view.header),
+        "certificate": format_hex(view.certificate),
+        "transactions": [format_hex(each) for each in view.transactions],
+    }
+
+
+def header(found: BlockHeader) -> Json:
+    return {
+        "chain_id": format_hex(found.chain_id),
+        "epoch": str(found.epoch),
+        "height": str(found.height),
+        "parent": format_hex(found.parent),
+        "proposer": format_hex(found.proposer),
+        "timestamp_ms": str(found.timestamp_ms),
+        "root_height": str(found.root_height),
+        "state_root": format_hex(found.state_root),
+        "receipts_root": format_hex(found.receipts_root),
+        "base_price": str(found.base_price),
+        "transactions_root": format_hex(found.transactions_root),
+        "body_digest": format_hex(found.body_digest),
+        "validators_digest": format_hex(found.validators_digest),
+        "next_validators_digest": format_hex(found.next_validators_digest),
+        "bytes": format_hex(found.encode()),
+    }
+
+
+def proof(kind: str, view: ProofView) -> Json:
+    found = view.proof
+    other = None
+    if found.other is not None:
+        other = {"key_hash": format_hex(found.other[0]), "value_hash": format_hex(found.other[1])}
+    return {
+        "kind": kind,
+        "key": format_hex(found.key),
+        "value": format_hex(found.value) if found.value is not None else None,
+        "other": other,
+        "siblings": [format_hex(each) for each in found.siblings],
+        "proof": format_hex(found.encode()),
+        "header": header(view.header),
+        "certificate": format_hex(view.certificate),
+    }
+
+
+def status(found: LedgerStatus) -> Json:
+    """The ledger's part of `GET /v1/status`."""
+    return {
+        "chain_id": format_hex(found.chain_id),
+        "height": str(found.height),
+        "block_digest": format_hex(found.block_digest),
+        "epoch": str(found.epoch),
+        "timestamp_ms": str(found.timestamp_ms),
+        "root_height": str(found.root_height),
+        "state_root": format_hex(found.state_root),
+        "base_price": str(found.base_price),
+        "development": found.development,
+        "mempool": {
+            "transactions": found.mempool_transactions,
+            "bytes": found.mempool_bytes,
+            "ready": found.mempool_ready,
+        },
+    }
+
+
+def plugin(found: PluginFacts) -> Json:
+    return {
+        "id": found.id,
+        "version": found.version,
+        "source": found.source,
+        "trust": found.trust,
+        "digest": found.digest,
+        "components": [
+            {
+                "role": each.role,
+                "name": each.name,
+                "contract": each.contract,
+                "state": each.state,
+                "health": each.health,
+                "detail": each.detail,
+                "restarts": each.restarts,
+                "breaker": each.breaker,
+                "isolation": each.isolation,
+                "lease": each.lease,
+            }
+            for each in found.components
+        ],
+    }
+
+
+def admitted(found: Admitted) -> Json:
+    digest = format_hex(found.digest)
+    status = found.status.name.lower()
+    return {"digest": digest, "status": status, "lane": found.lane, "duplicate": found.duplicate}
+
+
+def refusal(found: Refused) -> Problem:
+    """A refused transaction as a problem: 429 where the same bytes may be taken later, else 422."""
+    extra: Json = {"field": found.field}
+    if found.digest is not None:
+        extra["digest"] = format_hex(found.digest)
+    if found.conflict is not None:
+        extra["conflict"] = format_hex(found.conflict)
+    return Problem(
+        status=429 if found.retry_after_s is not None else 422,
+        code=found.code,
+        detail=str(found),
+        value=found.value,
+        mend=found.mend,
+        retry_after_s=found.retry_after_s,
+        extra=extra,
+    )
