@@ -162,7 +162,10 @@ class Transport(Protocol):
         timeout_s: float,
         priority: Priority = Priority.NORMAL,
     ) -> bytes:
-        """Ask a peer. Raises `Unreachable`, `DeadlineExceeded`, `MessageTooLarge`, `Overloaded`, `Refusal`."""
+        """Ask a peer.
+
+        Raises `Unreachable`, `DeadlineExceeded`, `MessageTooLarge`, `Overloaded`, `Refusal`.
+        """
 
     async def broadcast(self, topic: str, payload: bytes, *, priority: Priority = Priority.NORMAL) -> None:
         """Tell every reachable peer. Returns once queued. Raises `MessageTooLarge`."""

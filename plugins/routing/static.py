@@ -92,9 +92,8 @@ class Table:
     def lookup(self, node_id: bytes) -> NodeEntry:
         entry = self._entries.get(node_id)
         if entry is None:
-            raise UnknownNode(
-                "no such node in the table", node_id.hex(), "name it under routing.static.peers_l*"
-            )
+            mend = "name it under routing.static.peers_l1 .. peers_l4"
+            raise UnknownNode("no such node in the table", node_id.hex(), mend)
         return entry
 
     def find_nodes(self, wanted: NodeFilter) -> tuple[NodeEntry, ...]:

@@ -27,6 +27,7 @@ from supervm.plugins.transport.network import MemoryNetwork, network
 from supervm.plugins.transport.streams import StreamPair
 
 ACCEPT_QUEUE_MAX = 16
+BROADCASTS_IN_FLIGHT_MAX = 512
 
 
 def _node_id(instance: object, attribute: "attrs.Attribute[str]", value: str) -> None:
@@ -163,10 +164,7 @@ class MemoryTransport:
     def receive(self, message: Broadcast, topic: str, delay_s: float) -> None:
         """Deliver a broadcast after its delay; over the bound of messages on their way it is dropped."""
         dropped = self.ctx.metrics.counter("transport_broadcasts_dropped_total", "Broadcasts dropped")
-        if (
-            self._broadcasts_in_flight * self.limits.broadcast_bytes_max
-            >= 64 * self.limits.send_queue_bytes_max
-        ):
+        if self._broadcasts_in_flight >= BROADCASTS_IN_FLIGHT_MAX:
             dropped.inc()
             return
         self._broadcasts_in_flight += 1
