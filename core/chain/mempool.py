@@ -86,7 +86,7 @@ class MempoolFigures:
     """How full it is, now. `ready` could go into a batch, `handed` may be in one."""
 
     transactions: int
-    bytes: int
+    size_bytes: int
     ready: int
     ready_bytes: int
     handed: int
@@ -180,7 +180,7 @@ class Mempool:
         """A snapshot of the counts."""
         return MempoolFigures(
             transactions=len(self._by_digest),
-            bytes=self._bytes,
+            size_bytes=self._bytes,
             ready=self._ready_count,
             ready_bytes=self._ready_bytes,
             handed=self._handed,
@@ -339,6 +339,15 @@ class Mempool:
         self._queues[held.entry.sender].deferred = True
         self._reindex(held.entry.sender, now_s)
         return None
+
+    def release(self, now_s: float) -> None:
+        """No builder has anything any more: all of it can be taken again, and nothing is deferred."""
+        for sender, queue in list(self._queues.items()):
+            for held in queue.held.values():
+                self._handed -= held.handed
+                held.handed = False
+            queue.deferred = False
+            self._reindex(sender, now_s)
 
     def drop(self, digest: bytes, reason: str, now_s: float) -> Dropped | None:
         """Take one out that can't ever be placed. Unknown digests are ignored."""

@@ -27,7 +27,7 @@ import attrs
 
 from supervm.types.batch import Batch
 from supervm.types.block import Block
-from supervm.types.certificate import ValidatorSet
+from supervm.types.validators import ValidatorSet
 
 
 class ApplicationError(Exception):
@@ -132,11 +132,16 @@ class BatchBounds:
 
 @attrs.frozen(kw_only=True)
 class BlockBounds:
-    """What a block of this chain may hold (CONS-30, EXEC-7, GAS-3): sums over its batches' headers."""
+    """What a block of this chain may hold (CONS-30, EXEC-7, GAS-3): sums over its batches' headers.
+
+    `batch_gas_floor`: the gas of a batch of one transaction with the highest gas limit that the chain
+    takes. A builder that allows a batch less could never place such a transaction.
+    """
 
     gas_max: int
     bytes_max: int
     transactions_max: int
+    batch_gas_floor: int
     batches_max: int = 1_024
     operations_bytes_max: int = 2**20
 
@@ -145,10 +150,9 @@ class BlockBounds:
 class BatchSums:
     """What a batch's header states of its transactions (CONS-1)."""
 
-    bytes: int
+    size_bytes: int
     count: int
     gas: int
-    transactions_root: bytes
 
 
 @attrs.frozen(kw_only=True)
@@ -242,7 +246,10 @@ class Application(Protocol):
         """What a block may hold."""
 
     def driven(self, engine: Engine) -> AbstractContextManager[None]:
-        """Take the wheel for the length of a `with`. Raises `AlreadyDriven`."""
+        """Take the wheel for the length of a `with`; at its end all that was gathered is given back.
+
+        Raises `AlreadyDriven`.
+        """
 
     def tip(self) -> Tip:
         """The last committed block; genesis at height 0 on a new chain."""
@@ -253,15 +260,20 @@ class Application(Protocol):
     async def certificate(self, height: int) -> bytes:
         """The certificate that `commit` was given for a block, empty for genesis."""
 
-    async def gather(self, bounds: BatchBounds) -> tuple[bytes, ...]:
+    async def gather(self, bounds: BatchBounds, *, wait: bool = True) -> tuple[bytes, ...]:
         """Wait until there is work, then give the next batch's transactions, in an order that checks.
 
-        Waits as long as it takes; an engine that wants to stop cancels it, and nothing is lost. What was
-        given stays locked and pending until `commit` or `give_back`.
+        Waits as long as it takes; an engine that wants to stop cancels it, and nothing is lost. With
+        `wait` False it gives what is there at once, possibly nothing. What was given stays locked and
+        pending until `commit`, `give_back`, or the end of `driven`.
         """
 
-    def give_back(self, digests: Sequence[bytes]) -> None:
-        """These transactions were gathered and not placed: they are tried again after the next block."""
+    def give_back(self, transactions: Sequence[bytes], refused: Mapping[int, Refused] | None = None) -> None:
+        """These were gathered and not placed; `refused` says why, by their index, where it is known.
+
+        They are tried again after the next block, except those refused for good and those given back
+        too often, whose status is then `unknown`.
+        """
 
     def measure(self, transactions: Sequence[bytes]) -> BatchSums:
         """The sums of a batch header over these bytes. Raises `InvalidInput` where one doesn't decode."""

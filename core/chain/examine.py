@@ -1,0 +1,98 @@
+"""What can be said of a transaction's bytes without any state: decode, chain, expiry, lane, signatures.
+
+The first part of admission (EXEC-8), pure and CPU-bound, so it runs in worker threads, many transactions
+at a time. A signature that was checked is remembered under blake3 of *all* the transaction's bytes: under
+the body's digest alone, a forged signature could ride on a checked one (EXEC-6).
+"""
+
+from collections.abc import Sequence
+
+import attrs
+
+from supervm.chain.recent import Recent
+from supervm.contracts.application import Refused
+from supervm.crypto.transactions import verify_transactions
+from supervm.execution.errors import ExecutionError
+from supervm.execution.lanes import check_kind
+from supervm.types.digests import plain_digest
+from supervm.types.errors import DecodeError, InvalidInput
+from supervm.types.limits import Limits
+from supervm.types.transaction import Transaction
+
+
+@attrs.frozen(kw_only=True)
+class ChainRules:
+    """What transactions are examined against. `epoch` is that of the next block."""
+
+    chain_id: bytes
+    epoch: int
+    limits: Limits
+    private_kinds: frozenset[int] = frozenset()
+
+
+@attrs.frozen
+class Examined:
+    """A transaction whose bytes are in order. `fingerprint` is blake3 of all of them."""
+
+    transaction: Transaction
+    fingerprint: bytes
+
+
+def refused(error: InvalidInput, digest: bytes | None = None, field: str = "transaction") -> Refused:
+    """The refusal that says what an error says. A retryable one names no time: that is up to the state."""
+    conflict = getattr(error, "conflict", None)
+    return Refused(
+        code=error.code,
+        field=getattr(error, "field", field),
+        value=error.value,
+        mend=f"{error.message}; {error.mend}" if error.mend else error.message,
+        digest=digest,
+        conflict=conflict,
+    )
+
+
+def examine(
+    items: Sequence[bytes], rules: ChainRules, checked: Recent[bytes, bytes]
+) -> list[Examined | Refused]:
+    """Judge each item in order; never raises for what is in it. `checked`: fingerprints seen before."""
+    judged: list[Examined | Refused] = []
+    unsigned: list[int] = []
+    for data in items:
+        one = _decode(data, rules)
+        if isinstance(one, Examined) and checked.get(one.fingerprint) is None:
+            unsigned.append(len(judged))
+        judged.append(one)
+    waiting = [each.transaction for each in map(judged.__getitem__, unsigned) if isinstance(each, Examined)]
+    for index, transaction, wrong in zip(unsigned, waiting, verify_transactions(waiting), strict=True):
+        if wrong is not None:
+            judged[index] = refused(wrong, transaction.digest, "authorizations")
+    return judged
+
+
+def _decode(data: bytes, rules: ChainRules) -> Examined | Refused:
+    try:
+        transaction = Transaction.decode(data, rules.limits)
+    except DecodeError as error:
+        return refused(error)
+    body = transaction.body
+    if body.chain_id != rules.chain_id:
+        return Refused(
+            code="WrongChain",
+            field="chain_id",
+            value="0x" + body.chain_id.hex(),
+            mend=f"this chain is 0x{rules.chain_id.hex()}",
+            digest=transaction.digest,
+        )
+    if 0 < body.expiry_epoch < rules.epoch:
+        return Refused(
+            code="Expired",
+            field="expiry_epoch",
+            value=str(body.expiry_epoch),
+            mend=f"the epoch is {rules.epoch}; sign it anew with a later one, or 0 for never",
+            digest=transaction.digest,
+        )
+    try:
+        check_kind(transaction, rules.private_kinds)
+    except ExecutionError as error:
+        return refused(error, transaction.digest)
+    return Examined(transaction, plain_digest(data))

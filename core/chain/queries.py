@@ -1,0 +1,175 @@
+"""Reads of the chain and the mempool, for every surface. Nothing here changes anything.
+
+State is that of the last committed block (`view=committed`). Where several things must agree they are
+read again until no block came between, a bounded number of times.
+"""
+
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, TypeVar
+
+import trio
+
+from supervm.chain.views import (
+    AccountView,
+    BlockView,
+    LedgerStatus,
+    ProofView,
+    TransactionView,
+)
+from supervm.types.receipt import Status
+from supervm.types.state import (
+    NATIVE_TOKEN,
+    Account,
+    Object,
+    Token,
+    account_key,
+    balance_prefix,
+    decode_balance,
+    object_key,
+    token_key,
+)
+
+if TYPE_CHECKING:
+    from supervm.chain.application import Chain
+
+T = TypeVar("T")
+
+BALANCES_MAX = 1_000
+BLOCKS_MAX = 64
+WAIT_S_MAX = 60.0
+
+
+class Queries:
+    """See the module. `object`, `token` and `block` give None where there is none."""
+
+    def __init__(self, chain: "Chain") -> None:
+        self._chain = chain
+        self._ledger = chain.ledger
+
+    async def status(self) -> LedgerStatus:
+        header = self._ledger.tip_header
+        marker = self._ledger.tip
+        figures = self._chain.mempool.figures()
+        return LedgerStatus(
+            chain_id=header.chain_id,
+            height=marker.height,
+            block_digest=marker.block_digest,
+            epoch=header.epoch,
+            timestamp_ms=header.timestamp_ms,
+            root_height=header.root_height,
+            state_root=marker.state_root,
+            base_price=self._chain.base_price,
+            mempool_transactions=figures.transactions,
+            mempool_bytes=figures.size_bytes,
+            mempool_ready=figures.ready,
+            development=self._chain.genesis.development,
+        )
+
+    async def account(self, address: bytes, *, after: bytes = b"") -> AccountView:
+        """An account, of zeros where it has no entry. At most 1,000 other tokens, those above `after`."""
+
+        async def read() -> AccountView:
+            height = self._ledger.tip.height
+            key = account_key(address)
+            data = (await self._ledger.get_state([key]))[key]
+            account = Account() if data is None else Account.decode(data)
+            prefix = balance_prefix(address)
+            rows = await self._ledger.scan_state(prefix, BALANCES_MAX, prefix + after if after else b"")
+            balances = {} if after else {NATIVE_TOKEN: account.balance}
+            balances.update((key[len(prefix) :], decode_balance(value)) for key, value in rows)
+            return AccountView(
+                address=address,
+                height=height,
+                nonce=account.nonce,
+                sponsor_nonce=account.sponsor_nonce,
+                pending_nonce=self._chain.mempool.pending_nonce(address, account.nonce),
+                balances=balances,
+                more=rows[-1][0][len(prefix) :] if len(rows) == BALANCES_MAX else None,
+            )
+
+        return await self._at_one_height(read)
+
+    async def object(self, object_id: bytes) -> Object | None:
+        """An object, or the tombstone of a deleted one."""
+        key = object_key(object_id)
+        data = (await self._ledger.get_state([key]))[key]
+        return None if data is None else Object.decode(data)
+
+    async def token(self, token: bytes) -> Token | None:
+        key = token_key(token)
+        data = (await self._ledger.get_state([key]))[key]
+        return None if data is None else Token.decode(data)
+
+    async def transaction(self, digest: bytes, *, wait_s: float = 0.0) -> TransactionView:
+        """How a transaction stands. With `wait_s` (at most 60) it waits that long for an outcome."""
+        waiting = self._chain.outcome(digest) if wait_s > 0 else None
+        view = await self._transaction(digest)
+        if waiting is None or view.status is not Status.PENDING:
+            return view
+        with trio.move_on_after(min(wait_s, WAIT_S_MAX)):
+            await waiting.wait()
+        return await self._transaction(digest)
+
+    async def _transaction(self, digest: bytes) -> TransactionView:
+        pending = self._chain.pending(digest)
+        if pending is not None:
+            lane, data = pending
+            return TransactionView(digest=digest, status=Status.PENDING, lane=lane, data=data)
+        located = await self._ledger.transaction(digest)
+        if located is None:
+            # It may have come since; it can't have gone into a block unseen.
+            pending = self._chain.pending(digest)
+            if pending is None:
+                return TransactionView(digest=digest, status=Status.UNKNOWN)
+            return TransactionView(digest=digest, status=Status.PENDING, lane=pending[0], data=pending[1])
+        return TransactionView(
+            digest=digest,
+            status=located.receipt.status,
+            lane=located.receipt.lane,
+            height=located.height,
+            index=located.index,
+            receipt=located.receipt,
+            data=located.data,
+        )
+
+    async def block(self, reference: int | bytes) -> BlockView | None:
+        """A block by height or digest."""
+        block = await self._ledger.block(reference)
+        if block is None:
+            return None
+        certificate = await self._ledger.certificate(block.header.height)
+        assert certificate is not None, "a stored block has a certificate"
+        return BlockView(
+            digest=block.digest(),
+            header=block.header,
+            certificate=certificate,
+            transactions=tuple(self._digests(block.transactions)),
+        )
+
+    async def blocks(self, first: int, limit: int) -> list[BlockView]:
+        """Blocks from height `first` upward, at most `limit` (at most 64); empty above the tip."""
+        last = min(first + min(limit, BLOCKS_MAX) - 1, self._ledger.tip.height)
+        views = [await self.block(height) for height in range(max(first, 0), last + 1)]
+        return [view for view in views if view is not None]
+
+    async def proof(self, key: bytes) -> ProofView:
+        """A proof of a state key (`supervm.types.state`) at the newest root that a header shows.
+
+        Raises `NotProvable` where no header shows the newest root yet.
+        """
+        header, proof = await self._ledger.prove(key)
+        certificate = await self._ledger.certificate(header.height)
+        assert certificate is not None, "a stored block has a certificate"
+        return ProofView(header=header, certificate=certificate, proof=proof)
+
+    def _digests(self, transactions: tuple[bytes, ...]) -> list[bytes]:
+        return [self._chain.decode(data).digest for data in transactions]
+
+    async def _at_one_height(self, read: Callable[[], Awaitable[T]], tries: int = 8) -> T:
+        """What `read` gives, read again while blocks came between; the last try stands."""
+        for _ in range(tries - 1):
+            height = self._ledger.tip.height
+            found = await read()
+            if self._ledger.tip.height == height:
+                return found
+        return await read()

@@ -1,0 +1,19 @@
+"""Consensus engines that ship with SuperVM: `solo`."""
+
+from collections.abc import Iterable
+
+from supervm.api import Component, Role, hookimpl
+from supervm.plugins.consensus.solo import SoloConfig, open_solo
+
+
+@hookimpl
+def supervm_components() -> Iterable[Component]:
+    yield Component(
+        role=Role.CONSENSUS,
+        name="solo",
+        open=open_solo,
+        config=SoloConfig,
+        requires=(Role.APPLICATION,),
+        features=frozenset({"certificates"}),
+        description="one validator: blocks on demand, each certified, executed, final at once",
+    )
