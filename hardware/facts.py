@@ -118,8 +118,8 @@ class HardwareFacts:
     `cpu_cores_usable`: what the scheduler and every cgroup quota leave us. `memory_limit_bytes`: the
     least of the machine's memory and every cgroup limit above us. `disk_capacity_bytes`: free bytes of
     the data folder's volume plus what the folder holds already. `disk_fsync_us`: median of a synced 4 KiB
-    write, measured only by `probe --deep`. `battery` is None also where there is none: the probe's
-    sources tell which. `address_bits`: 32 or 64.
+    write, measured only by `probe --deep`. `battery` is None also where there is none: then it has a
+    source, and no reason for being unknown. `address_bits`: 32 or 64.
     """
 
     cpu_cores_usable: int | None = _count(2**16)
@@ -155,7 +155,7 @@ FACT_NAMES = tuple(field.name for field in attrs.fields(HardwareFacts))
 
 @attrs.frozen
 class Known:
-    """A fact and where it was read: a path, a call, a command."""
+    """A fact and where it was read: a path, a call, a command. None is known not to be there (a battery)."""
 
     value: Any
     source: str

@@ -174,7 +174,7 @@ def _take_fact(gathered: _Gathered, each: Probe, name: str, given: Any) -> str:
     value, source = given, f"probe {each.name}"
     if isinstance(given, Known):
         value, source = given.value, given.source
-    if value is None:
+    elif value is None:
         given = Unknown("the probe gave nothing")
     if isinstance(given, Unknown):
         gathered.unknown[name] = _one_line(given.reason)

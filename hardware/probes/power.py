@@ -5,11 +5,9 @@ from pathlib import Path
 from supervm.hardware.facts import Battery, Known, Probe, ProbeContext, Reading, Unknown
 from supervm.hardware.reading import Unreadable, entries, read_int, read_line
 
-NONE = "no battery"
-
 
 def read(context: ProbeContext) -> Reading:
-    """The first system battery, or a reason that begins with `no battery`."""
+    """The first system battery; None where there is none."""
     if context.platform != "linux":
         return {"battery": Unknown("known on Linux only")}
     folder = context.sys / "class/power_supply"
@@ -22,7 +20,7 @@ def read(context: ProbeContext) -> Reading:
             return {
                 "battery": Known(Battery(percent=_percent(supply), charging=_charging(supply)), str(supply))
             }
-    return {"battery": Unknown(f"{NONE} in {folder}")}
+    return {"battery": Known(None, f"no battery in {folder}")}
 
 
 def _line(path: Path) -> str:
