@@ -8,5 +8,7 @@ from supervm.api import Component, hookimpl
 @hookimpl
 def supervm_components() -> Iterator[Component]:
     from supervm.plugins.storage.memory import memory
+    from supervm.plugins.storage.rocksdb import rocksdb
+    from supervm.plugins.storage.sqlite import sqlite
 
-    yield memory
+    yield from (memory, sqlite, rocksdb)

@@ -120,6 +120,8 @@ def published(path: Path) -> Iterator[Path]:
     temporary = path.with_name(path.name + ".tmp")
     if path.exists():
         raise StorageError("the checkpoint's path exists", path, "Name one that does not.")
+    if not path.parent.is_dir():
+        raise StorageError("the checkpoint's parent is no folder", path.parent, "Make it.")
     try:
         try:
             if temporary.exists():
@@ -134,8 +136,6 @@ def published(path: Path) -> Iterator[Path]:
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
-    except FileNotFoundError:
-        raise StorageError("the checkpoint's parent does not exist", path.parent, "Make it.") from None
     except OSError as error:
         raise os_error(error, path) from error
 

@@ -263,7 +263,7 @@ class MemoryStore:
         self._refuse_if_expired(view)
         own = view or await self._open_view()
 
-        async def read_page(span: Span, first: bool) -> Page:
+        async def read_page(span: Span) -> Page:
             await trio.lowlevel.checkpoint()
             self._refuse_if_expired(own)
             with self._latency.read():

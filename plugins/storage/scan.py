@@ -22,11 +22,11 @@ class Span:
     def empty(self) -> bool:
         return self.rows_max == 0 or (self.end is not None and self.start >= self.end)
 
-    def after(self, key: bytes, rows_max: int) -> "Span":
+    def after(self, key: bytes) -> "Span":
         """What is left when `key` was the last row."""
         if self.reverse:
-            return Span(self.start, key, True, rows_max)
-        return Span(key + b"\x00", self.end, False, rows_max)
+            return attrs.evolve(self, end=key)
+        return attrs.evolve(self, start=key + b"\x00")
 
 
 @attrs.frozen
@@ -53,21 +53,19 @@ class PageBuilder:
 
 
 async def scan_pages(
-    span: Span, limit: int | None, read_page: Callable[[Span, bool], Awaitable[Page]]
+    span: Span, limit: int | None, read_page: Callable[[Span], Awaitable[Page]]
 ) -> AsyncIterator[Row]:
-    """Every row of `span`, at most `limit`; `read_page` is also told whether it is the first page."""
+    """Every row of `span`, at most `limit`."""
     left = limit
-    first = True
     while True:
         span = attrs.evolve(span, rows_max=PAGE_ROWS_MAX if left is None else min(left, PAGE_ROWS_MAX))
         if span.empty:
             return
-        page = await read_page(span, first)
-        first = False
+        page = await read_page(span)
         for row in page.rows:
             yield row
         if left is not None:
             left -= len(page.rows)
         if not page.more:
             return
-        span = span.after(page.rows[-1][0], PAGE_ROWS_MAX)
+        span = span.after(page.rows[-1][0])

@@ -1,0 +1,389 @@
+"""Storage in RocksDB, an LSM tree, through the `rocksdict` binding.
+
+The binding holds Python's global lock while it writes, but not while it syncs the log. So a DURABLE batch
+is written to the log without a sync, which costs microseconds, and the log is synced by a second call
+with the event loop running; a reader may see the batch between the two, its writer returns after both.
+For the same reason a write never waits inside RocksDB: where the engine would stall it, the write is
+refused and tried again.
+
+A MEMORY batch skips the log. The next batch that does not is preceded by a flush, so that a crash can't
+lose the first and keep the second (STO-5).
+"""
+
+import re
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import attrs
+import trio
+
+from supervm.api import Component, Context, Role
+from supervm.contracts.storage import (
+    KEY_BYTES_MAX,
+    SNAPSHOT_AGE_S_MAX,
+    Delete,
+    DeleteRange,
+    DiskFull,
+    Durability,
+    Operation,
+    Put,
+    ReadOnly,
+    StorageError,
+    StoreCorrupt,
+    StoreFailed,
+    StoreLocked,
+    StoreStats,
+    Unsupported,
+)
+from supervm.plugins.storage.folder import (
+    check_marker,
+    folder_bytes,
+    free_bytes,
+    locked_folder,
+    open_folder,
+    os_error,
+    write_marker,
+)
+from supervm.plugins.storage.rocksdb_stats import RocksdbMetrics, parse_statistics
+from supervm.plugins.storage.scan import Page, PageBuilder, Span
+from supervm.plugins.storage.threaded import Stalled, ThreadedStore, served
+
+COMPRESSIONS = ("none", "snappy", "lz4", "lz4hc", "zstd", "zlib", "bz2")
+
+# Above every key that may be stored: the end of the store, for a range that has none.
+ABOVE_ALL = b"\xff" * (KEY_BYTES_MAX + 1)
+
+
+@attrs.frozen(kw_only=True)
+class RocksdbConfig:
+    """`path`: folder ("": the component's own). Sizes are bounds: memory is taken as it is used.
+
+    `cache_bytes`: blocks read. `write_buffer_bytes`: one memtable (two at most). `free_bytes_min`: a batch
+    that would leave less is refused with `DiskFull` before anything is touched.
+    """
+
+    path: str = ""
+    cache_bytes: int = attrs.field(default=512 * 2**20, validator=attrs.validators.ge(2**20))
+    write_buffer_bytes: int = attrs.field(default=128 * 2**20, validator=attrs.validators.ge(2**16))
+    background_jobs_max: int = attrs.field(default=4, validator=attrs.validators.ge(2))
+    open_files_max: int = attrs.field(default=1024, validator=attrs.validators.ge(64))
+    compression: str = attrs.field(default="none", validator=attrs.validators.in_(COMPRESSIONS))
+    bloom_bits_per_key: int = attrs.field(default=10, validator=attrs.validators.ge(0))
+    free_bytes_min: int = attrs.field(default=64 * 2**20, validator=attrs.validators.ge(0))
+    snapshot_age_s_max: float = attrs.field(default=SNAPSHOT_AGE_S_MAX, validator=attrs.validators.gt(0))
+    snapshots_max: int = attrs.field(default=256, validator=attrs.validators.ge(1))
+
+
+class RocksdbEngine:
+    """An `Engine` over one database folder. The caller holds the folder's lock.
+
+    `compression` is what is in use, which is "none" where the asked one is not in this build (STO-16).
+    """
+
+    capabilities = frozenset(
+        {"persistent", "checkpoint", "compaction", "properties", "delete_range_native", "online_prune"}
+    )
+    gives: Mapping[Durability, Durability] = {level: level for level in Durability}
+
+    def __init__(
+        self, folder: Path, config: RocksdbConfig, open_database: Callable[..., Any] | None = None
+    ) -> None:
+        import rocksdict
+
+        self._rocksdict = rocksdict
+        self._folder = folder
+        self._config = config
+        self._unlogged = False
+        made = check_marker(folder, "rocksdb")
+        if made and not (folder / "CURRENT").exists():
+            raise StoreCorrupt("the database is gone", folder, "Restore it from a checkpoint.")
+        self.compression = config.compression
+        opening = open_database or rocksdict.Rdict
+        with self._errors():
+            try:
+                self._database, self._options = self._open(opening, made)
+            except Exception as error:
+                if self.compression == "none" or "not linked" not in str(error):
+                    raise
+                self.compression = "none"
+                self._database, self._options = self._open(opening, made)
+        try:
+            if not made:
+                write_marker(folder, "rocksdb")
+            self._write_options = {level: self._options_of(level) for level in Durability}
+        except BaseException:
+            self._database.close()
+            raise
+
+    def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        # A list is read as one consistent view, and without Python's global lock.
+        with self._errors():
+            values: list[bytes | None] = self._database.get(list(keys))
+            return values
+
+    def open_view(self) -> "RocksdbView":
+        with self._errors():
+            return RocksdbView(self, self._database.snapshot())
+
+    def apply(self, operations: Sequence[Operation], durability: Durability) -> None:
+        batch = self._rocksdict.WriteBatch(raw_mode=True)
+        for operation in operations:
+            match operation:
+                case Put(key, value):
+                    batch.put(key, value)
+                case Delete(key):
+                    batch.delete(key)
+                case DeleteRange(start, end):
+                    if end is None or start < end:
+                        batch.delete_range(start, ABOVE_ALL if end is None else end)
+        size_bytes = batch.size_in_bytes()
+        free = free_bytes(self._folder)
+        if operations and free < self._config.free_bytes_min + size_bytes:
+            raise DiskFull(
+                f"{free} bytes free, {self._config.free_bytes_min} are kept",
+                self._folder,
+                "Free some, move the store, or lower free_bytes_min.",
+            )
+        with self._errors():
+            if self._unlogged and durability is not Durability.MEMORY:
+                self._database.flush()
+                self._unlogged = False
+            if operations:
+                self._write(batch, durability)
+
+    def settle(self, durability: Durability) -> None:
+        if durability is Durability.DURABLE:
+            try:
+                with self._errors():
+                    self._database.flush_wal(True)
+            except StorageError as error:
+                # The batch is already visible: even for want of space, this can't be undone.
+                raise StoreFailed(error.problem, error.subject, error.mend) from error
+
+    def checkpoint(self, path: Path) -> None:
+        with self._errors():
+            # What is still in memory is written here without the global lock, not by the next call with it.
+            self._database.flush()
+            self._rocksdict.Checkpoint(self._database).create_checkpoint(str(path))
+        write_marker(path, "rocksdb")
+
+    def compact(self, start: bytes, end: bytes | None) -> None:
+        with self._errors():
+            self._database.compact_range(start, end)
+
+    def get_property(self, name: str) -> str | None:
+        with self._errors():
+            value: str | None = self._database.property_value(name)
+            return value
+
+    def stats(self) -> StoreStats:
+        with self._errors():
+            number = self._database.property_int_value
+            counted = parse_statistics(self._options.get_statistics() or "")
+            sst_bytes = number("rocksdb.total-sst-files-size") or 0
+            extras = {
+                "estimate_num_keys": float(number("rocksdb.estimate-num-keys") or 0),
+                "total_sst_size_bytes": float(sst_bytes),
+                "compaction_pending": float(number("rocksdb.compaction-pending") or 0),
+                "num_files_level0": float(self._database.property_value("rocksdb.num-files-at-level0") or 0),
+                "num_immutable_mem_table": float(number("rocksdb.num-immutable-mem-table") or 0),
+                "memtable_bytes": float(number("rocksdb.cur-size-all-mem-tables") or 0),
+                "block_cache_bytes": float(number("rocksdb.block-cache-usage") or 0),
+                **counted,
+            }
+        return StoreStats(
+            keys_estimate=int(extras["estimate_num_keys"]),
+            bytes=folder_bytes(self._folder),
+            cache_hits=int(counted["cache_hit"]),
+            cache_misses=int(counted["cache_miss"]),
+            disk_free_bytes=free_bytes(self._folder),
+            extras=extras,
+        )
+
+    def close(self) -> None:
+        """Close the database. What could not be flushed is in the log and is read from there next time."""
+        with self._errors():
+            self._database.close()
+
+    def _open(self, opening: Callable[..., Any], made: bool) -> tuple[Any, Any]:
+        options = self._database_options(made)
+        # Named, because else the options stored with the database would replace ours when it is reopened.
+        database = opening(str(self._folder), options, column_families={"default": options})
+        return database, options
+
+    def _database_options(self, made: bool) -> Any:
+        binding, config = self._rocksdict, self._config
+        options = binding.Options(raw_mode=True)
+        # A folder that had a database once must have it still.
+        options.create_if_missing(not made)
+        options.enable_statistics()
+        options.set_stats_dump_period_sec(0)
+        options.set_stats_persist_period_sec(0)
+        options.set_paranoid_checks(True)
+        options.set_keep_log_file_num(4)
+        options.set_max_log_file_size(2**20)
+        options.set_max_open_files(config.open_files_max)
+        options.set_max_background_jobs(config.background_jobs_max)
+        options.set_write_buffer_size(config.write_buffer_bytes)
+        options.set_max_write_buffer_number(2)
+        options.set_bytes_per_sync(2**20)
+        options.set_level_compaction_dynamic_level_bytes(True)
+        options.set_compression_type(getattr(binding.DBCompressionType, self.compression)())
+        table = binding.BlockBasedOptions()
+        table.set_block_cache(binding.Cache(config.cache_bytes))
+        # Indexes and filters count as cache, so that `cache_bytes` bounds them too.
+        table.set_cache_index_and_filter_blocks(True)
+        table.set_pin_l0_filter_and_index_blocks_in_cache(True)
+        if config.bloom_bits_per_key:
+            table.set_bloom_filter(config.bloom_bits_per_key, False)
+        options.set_block_based_table_factory(table)
+        return options
+
+    def _options_of(self, durability: Durability) -> Any:
+        options = self._rocksdict.WriteOptions()
+        options.no_slowdown = True
+        options.disable_wal = durability is Durability.MEMORY
+        return options
+
+    def _write(self, batch: Any, durability: Durability) -> None:
+        try:
+            self._database.write(batch, self._write_options[durability])
+        except Exception as error:
+            if str(error).startswith(("Result incomplete", "Incomplete")):
+                raise Stalled from None
+            raise
+        if durability is Durability.MEMORY:
+            self._unlogged = True
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        """The binding raises bare `Exception` with RocksDB's status as text; this makes it the contract's."""
+        try:
+            yield
+        except (StorageError, Stalled):
+            raise
+        except OSError as error:
+            raise os_error(error, self._folder) from error
+        except Exception as error:
+            raise _translate(str(error), self._folder) from error
+
+
+class RocksdbView:
+    """A snapshot of the engine. It keeps the database open, so it must be closed before that."""
+
+    def __init__(self, engine: RocksdbEngine, snapshot: Any) -> None:
+        self._engine = engine
+        self._snapshot = snapshot
+        self._lock = threading.Lock()
+
+    def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        values: list[bytes | None] = []
+        with self._lock, self._engine._errors():
+            for key in keys:
+                try:
+                    values.append(self._snapshot[key])
+                except Exception as error:
+                    if str(error) != "key not found":
+                        raise
+                    values.append(None)
+        return values
+
+    def page(self, span: Span) -> Page:
+        options = self._engine._rocksdict.ReadOptions()
+        if span.start:
+            options.set_iterate_lower_bound(span.start)
+        if span.end is not None:
+            options.set_iterate_upper_bound(span.end)
+        page = PageBuilder(span)
+        with self._lock, self._engine._errors():
+            rows = self._snapshot.iter(options)
+            step = rows.prev if span.reverse else rows.next
+            if span.reverse:
+                rows.seek_to_last()
+            else:
+                rows.seek_to_first()
+            while rows.valid():
+                if page.take(rows.key(), rows.value()):
+                    return Page(page.rows, True)
+                step()
+            # An iterator stops at a damaged block as it does at its end; only the status tells.
+            rows.status()
+        return Page(page.rows, False)
+
+    def close(self) -> None:
+        """Release the snapshot."""
+        self._snapshot = None
+
+
+NO_SPACE = ("No space left on device", "File too large", "Disk quota exceeded", "NoSpace")
+DENIED = ("Permission denied", "Read-only file system", "Operation not permitted")
+GONE = ("No such file or directory", "does not exist", "file size mismatch")
+
+
+def _translate(status: str, folder: Path) -> StorageError:
+    """The contract's error for one of RocksDB's status texts."""
+    if status.startswith("Corruption") or any(text in status for text in GONE):
+        return StoreCorrupt(status, folder, "Restore it from a checkpoint; nothing is repaired by guessing.")
+    if re.search(r"While f(data)?sync|While sync|While fallocate", status):
+        return StoreFailed(status, folder, "Check the disk.")
+    if any(text in status for text in NO_SPACE):
+        return DiskFull(
+            status, folder, "Free some; a store that met a full disk writes again once it is reopened."
+        )
+    if "No locks available" in status or "While lock file" in status:
+        return StoreLocked(status, folder, "Stop the program that has it open.")
+    if any(text in status for text in DENIED):
+        return ReadOnly(status, folder, "Make the folder and its files writable for this user.")
+    return StoreFailed(status, folder, "Check the disk.")
+
+
+@asynccontextmanager
+async def open_rocksdb(ctx: Context, config: RocksdbConfig) -> AsyncIterator[ThreadedStore]:
+    """Open the store in its folder, making it on first use.
+
+    Raises `Unsupported` where the binding is not installed, and any `StorageError`.
+    """
+    try:
+        await trio.to_thread.run_sync(_import_binding)
+    except ImportError as error:
+        raise Unsupported(
+            "the RocksDB binding can't be loaded", error, "Install supervm[rocksdb], or choose sqlite."
+        ) from error
+    folder = Path(config.path) if config.path else ctx.data_dir
+    with ExitStack() as stack:
+        await trio.to_thread.run_sync(open_folder, folder)
+        stack.enter_context(locked_folder(folder))
+        engine = await trio.to_thread.run_sync(RocksdbEngine, folder, config)
+        if engine.compression != config.compression:
+            ctx.log.warning("compression_unavailable", asked=config.compression, used=engine.compression)
+            ctx.publish(
+                "mode_changed",
+                component=f"{ctx.role}.{ctx.name}",
+                old=config.compression,
+                new=engine.compression,
+                cause="this build has no such compressor",
+            )
+        store = ThreadedStore(
+            ctx, engine, snapshot_age_s_max=config.snapshot_age_s_max, snapshots_max=config.snapshots_max
+        )
+        async with served(ctx, store, RocksdbMetrics(ctx).report):
+            yield store
+
+
+def _import_binding() -> None:
+    import rocksdict
+
+    assert rocksdict.Rdict is not None
+
+
+rocksdb = Component(
+    role=Role.STORAGE,
+    name="rocksdb",
+    open=open_rocksdb,
+    config=RocksdbConfig,
+    features=RocksdbEngine.capabilities,
+    description="An LSM tree for nodes that keep much state; needs the rocksdict package.",
+)
