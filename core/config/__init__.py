@@ -9,6 +9,7 @@ Order: built-in < profile < file < environment < command line. Every value knows
 """
 
 from supervm.config.errors import ConfigErrors, ConfigProblem
+from supervm.config.invocation import Invocation
 from supervm.config.render import render, toml_value
 from supervm.config.resolve import BUILT_IN, Effective, Entry, resolve
 from supervm.config.sections import (
@@ -34,6 +35,7 @@ __all__ = [
     "ConfigProblem",
     "Effective",
     "Entry",
+    "Invocation",
     "Layer",
     "NodeConfig",
     "PluginsConfig",

@@ -62,6 +62,7 @@ class PluginsConfig:
     open_timeout_s: float = attrs.field(default=30.0, validator=_SECONDS)
     drain_timeout_s: float = attrs.field(default=30.0, validator=_SECONDS)
     close_timeout_s: float = attrs.field(default=10.0, validator=_SECONDS)
+    shutdown_timeout_s: float = attrs.field(default=60.0, validator=_SECONDS)
     health_interval_s: float = attrs.field(default=5.0, validator=_SECONDS)
     health_timeout_s: float = attrs.field(default=2.0, validator=_SECONDS)
     backoff_initial_s: float = attrs.field(default=0.5, validator=_SECONDS)
