@@ -4,6 +4,7 @@ Exit codes: 0 done, 1 could not, 2 asked wrongly. `--debug` anywhere shows the t
 imported when they are used, so that `--help` and the start of a node stay fast.
 """
 
+import difflib
 import importlib
 import os
 import sys
@@ -44,6 +45,15 @@ class VerbGroup(click.Group):
         module, _, name = VERBS[cmd_name][0].partition(":")
         command: click.Command = getattr(importlib.import_module(module), name)
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args[0] not in VERBS:
+            close = difflib.get_close_matches(args[0], VERBS, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(VERBS)}"
+            raise click.UsageError(f"unknown verb {args[0]!r}; {hint}", ctx)
+        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Verbs"):

@@ -36,7 +36,7 @@ def print_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], as_js
 
 
 @contextmanager
-def progress(label: str, total: int) -> Iterator[click._termui_impl.ProgressBar[int]]:
+def progress(label: str, total: int) -> Iterator[Any]:
     """A progress bar on stderr; call `update(n)`. In a pipe it prints nothing."""
     # click would print the label once into a pipe; long work stays quiet there.
     hidden = not sys.stderr.isatty()

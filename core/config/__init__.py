@@ -9,7 +9,6 @@ Order: built-in < profile < file < environment < command line. Every value knows
 """
 
 from supervm.config.errors import ConfigErrors, ConfigProblem
-from supervm.config.invocation import Invocation
 from supervm.config.render import render, toml_value
 from supervm.config.resolve import BUILT_IN, Effective, Entry, resolve
 from supervm.config.sections import (
@@ -22,6 +21,7 @@ from supervm.config.sources import (
     FILE_BYTES_MAX,
     Layer,
     from_pairs,
+    read_all,
     read_environment,
     read_file,
     read_flags,
@@ -35,13 +35,13 @@ __all__ = [
     "ConfigProblem",
     "Effective",
     "Entry",
-    "Invocation",
     "Layer",
     "NodeConfig",
     "PluginsConfig",
     "RoleSection",
     "from_pairs",
     "node_sections",
+    "read_all",
     "read_environment",
     "read_file",
     "read_flags",

@@ -6,7 +6,7 @@ is read by the type of the option it lands on.
 """
 
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +128,20 @@ def from_pairs(
     if problems:
         raise ConfigErrors(problems)
     return Layer(origin, table, places, strict, dashes)
+
+
+def read_all(readers: Iterable[Callable[[], Layer]]) -> list[Layer]:
+    """The layer of each reader, in order. Raises ConfigErrors with the problems of all of them."""
+    layers: list[Layer] = []
+    problems: list[ConfigProblem] = []
+    for read in readers:
+        try:
+            layers.append(read())
+        except ConfigErrors as errors:
+            problems += errors.problems
+    if problems:
+        raise ConfigErrors(problems)
+    return layers
 
 
 def _refuse(place: str, problem: str, mend: str) -> ConfigErrors:

@@ -17,6 +17,7 @@ from supervm.config import (
     Layer,
     RoleSection,
     from_pairs,
+    read_all,
     read_environment,
     read_file,
     read_flags,
@@ -240,6 +241,12 @@ def test_a_file_that_is_no_small_toml_is_refused_with_its_name(
     with pytest.raises(ConfigErrors, match=says) as caught:
         read_file(path)
     assert str(path) in str(caught.value)
+
+
+def test_what_is_wrong_in_several_sources_is_told_at_once(tmp_path: Path) -> None:
+    with pytest.raises(ConfigErrors) as caught:
+        read_all([lambda: read_file(tmp_path / "none.toml"), lambda: read_settings(["nonsense"])])
+    assert len(caught.value.problems) == 2
 
 
 def test_a_missing_file_is_refused_with_its_name(tmp_path: Path) -> None:
