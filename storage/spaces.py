@@ -163,7 +163,7 @@ def describe(key: bytes) -> str:
 
 def corrupt(key: bytes, why: str) -> StoreCorrupt:
     """The error for something under `key` that can't be what was written."""
-    return StoreCorrupt(f"damaged data: {why}", describe(key), MEND_CORRUPT)
+    return StoreCorrupt("damaged data", f"{describe(key)}: {why}", MEND_CORRUPT)
 
 
 MEND_CORRUPT = (
