@@ -1,5 +1,7 @@
 """What bad input raises: one family, with a code, the offending value and the mend."""
 
+import reprlib
+
 VALUE_CHARS_MAX = 80
 
 
@@ -10,8 +12,16 @@ def shorten(value: object) -> str:
         return f"0x{data.hex()}" if len(value) <= 32 else f"0x{data.hex()}... ({len(value)} bytes)"
     if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() > 256:
         return f"an integer of {value.bit_length()} bits"
-    text = value[: VALUE_CHARS_MAX + 1] if isinstance(value, str) else repr(value)
+    text = value[: VALUE_CHARS_MAX + 1] if isinstance(value, str) else _short_repr(value)
     return text if len(text) <= VALUE_CHARS_MAX else f"{text[:VALUE_CHARS_MAX]}..."
+
+
+def _short_repr(value: object) -> str:
+    try:
+        return reprlib.repr(value)
+    except ValueError:
+        # Python refuses to print integers of more than 4300 digits, wherever they hide.
+        return f"a {type(value).__name__} with a huge integer"
 
 
 class InvalidInput(Exception):

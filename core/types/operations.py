@@ -177,7 +177,7 @@ def decode_operations(payload: bytes, limits: Limits = DEFAULT_LIMITS) -> tuple[
         if count == 1:
             return (Transfer(token, (Output(to, low | high << 64),)),)
     reader = Reader(payload)
-    count = reader.count("operations", OPERATIONS_MAX, item_bytes_min=24)
+    count = reader.count("operations", OPERATIONS_MAX)
     if count == 0:
         raise DecodeError("OutOfRange", "operations", 0, f"1 to {OPERATIONS_MAX}")
     operations = tuple(_read(reader, limits) for _ in range(count))
