@@ -126,7 +126,7 @@ class RocksdbEngine:
 
     def open_view(self) -> "RocksdbView":
         with self._errors():
-            return RocksdbView(self, self._database.snapshot())
+            return RocksdbView(self, self._database.iter())
 
     def apply(self, operations: Sequence[Operation], durability: Durability) -> None:
         batch = self._rocksdict.WriteBatch(raw_mode=True)
@@ -245,7 +245,7 @@ class RocksdbEngine:
     def _options_of(self, durability: Durability) -> Any:
         options = self._rocksdict.WriteOptions()
         options.no_slowdown = True
-        options.disable_wal = durability is Durability.MEMORY
+        options.disable_wal = durability is Durability.MEMORY  # type: ignore[method-assign, assignment]
         return options
 
     def _write(self, batch: Any, durability: Durability) -> None:
@@ -272,41 +272,42 @@ class RocksdbEngine:
 
 
 class RocksdbView:
-    """A snapshot of the engine. It keeps the database open, so it must be closed before that."""
+    """One iterator, which keeps seeing the rows as they were when it was made.
 
-    def __init__(self, engine: RocksdbEngine, snapshot: Any) -> None:
+    Not the binding's `Snapshot`: up to 0.3.29 its iterators ignore the snapshot and see later writes, and
+    `ReadOptions` takes a lower bound for an upper one. So a view has no bounds either, and compares keys.
+    An iterator keeps the database open: it must be closed before that.
+    """
+
+    def __init__(self, engine: RocksdbEngine, rows: Any) -> None:
         self._engine = engine
-        self._snapshot = snapshot
+        self._rows = rows
         self._lock = threading.Lock()
 
     def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
         values: list[bytes | None] = []
         with self._lock, self._engine._errors():
+            rows = self._rows
             for key in keys:
-                try:
-                    values.append(self._snapshot[key])
-                except Exception as error:
-                    if str(error) != "key not found":
-                        raise
+                rows.seek(key)
+                if rows.valid():
+                    values.append(rows.value() if rows.key() == key else None)
+                else:
+                    rows.status()
                     values.append(None)
         return values
 
     def page(self, span: Span) -> Page:
-        options = self._engine._rocksdict.ReadOptions()
-        if span.start:
-            options.set_iterate_lower_bound(span.start)
-        if span.end is not None:
-            options.set_iterate_upper_bound(span.end)
         page = PageBuilder(span)
         with self._lock, self._engine._errors():
-            rows = self._snapshot.iter(options)
+            rows = self._rows
+            self._seek(span)
             step = rows.prev if span.reverse else rows.next
-            if span.reverse:
-                rows.seek_to_last()
-            else:
-                rows.seek_to_first()
             while rows.valid():
-                if page.take(rows.key(), rows.value()):
+                key = rows.key()
+                if key < span.start if span.reverse else span.end is not None and key >= span.end:
+                    return Page(page.rows, False)
+                if page.take(key, rows.value()):
                     return Page(page.rows, True)
                 step()
             # An iterator stops at a damaged block as it does at its end; only the status tells.
@@ -314,8 +315,20 @@ class RocksdbView:
         return Page(page.rows, False)
 
     def close(self) -> None:
-        """Release the snapshot."""
-        self._snapshot = None
+        """Release what the view keeps from being deleted."""
+        self._rows = None
+
+    def _seek(self, span: Span) -> None:
+        """To the first row of the span, from its own side."""
+        rows = self._rows
+        if not span.reverse:
+            rows.seek(span.start)
+        elif span.end is None:
+            rows.seek_to_last()
+        else:
+            rows.seek_for_prev(span.end)
+            if rows.valid() and rows.key() == span.end:
+                rows.prev()
 
 
 NO_SPACE = ("No space left on device", "File too large", "Disk quota exceeded", "NoSpace")
