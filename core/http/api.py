@@ -1,11 +1,10 @@
 """What the routes share: the node behind the API, its bounds, and the clock. `app.state.node` is one."""
 
-from typing import Any
-
 import attrs
 import trio
 from starlette.requests import Request
 
+from supervm.contracts.routing import Routing
 from supervm.http.bodies import Bodies
 from supervm.http.config import HttpConfig
 from supervm.http.guard import Slots
@@ -22,7 +21,7 @@ class Api:
     """One API of one node. Plugins' routes reach it as `request.app.state.node`.
 
     `run` tells this process's events from another's. `closing` is set when the node drains: streams and
-    waits end then. `routing` is the routing component, None where there is none.
+    waits end then. `ledger` and `routing` raise `RoleUnavailable` while their component is away.
     """
 
     ledger: Ledger
@@ -31,7 +30,7 @@ class Api:
     clock: Clock
     log: Log
     run: str
-    routing: Any = None
+    routing: Routing
     bodies: Bodies = attrs.field(init=False)
     waits: Slots = attrs.field(init=False)
     readers: Slots = attrs.field(init=False)

@@ -60,7 +60,7 @@ async def open_http(facts: NodeFacts, ctx: Context, config: HttpConfig) -> Async
         clock=ctx.clock,
         log=ctx.log,
         run=f"{ctx.random.getrandbits(32):08x}",
-        routing=next(iter(ctx.all(Role.ROUTING)), None),
+        routing=ctx.require(Role.ROUTING),
     )
     connections = Connections.counted(config.connections_max, ctx.metrics)
     listeners = await trio.to_thread.run_sync(_open_listeners, config)

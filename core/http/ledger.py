@@ -75,9 +75,7 @@ async def blocks(request: Request) -> Response:
     """Blocks from a height upward; without `from` the newest ones."""
     asked = query(request, ("from", "limit"))
     queries = api_of(request).ledger.queries
-    limit = parameters.u64(asked.get("limit", str(BLOCKS_DEFAULT)), "limit", BLOCKS_MAX)
-    if limit == 0:
-        raise bad_request("BadNumber", "limit", "0", f"1 to {BLOCKS_MAX}")
+    limit = parameters.u64(asked.get("limit", str(BLOCKS_DEFAULT)), "limit", BLOCKS_MAX, least=1)
     tip = (await queries.status()).height
     height = parameters.u64(asked["from"], "from") if "from" in asked else max(0, tip - limit + 1)
     found: list[views.Json] = []

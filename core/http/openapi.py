@@ -5,9 +5,11 @@ A test holds it against the route table, both ways, and real answers against its
 
 from typing import Any
 
+from supervm.contracts.routing import ANSWER_MAX, TIERS
 from supervm.http.ledger import BLOCKS_DEFAULT, BLOCKS_MAX
+from supervm.http.network import LATENCY_MS_MAX
 from supervm.http.problems import PROBLEM_TYPE
-from supervm.http.schemas import DECIMAL, SCHEMAS, Schema, array, ref
+from supervm.http.schemas import DECIMAL, SCHEMAS, SERVICES, Schema, array, ref
 from supervm.http.submissions import JSON, OCTETS, PACKED
 
 API_VERSION = "1.0.0"
@@ -247,6 +249,32 @@ PATHS: dict[str, Schema] = {
             "schema": TEXT,
         },
         e429="Too many readers at a time",
+    ),
+    "/v1/nodes": get(
+        "node",
+        "nodes",
+        "Nodes that fit, best first",
+        answer("Nodes", ref("Nodes")),
+        query("tier", "Of this hardware class", {"type": "string", "enum": list(TIERS)}),
+        query("region", "In this region", {"type": "string", "minLength": 1, "maxLength": 64}),
+        query("max_latency_ms", "Round trip at most", decimal(LATENCY_MS_MAX)),
+        query("max_load", "Load at most", decimal(100)),
+        {
+            **query(
+                "services", "Offers all of these", array({"type": "string", "enum": SERVICES}, minItems=1)
+            ),
+            "style": "form",
+            "explode": False,
+        },
+        query("limit", "How many at most", {**decimal(ANSWER_MAX, default=ANSWER_MAX), "minimum": 1}),
+    ),
+    "/v1/nodes/{id}": get(
+        "node",
+        "node",
+        "One node, with hints how to connect",
+        answer("The node", ref("Node")),
+        path("id", "The node's id"),
+        e404="It is not in this node's table",
     ),
     "/v1/plugins": get(
         "node", "plugins", "What is loaded, version, health, restarts", answer("Plugins", ref("Plugins"))

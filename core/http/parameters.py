@@ -41,10 +41,10 @@ def digest(text: str, field: str) -> bytes:
         raise of_input(error) from None
 
 
-def u64(text: str, field: str, most: int = U64_MAX) -> int:
+def u64(text: str, field: str, most: int = U64_MAX, least: int = 0) -> int:
     """A decimal number without sign or leading zeros."""
-    if not _DECIMAL.fullmatch(text) or int(text) > most:
-        raise bad_request("BadNumber", field, text, f"a decimal number from 0 to {most}")
+    if not _DECIMAL.fullmatch(text) or not least <= int(text) <= most:
+        raise bad_request("BadNumber", field, text, f"a decimal number from {least} to {most}")
     return int(text)
 
 
@@ -70,4 +70,10 @@ def height_or_digest(text: str, field: str) -> int | bytes:
 def one_of(text: str, field: str, choices: Sequence[str]) -> str:
     if text not in choices:
         raise bad_request("BadChoice", field, text, f"one of {', '.join(choices)}")
+    return text
+
+
+def short_text(text: str, field: str, most: int) -> str:
+    if not text or len(text) > most or not text.isprintable():
+        raise bad_request("BadText", field, text, f"1 to {most} printable characters")
     return text

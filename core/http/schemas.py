@@ -44,6 +44,16 @@ def count(description: str) -> Schema:
 HEX32 = r"^0x[0-9a-fA-F]{64}$"
 DECIMAL = r"^(0|[1-9][0-9]*)$"
 STATUSES = ["pending", "applied", "certified", "committed", "failed", "void", "unknown"]
+SERVICES = [
+    "relay",
+    "nat_assist",
+    "route_relay",
+    "state_query",
+    "blocks",
+    "archive",
+    "snapshot",
+    "bootstrap",
+]
 LANES = ["auto", "fast", "ordered", "private"]
 
 SCHEMAS: dict[str, Schema] = {
@@ -246,6 +256,23 @@ SCHEMAS: dict[str, Schema] = {
         accepted=count("Entries that were taken"),
         refused=count("Entries that were not"),
         transactions=array(ref("SubmissionEntry")),
+    ),
+    "Nodes": closed("Nodes, best first", nodes=array(ref("Node"), maxItems=10)),
+    "Node": closed(
+        "A node as it describes itself, and what this one saw; unknown is null. Check who answers",
+        node_id=ref("Bytes32"),
+        tier=text("Hardware class", enum=["L1", "L2", "L3", "L4"]),
+        region=text("Where it says it is"),
+        hints=array(
+            closed("How to connect", kind=text("In which way", enum=["direct"]), address=text("HOST:PORT")),
+            maxItems=8,
+        ),
+        services=array(text("What it offers", enum=SERVICES)),
+        sequence=ref("U64"),
+        load=nullable({"type": "integer", "minimum": 0, "maximum": 100}),
+        rtt_ms=nullable({"type": "number", "minimum": 0}),
+        last_seen_ms=nullable(ref("U64")),
+        failures=count("Contacts in a row that failed"),
     ),
     "Plugins": closed("What the node is made of", plugins=array(ref("Plugin"))),
     "Plugin": closed(

@@ -137,6 +137,8 @@ async def serving(
         finally:
             connections.leave()
 
+    address = address_of(sock)
+    listener = trio.SocketListener(trio.socket.from_stdlib_socket(sock))
     async with trio.open_nursery() as connected, listener, trio.open_nursery() as accepting:
         accepting.start_soon(partial(trio.serve_listeners, connection, [listener], handler_nursery=connected))
         try:

@@ -11,6 +11,7 @@ from supervm.chain.views import (
     TransactionView,
 )
 from supervm.contracts.application import Refused
+from supervm.contracts.routing import NodeEntry, Service
 from supervm.http.ports import PluginFacts
 from supervm.http.problems import Problem
 from supervm.types.address import format_hex
@@ -192,6 +193,25 @@ def plugin(found: PluginFacts) -> Json:
             }
             for each in found.components
         ],
+    }
+
+
+def node(found: NodeEntry) -> Json:
+    """What a node says of itself, and what we saw; unknown is null."""
+    record = found.record
+    return {
+        "node_id": format_hex(record.node_id),
+        "tier": record.tier,
+        "region": record.region,
+        "hints": [{"kind": "direct", "address": address} for address in record.addresses],
+        "services": [
+            service.name.lower() for service in Service if service in record.services and service.name
+        ],
+        "sequence": str(record.sequence),
+        "load": found.load,
+        "rtt_ms": found.rtt_ms,
+        "last_seen_ms": str(found.last_seen_ms) if found.last_seen_ms is not None else None,
+        "failures": found.failures,
     }
 
 
