@@ -127,11 +127,11 @@ def _check_marker(path: Path, backend: str) -> bool:
             path,
             "Put the file back from a copy of the folder, or start from an empty folder.",
         )
-    _write_synced(path / MARKER_NAME, f'format = {FORMAT}\nbackend = "{backend}"\n'.encode())
+    write_synced(path / MARKER_NAME, f'format = {FORMAT}\nbackend = "{backend}"\n'.encode())
     return True
 
 
-def _write_synced(path: Path, data: bytes) -> None:
+def write_synced(path: Path, data: bytes) -> None:
     """Write a small file so that after a crash it is there whole or not at all."""
     partial = path.with_name(path.name + ".tmp")
     with partial.open("wb") as file:

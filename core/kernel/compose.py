@@ -154,6 +154,9 @@ def _fits(one: Component, roles: Mapping[str, RoleSpec], host: Host, origin: str
     if major != host_major or minor > host_minor:
         cause = f"fulfils contract {major}.{minor}, this node has {host_major}.{host_minor}"
         yield Problem("ContractMismatch", subject, cause, "install a version that fits", origin)
+    obstacle = one.available()
+    if obstacle:
+        yield Problem("ComponentUnavailable", subject, obstacle, "or choose another component", origin)
     missing = one.features_required - host.features
     if missing:
         cause = f"needs {', '.join(sorted(missing))}"

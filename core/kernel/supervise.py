@@ -53,14 +53,14 @@ class Timing:
 
 @attrs.frozen(kw_only=True)
 class Environment:
-    """What the node gives the kernel to hand on. `random_for` gives a component its own generator."""
+    """What the node gives the kernel to hand on. `log_for` and `random_for` give a component its own."""
 
     data_dir: Path
     tier: str
     hardware: Any
     clock: Clock
     metrics: Metrics
-    log: Log
+    log_for: Callable[[str], Log]
     random_for: Callable[[str], random.Random] = lambda name: random.SystemRandom()
     timing: Timing = Timing()
 
@@ -133,6 +133,10 @@ class Kernel:
     _slots: dict[tuple[str, str], Slot] = attrs.Factory(dict)
     _fatal: trio.Event = attrs.Factory(trio.Event)
     fatal_cause: str = ""
+    log: Log = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.log = self.environment.log_for("kernel")
 
     # -- what others ask
 
@@ -257,8 +261,8 @@ class Kernel:
         if new is old.state:
             return
         failed = new in (State.FAILED, State.BROKEN)
-        log = self.environment.log.error if failed else self.environment.log.info
-        log("component_state", component=slot.label, old=old.state, new=new, cause=cause)
+        tell = self.log.error if failed else self.log.info
+        tell("component_state", subject=slot.label, old=old.state, new=new, cause=cause)
         gauge = self.environment.metrics.gauge(
             "supervm_plugin_state", "1 for the state a component is in", ("role", "component", "state")
         )
@@ -325,7 +329,7 @@ class Kernel:
 
     def _stop_node(self, slot: Slot) -> None:
         self.fatal_cause = f"{slot.label} failed: {slot.life.causes[-1]}"
-        self.environment.log.error("node_must_stop", cause=self.fatal_cause)
+        self.log.error("node_must_stop", cause=self.fatal_cause)
         self._step(slot, Event.DRAIN)
         self._fatal.set()
 
@@ -363,7 +367,7 @@ class Kernel:
                 slot.crash = slot.crash or RuntimeError("left its scope without being asked")
                 self._crashed(slot)
         elif slot.crash is not None and slot.life.state is not State.FAILED:
-            self.environment.log.error("component_close", component=slot.label, cause=describe(slot.crash))
+            self.log.error("component_close", subject=slot.label, cause=describe(slot.crash))
         if slot.life.state is State.FAILED:
             self._step(slot, Event.CLOSE)
         elif slot.life.state is State.DRAINING:
@@ -379,7 +383,7 @@ class Kernel:
     def _crashed(self, slot: Slot) -> None:
         assert slot.crash is not None
         cause = describe(slot.crash)
-        self.environment.log.error("component_crashed", component=slot.label, exc_info=leaf(slot.crash))
+        self.log.error("component_crashed", subject=slot.label, exc_info=leaf(slot.crash))
         self._step(slot, Event.CRASHED, cause)
 
     @asynccontextmanager
@@ -455,7 +459,7 @@ class Kernel:
                 with trio.CancelScope(deadline=deadline):
                     await drain(deadline)
             except Exception as error:
-                self.environment.log.error("component_drain", component=slot.label, cause=describe(error))
+                self.log.error("component_drain", subject=slot.label, cause=describe(error))
         self._step(slot, Event.DRAINED)
 
     def _context(self, slot: Slot, nursery: trio.Nursery) -> Context:
@@ -476,7 +480,7 @@ class Kernel:
             clock=environment.clock,
             random=environment.random_for(slot.label),
             metrics=environment.metrics,
-            log=_bound(environment.log, slot.label),
+            log=environment.log_for(slot.label),
             tier=environment.tier,
             hardware=environment.hardware,
             nursery=nursery,
@@ -484,11 +488,6 @@ class Kernel:
             require=lambda role: ask(role, self.require),
             all=lambda role: ask(role, self.all),
         )
-
-
-def _bound(log: Log, component: str) -> Log:
-    bind = getattr(log, "bind", None)
-    return bind(component=component) if bind is not None else log
 
 
 @asynccontextmanager

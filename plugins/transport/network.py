@@ -3,9 +3,9 @@
 Everything random is drawn from the network's own seeded generator, so a run can be repeated.
 """
 
-import random
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from random import Random
 from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
@@ -29,7 +29,7 @@ class MemoryNetwork:
     """Who is there, and what lies between them. Nodes join while their component is open."""
 
     conditions: Conditions = attrs.Factory(Conditions)
-    random: random.Random = attrs.field(factory=lambda: random.Random(0))
+    random: Random = attrs.field(factory=lambda: Random(0))
     nodes: dict[bytes, "MemoryTransport"] = attrs.Factory(dict)
     _cut: set[tuple[bytes, bytes]] = attrs.Factory(set)
 

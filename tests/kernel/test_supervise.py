@@ -57,7 +57,7 @@ class Rig:
             hardware=None,
             clock=clock,
             metrics=metrics,
-            log=self.notes,
+            log_for=lambda name: self.notes,
             random_for=lambda name: random.Random(1),
         )
         kinds = ("health_changed", "peer_seen")

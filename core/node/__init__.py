@@ -1,0 +1,1 @@
+"""Assembly: from the command line's options to a running node."""

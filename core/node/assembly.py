@@ -1,0 +1,174 @@
+"""Open a prepared node and close it again: folder, chain, kernel, surface."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import attrs
+import trio
+
+from supervm.chain.component import LedgerConfig, LedgerOptions, ledger_component
+from supervm.config import ConfigErrors, ConfigProblem, PluginsConfig
+from supervm.contracts.roles import ROLES, Role
+from supervm.http.component import http_component
+from supervm.kernel.component import Backoff, Breaker, Component, RoleSpec
+from supervm.kernel.compose import Planned
+from supervm.kernel.context import SystemClock
+from supervm.kernel.errors import KernelError
+from supervm.kernel.observe import Observers
+from supervm.kernel.supervise import Environment, Kernel, Timing, open_kernel
+from supervm.node.catalogue import OBSERVED, http_routes
+from supervm.node.chain import OwnChain, open_chain
+from supervm.node.compose import Prepared, plan
+from supervm.node.facts import Facts
+from supervm.node.watchdog import watchdog
+from supervm.storage.folder import DataFolder, open_folder
+from supervm.telemetry.logs import Logs
+from supervm.telemetry.metrics import Registry
+from supervm.telemetry.process import register_process
+
+LEDGER = "application.ledger"
+INSIDE = {LEDGER: LedgerOptions}
+"""The configuration of the node's own components, by section."""
+
+
+class SurfaceFailed(KernelError):
+    """The API could not be opened; the message is its cause."""
+
+
+@attrs.frozen(kw_only=True)
+class Node:
+    """A running node. `address` is where the API listens, HOST:PORT."""
+
+    prepared: Prepared
+    kernel: Kernel
+    facts: Facts
+    folder: DataFolder
+    chain: OwnChain
+    address: str
+
+
+@asynccontextmanager
+async def open_node(prepared: Prepared, logs: Logs) -> AsyncIterator[Node]:
+    """Run a prepared node for the length of the block; drain it at the end.
+
+    Raises `CompositionError` before anything is written, `StorageError` for the data folder,
+    `ChainUnusable`, `ConfigErrors`, `StartFailed`, or `SurfaceFailed`.
+    """
+    clock, metrics = SystemClock(), Registry()
+    routes, silent = http_routes(prepared.catalogue)
+    log = logs.logger("node")
+    for plugin, cause in silent.items():
+        log.warning("plugin_routes_left_out", plugin=plugin, cause=cause)
+    facts = Facts(prepared.catalogue, metrics, prepared.machine.decision.tier, routes)
+    ledger, http = ledger_component(), http_component(facts)
+    http_config = prepared.effective.sections["api"]
+    planned = plan(prepared, [(ledger, None), (http, http_config)])
+    with open_folder(prepared.data, prepared.storage) as folder:
+        chain = await trio.to_thread.run_sync(open_chain, folder.path, _genesis(prepared), prepared.node.name)
+        planned = _with_chain(prepared, planned, ledger, chain)
+        _register(metrics, logs, prepared, clock)
+        environment = Environment(
+            data_dir=folder.path,
+            tier=prepared.machine.decision.tier,
+            hardware=prepared.machine.facts,
+            clock=clock,
+            metrics=metrics,
+            log_for=logs.logger,
+            timing=_timing(prepared.effective.sections["plugins"]),
+        )
+        observers = Observers(
+            prepared.catalogue.manager,
+            OBSERVED,
+            clock,
+            logs.logger("observers"),
+            metrics,
+            prepared.effective.sections["plugins"].observer_queue,
+        )
+        async with (
+            watchdog(log, lambda: facts.kernel.opening() if facts.kernel else ()),
+            open_kernel(_roles(prepared), environment, observers, planned) as kernel,
+        ):
+            facts.kernel = kernel
+            address = await _address(kernel)
+            try:
+                yield Node(
+                    prepared=prepared,
+                    kernel=kernel,
+                    facts=facts,
+                    folder=folder,
+                    chain=chain,
+                    address=address,
+                )
+            finally:
+                facts.draining = True
+
+
+async def _address(kernel: Kernel) -> str:
+    """Where the API listens. Raises `SurfaceFailed` when it doesn't."""
+    for status in await kernel.wait_opened(Role.SURFACE):
+        if status.name == "http" and status.causes:
+            raise SurfaceFailed(status.causes[-1].partition(": ")[2])
+    address: str = kernel.require(Role.SURFACE).address
+    return address
+
+
+def _genesis(prepared: Prepared) -> Path | None:
+    named = prepared.node.genesis
+    return Path(named).expanduser() if named else None
+
+
+def _with_chain(
+    prepared: Prepared, planned: tuple[Planned, ...], ledger: Component, chain: OwnChain
+) -> tuple[Planned, ...]:
+    """Give the ledger its chain, and the gas component the parameters that the genesis fixes (PLUG-1)."""
+    gas = chain.genesis.gas
+    chosen = next(one.component.name for one in planned if one.component.role == Role.GAS)
+    if chosen != gas.component:
+        problem = f"the chain's genesis fixes gas component {gas.component!r}, {chosen!r} is chosen"
+        raise ConfigErrors([ConfigProblem("gas.use", problem, f"set gas.use = {gas.component}")])
+    options = prepared.effective.options.get((Role.APPLICATION, "ledger")) or LedgerOptions()
+    given = {
+        (ledger.role, ledger.name): LedgerConfig(
+            genesis=chain.genesis, identity=chain.identity, options=options
+        )
+    }
+    return tuple(attrs.evolve(one, config=given.get(one.key, one.config)) for one in planned)
+
+
+def _register(metrics: Registry, logs: Logs, prepared: Prepared, clock: SystemClock) -> None:
+    logs.register(metrics)
+    register_process(metrics, clock.wall_ms())
+    metrics.gauge("supervm_tier", "The tier of this machine, 1 to 4").set(
+        int(prepared.machine.decision.tier.removeprefix("L"))
+    )
+    for name, seconds in prepared.machine.report.seconds.items():
+        metrics.gauge("supervm_probe_seconds", "How long a hardware probe took", ("probe",)).set(
+            seconds, probe=name
+        )
+    failures = metrics.counter("supervm_probe_failures_total", "Hardware probes that failed", ("probe",))
+    for name in prepared.machine.report.failures:
+        failures.inc(probe=name)
+
+
+def _timing(config: PluginsConfig) -> Timing:
+    return Timing(
+        open_timeout_s=config.open_timeout_s,
+        drain_timeout_s=config.drain_timeout_s,
+        close_timeout_s=config.close_timeout_s,
+        health_interval_s=config.health_interval_s,
+        health_timeout_s=config.health_timeout_s,
+    )
+
+
+def _roles(prepared: Prepared) -> dict[str, RoleSpec]:
+    """The roles, with the operator's backoff and breaker."""
+    config: PluginsConfig = prepared.effective.sections["plugins"]
+    backoff = Backoff(initial_s=config.backoff_initial_s, max_s=config.backoff_max_s)
+    breaker = Breaker(
+        failures=config.breaker_failures, window_s=config.breaker_window_s, open_s=config.breaker_open_s
+    )
+    return {
+        name: attrs.evolve(spec, supervision=attrs.evolve(spec.supervision, backoff=backoff, breaker=breaker))
+        for name, spec in ROLES.items()
+    }

@@ -1,0 +1,125 @@
+"""`supervm run`: prepare, open, serve until told to stop, drain; the exit code says how it went."""
+
+import signal
+import sys
+from collections.abc import Callable
+
+import attrs
+import trio
+
+from supervm.config import render
+from supervm.hardware.explain import one_line
+from supervm.kernel.component import Log
+from supervm.node.assembly import INSIDE, Node, open_node
+from supervm.node.compose import prepare
+from supervm.node.facts import versions
+from supervm.node.options import NodeOptions
+from supervm.telemetry.logs import open_logs
+
+DONE, COULD_NOT = 0, 1
+
+
+def run(options: NodeOptions, *, once: bool = False, print_config: bool = False) -> int:
+    """Run a node and return the exit code: 0 after a clean stop, 1 when a component made it stop.
+
+    Raises what `prepare` and `open_node` raise; the command line turns it into one line.
+    """
+    return trio.run(_run, options, once, print_config, restrict_keyboard_interrupt_to_checkpoints=True)
+
+
+@attrs.define
+class _Stop:
+    """Asked to stop: by a signal, or because a component failed for good."""
+
+    asked: trio.Event = attrs.Factory(trio.Event)
+    cause: str = ""
+
+
+async def _run(options: NodeOptions, once: bool, print_config: bool) -> int:
+    prepared = await prepare(options, inside=INSIDE)
+    if print_config:
+        _say(render(prepared.effective).rstrip())
+        return DONE
+    with open_logs(prepared.effective.sections["logs"]) as logs:
+        log = logs.logger("node")
+        for note in prepared.notes:
+            log.warning("composition", note=note)
+        for warning in prepared.machine.decision.warnings:
+            log.warning("tier", note=warning)
+        stop = _Stop()
+        async with trio.open_nursery() as outside:
+            with trio.CancelScope() as now:
+                await outside.start(_signals, stop, now, log)
+                async with open_node(prepared, logs) as node:
+                    _announce(node)
+                    if not once:
+                        await _serve(node, stop)
+                    elif reasons := node.facts.not_ready():
+                        stop.cause = "; ".join(reasons)
+            if now.cancelled_caught:
+                stop.cause = stop.cause or "stopped at once, without draining"
+            outside.cancel_scope.cancel()
+        if stop.cause:
+            _complain(stop.cause)
+            return COULD_NOT
+    return DONE
+
+
+async def _serve(node: Node, stop: _Stop) -> None:
+    """Wait for a signal or a fatal failure."""
+
+    async def watch() -> None:
+        stop.cause = await node.kernel.wait_fatal()
+        node.facts.fatal = stop.cause
+        stop.asked.set()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(watch)
+        await stop.asked.wait()
+        nursery.cancel_scope.cancel()
+
+
+async def _signals(stop: _Stop, now: trio.CancelScope, log: Log, task_status: trio.TaskStatus[None]) -> None:
+    """The first Ctrl-C or SIGTERM drains; another one cancels what drains."""
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as received:
+        task_status.started()
+        async for number in received:
+            if stop.asked.is_set():
+                now.cancel()
+                return
+            log.info("stopping", signal=signal.Signals(number).name)
+            stop.asked.set()
+
+
+def _announce(node: Node) -> None:
+    """What was chosen, why, where the API is, and what to type next (TIER-61)."""
+    known = versions()
+    prepared, genesis = node.prepared, node.chain.genesis
+    lines = [f"SuperVM {known['supervm']} ({known['kernel']}, plugin API {known['api']})"]
+    lines.append(one_line(prepared.machine))
+    lines += [f"note: {note}" for note in prepared.notes]
+    lines += [f"made {what}" for what in node.chain.created]
+    chosen = {role: ", ".join(names) for role, names in node.facts.composition().items()}
+    lines.append("composed " + "; ".join(f"{role} {names}" for role, names in sorted(chosen.items())))
+    lines.append(f"data {node.folder.path}")
+    kind = "development chain" if genesis.development else "chain"
+    lines.append(f"{kind} {genesis.name} 0x{genesis.chain_id.hex()}")
+    lines.append(f"API http://{node.address}")
+    lines.append(f"next: supervm query status --node http://{node.address}")
+    for line in lines:
+        _say(line)
+
+
+def _writer(stream: Callable[[], object]) -> Callable[[str], None]:
+    def write(text: str) -> None:
+        try:
+            print(text, file=stream(), flush=True)  # type: ignore[call-overload]
+        except (OSError, ValueError):
+            # Nobody reads: a node serves all the same.
+            return
+
+    return write
+
+
+_say = _writer(lambda: sys.stdout)
+_complain = _writer(lambda: sys.stderr)
