@@ -64,7 +64,7 @@ async def create_ledger(
     block = genesis_block(genesis, root, base_price)
     marker = CommitMarker(0, block.digest(), root, merkle.EMPTY_ROOT)
     crown = [Put(key, data) for key, data in pages.items()]
-    await writer.finish([*crown, *block_rows(block, (), b""), sealed(COMMIT_KEY, marker.encode())])
+    await writer.finish([*crown, *block_rows(block, (), (), b""), sealed(COMMIT_KEY, marker.encode())])
     return marker, block.header
 
 

@@ -231,13 +231,14 @@ class Ledger:
         assert header.parent == parent.block_digest, "the block doesn't follow the tip"
         assert header.root_height != header.height or header.state_root == staged.root, "another state root"
         block.check()
+        encoded = [receipt.encode() for receipt in receipts]
         marker = CommitMarker(
             height=header.height,
             block_digest=block.digest(),
             state_root=staged.root,
-            receipts_root=merkle.root([receipt.encode() for receipt in receipts]),
+            receipts_root=merkle.root(encoded),
         )
-        rows = block_rows(block, receipts, certificate)
+        rows = block_rows(block, receipts, encoded, certificate)
         return marker, [*staged.operations, *rows, sealed(COMMIT_KEY, marker.encode())]
 
     def _publish(self, marker: CommitMarker, header: BlockHeader, staged: Staged) -> None:

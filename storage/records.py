@@ -42,10 +42,13 @@ def sealed(key: bytes, value: bytes) -> Put:
     return Put(key, seal(key, value))
 
 
-def block_rows(block: Block, receipts: Sequence[Receipt], certificate: bytes) -> list[Put]:
+def block_rows(
+    block: Block, receipts: Sequence[Receipt], encoded: Sequence[bytes], certificate: bytes
+) -> list[Put]:
     """Every row that a block adds besides state, tree and marker. Pure; a thread's work for a full block.
 
-    A receipt's `index` is its transaction's place in the block, counted through all batches.
+    A receipt's `index` is its transaction's place in the block, counted through all batches. `encoded`
+    are the receipts' encodings, which the caller has for their root.
     """
     height = block.header.height
     certificates = block.body.certificates
@@ -60,7 +63,7 @@ def block_rows(block: Block, receipts: Sequence[Receipt], certificate: bytes) ->
     for number, batch in enumerate(block.batches):
         rows.append(sealed(batch_key(height, number), pack_transactions(batch.transactions)))
         items.extend((number, item) for item in range(len(batch.transactions)))
-    for number, chunk in enumerate(_chunks(receipts)):
+    for number, chunk in enumerate(_chunks(receipts, encoded)):
         rows.append(sealed(receipts_key(height, number), pack_transactions(data for _, data in chunk)))
         for at, (receipt, _) in enumerate(chunk):
             assert receipt.height == height, (receipt.height, height)
@@ -70,12 +73,11 @@ def block_rows(block: Block, receipts: Sequence[Receipt], certificate: bytes) ->
     return rows
 
 
-def _chunks(receipts: Sequence[Receipt]) -> list[list[tuple[Receipt, bytes]]]:
+def _chunks(receipts: Sequence[Receipt], encoded: Sequence[bytes]) -> list[list[tuple[Receipt, bytes]]]:
     """Receipts with their encodings, in rows of at most 256 and about 1 MiB."""
     chunks: list[list[tuple[Receipt, bytes]]] = []
     size_bytes = RECEIPTS_CHUNK_BYTES
-    for receipt in receipts:
-        data = receipt.encode()
+    for receipt, data in zip(receipts, encoded, strict=True):
         if size_bytes + len(data) > RECEIPTS_CHUNK_BYTES or len(chunks[-1]) == RECEIPTS_CHUNK:
             chunks.append([])
             size_bytes = 0
