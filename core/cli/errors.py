@@ -22,14 +22,18 @@ class Misuse(Failure):
 # have raised them, and `--help` must not import it to find out.
 _KNOWN = (
     ("supervm.config.errors", "ConfigErrors", ASKED_WRONGLY),
+    ("supervm.crypto.keyfile", "KeyFileError", COULD_NOT),
+    ("supervm.types.errors", "ProofInvalid", COULD_NOT),
     ("supervm.types.errors", "InvalidInput", ASKED_WRONGLY),
-    ("supervm.crypto.errors", "CryptoError", COULD_NOT),
     ("supervm.kernel.errors", "CompositionError", ASKED_WRONGLY),
     ("supervm.kernel.errors", "KernelError", COULD_NOT),
     ("supervm.client.http", "ClientError", COULD_NOT),
     ("supervm.client.wallet", "WalletError", COULD_NOT),
+    ("supervm.hardware.tiers", "UnknownTier", ASKED_WRONGLY),
+    ("supervm.hardware.profiles", "ComponentUnavailable", COULD_NOT),
+    ("supervm.http.config", "ListenError", COULD_NOT),
+    ("supervm.bench.bitcoin", "BlockInvalid", COULD_NOT),
     ("supervm.contracts.storage", "StorageError", COULD_NOT),
-    ("supervm.storage.errors", "LedgerError", COULD_NOT),
 )
 
 

@@ -82,7 +82,12 @@ def print_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
     epilog="Add --debug to any verb to see the traceback of an error.",
 )
 @click.option(
-    "--version", is_flag=True, is_eager=True, expose_value=False, callback=print_version, help="Show."
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=print_version,
+    help="Show versions.",
 )
 def supervm() -> None:
     """SuperVM: a blockchain node that composes itself to fit its machine.

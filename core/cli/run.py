@@ -1,12 +1,15 @@
 """`supervm run`: compose a node by the hardware and serve until it is told to stop."""
 
+import os
 from pathlib import Path
 
 import click
 
 
 @click.command()
-@click.option("--data", metavar="DIR", help="Data folder.  [default: ~/.supervm/data]")
+@click.option(
+    "--data", type=click.Path(path_type=Path), metavar="DIR", help="Data folder.  [default: ~/.supervm/data]"
+)
 @click.option(
     "--config", "file", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="TOML file."
 )
@@ -20,7 +23,7 @@ import click
 @click.option("--once", is_flag=True, help="Open, pass the self-check, close, exit.")
 @click.option("--print-config", is_flag=True, help="Print the effective configuration and where it is from.")
 def run(
-    data: str | None,
+    data: Path | None,
     file: Path | None,
     genesis: str | None,
     tier: str | None,
@@ -42,21 +45,16 @@ def run(
       supervm run --data /srv/node --tier l3 --set storage.use=sqlite
       supervm run --tier l2 --print-config > l2.toml
     """
-    from supervm.config import Invocation
     from supervm.node.main import run as run_node
+    from supervm.node.options import NodeOptions
 
-    return run_node(
-        Invocation(
-            config=file,
-            settings=settings,
-            flags=(
-                ("node.data", data, "--data"),
-                ("node.genesis", genesis, "--genesis"),
-                ("node.tier", tier, "--tier"),
-                ("api.listen", api, "--api"),
-                ("plugins.load", list(plugins) or None, "--plugin"),
-            ),
-            once=once,
-            print_config=print_config,
-        )
+    options = NodeOptions(
+        data=data,
+        config=file,
+        tier=tier,
+        api=api,
+        settings=(*settings, *((f"node.genesis={genesis}",) if genesis else ())),
+        plugins=plugins,
+        environ=os.environ,
     )
+    return run_node(options, once=once, print_config=print_config)

@@ -12,25 +12,12 @@ from typing import Any
 import attrs
 from attrs import validators
 
-TIER_NAMES = {
-    "auto": "auto",
-    "l1": "l1",
-    "supernode": "l1",
-    "l2": "l2",
-    "miner": "l2",
-    "l3": "l3",
-    "edge": "l3",
-    "l4": "l4",
-    "mobile": "l4",
-}
-
 
 def check_tier(instance: object, attribute: Any, value: str) -> None:
     """TIER-7: `auto` or a name of TIER-5, in any case."""
-    if value.lower() not in TIER_NAMES:
-        raise ValueError(
-            f"unknown tier {value!r}; use auto, l1 (supernode), l2 (miner), l3 (edge) or l4 (mobile)"
-        )
+    from supervm.hardware.tiers import parse_tier
+
+    parse_tier(value)
 
 
 @attrs.frozen(kw_only=True)

@@ -1,0 +1,86 @@
+"""`supervm bench`: benchmarks, each with its oracle."""
+
+from pathlib import Path
+
+import click
+import trio
+
+from supervm.cli.errors import Failure
+from supervm.cli.output import json_option, print_facts, print_json, progress
+
+
+@click.group()
+def bench() -> None:
+    """Run a benchmark. Each ends with its oracle, and exits 1 if that doesn't hold.
+
+    \b
+    Example:
+      supervm bench replay --file block.blk --json
+    """
+
+
+@bench.command()
+@click.option(
+    "--file",
+    "block",
+    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    required=True,
+    help="One raw Bitcoin block.",
+)
+@click.option("--storage", default="rocksdb", show_default=True, help="Storage component of the node.")
+@click.option(
+    "--kills", type=click.IntRange(0, 1000), default=0, show_default=True, help="Times to SIGKILL the node."
+)
+@click.option("--seed", type=int, default=1, show_default=True, help="Of the moments of the kills.")
+@click.option("--api", metavar="URL", help="Send to this node instead of starting one.")
+@click.option("--keep", type=click.Path(path_type=Path, file_okay=False), help="Keep folders and logs here.")
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Configuration of the node.")
+@json_option
+def replay(
+    block: Path,
+    storage: str,
+    kills: int,
+    seed: int,
+    api: str | None,
+    keep: Path | None,
+    settings: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Replay a real Bitcoin block: fund, sign, send from another process, check every balance.
+
+    With --kills it runs twice, and the second time the node is killed at random moments while the sender
+    retries; both runs must end in the same state.
+
+    \b
+    Example:
+      supervm bench replay --file block.blk
+      supervm bench replay --file block.blk --kills 20 --json
+    """
+    from supervm.bench.node import NodeDied
+    from supervm.bench.replay import ReplayFailed, ReplayPlan, working_folder
+    from supervm.bench.replay import replay as run_replay
+
+    if api is not None and kills:
+        raise click.UsageError(
+            "--api and --kills exclude each other: a node that runs elsewhere isn't ours to kill"
+        )
+    try:
+        with working_folder(keep) as folder:
+            plan = ReplayPlan(
+                block=block,
+                folder=folder,
+                storage=storage,
+                kills=kills,
+                seed=seed,
+                api=api,
+                settings=settings,
+            )
+            result = trio.run(run_replay, plan, progress)
+    except (ReplayFailed, NodeDied) as error:
+        raise Failure(str(error)) from error
+    if as_json:
+        print_json(result.to_json())
+    else:
+        print_facts(result.to_json(), as_json=False)
+    if result.oracle != "ok":
+        raise Failure(f"the oracle of replay doesn't hold: {result.oracle}")
