@@ -96,7 +96,8 @@ class Signer(Protocol):
 
 @attrs.frozen(kw_only=True)
 class Body:
-    """What is signed. Prices are in micro base units per gas, `max_fee` in base units of `gas_token`.
+    """What is signed. Prices are in micro base units per gas, `max_fee` in base units of `gas_token`
+    (0 where that is the native token: there the gas limit and `max_price` bound the fee).
 
     `fee_payer` None means the sender. `expiry_epoch` 0 means never. `inputs` are strictly ascending by
     id. In a PRIVATE body that names no account, sender and fee payer are 32 zero bytes.
@@ -115,7 +116,7 @@ class Body:
     max_price: int
     tip_price: int = 0
     gas_token: bytes = NATIVE_TOKEN
-    max_fee: int
+    max_fee: int = 0
     relays: tuple[bytes, ...] = ()
     inputs: tuple[Input, ...] = ()
     payload_kind: int = PAYLOAD_NATIVE
