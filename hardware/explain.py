@@ -126,9 +126,7 @@ def report_json(machine: Machine) -> dict[str, Any]:
         "fast_paths": {name: attrs.asdict(found) for name, found in fastpath.report().items()},
         "probes": {
             name: {"seconds": round(seconds, 6), "failure": report.failures.get(name)}
-            for name, seconds in sorted(
-                (dict.fromkeys(report.failures, 0.0) | dict(report.seconds)).items()
-            )
+            for name, seconds in sorted((dict.fromkeys(report.failures, 0.0) | dict(report.seconds)).items())
         },
     }
 

@@ -19,13 +19,15 @@ def read_text(path: Path) -> str:
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
     except OSError as error:
         raise Unreadable(f"{path}: {error.strerror}") from error
-    with os.fdopen(descriptor, "rb") as file:
-        try:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise Unreadable(f"{path}: not a regular file")
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise Unreadable(f"{path}: not a regular file")
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
             data = file.read(FILE_BYTES_MAX + 1)
-        except OSError as error:
-            raise Unreadable(f"{path}: {error.strerror}") from error
+    except OSError as error:
+        raise Unreadable(f"{path}: {error.strerror}") from error
+    finally:
+        os.close(descriptor)
     if len(data) > FILE_BYTES_MAX:
         raise Unreadable(f"{path}: more than {FILE_BYTES_MAX} bytes")
     return data.decode("utf-8", "replace")
@@ -47,6 +49,15 @@ def to_int(text: str, where: str) -> int:
     if not (digits.isascii() and digits.isdigit() and len(digits) <= 20):
         raise Unreadable(f"{where}: {text[:40]!r} is not a whole number")
     return int(text)
+
+
+def exists(path: Path) -> bool:
+    """Whether something is there to see. pathlib's own raises where a folder above is closed to us."""
+    try:
+        path.stat()
+    except OSError:
+        return False
+    return True
 
 
 def entries(folder: Path) -> list[Path]:

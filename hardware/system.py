@@ -10,6 +10,8 @@ from pathlib import Path
 
 import attrs
 
+from supervm.hardware.reading import exists
+
 PLATFORM = sys.platform
 ADDRESS_BITS = 64 if sys.maxsize > 2**32 else 32
 COMMAND_SECONDS = 1.5
@@ -44,7 +46,7 @@ def affinity() -> int | None:
 def volume(folder: Path) -> Volume:
     """The volume of `folder`, or of its nearest parent that exists. Raises OSError."""
     folder = folder.absolute()
-    while not folder.exists() and folder != folder.parent:
+    while not exists(folder) and folder != folder.parent:
         folder = folder.parent
     device = folder.stat().st_dev
     if hasattr(os, "statvfs"):

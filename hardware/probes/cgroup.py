@@ -9,7 +9,7 @@ from pathlib import Path
 import attrs
 
 from supervm.hardware.facts import ProbeContext
-from supervm.hardware.reading import Unreadable, read_line, read_text, to_int
+from supervm.hardware.reading import Unreadable, exists, read_line, read_text, to_int
 
 DEPTH_MAX = 64
 
@@ -65,8 +65,11 @@ def _plain(text: str) -> str:
     return text
 
 
-def groups(context: ProbeContext, controller: str) -> list[Group]:
-    """The groups that may limit `controller` for this process, ours first. Raises Unreadable."""
+def groups(context: ProbeContext, controller: str, notes: list[str]) -> list[Group]:
+    """The groups that may limit `controller` for this process, ours first. Raises Unreadable.
+
+    What can't be seen is added to `notes`.
+    """
     paths: dict[int, str] = {}
     for line in read_text(context.proc / "self" / "cgroup").splitlines():
         number, _, rest = line.partition(":")
@@ -84,6 +87,8 @@ def groups(context: ProbeContext, controller: str) -> list[Group]:
             if _is_for(mount, version, controller):
                 found += [Group(folder, version) for folder in _upwards(context, mount, path)]
                 break
+        else:
+            notes.append(f"version {version} groups of {controller} are not mounted")
     return found
 
 
@@ -112,12 +117,12 @@ def located(context: ProbeContext, absolute: str) -> Path:
     return context.root / absolute.lstrip("/")
 
 
-def memory_limits(context: ProbeContext) -> list[MemoryLimit]:
-    """Every memory limit above this process. Raises Unreadable where groups can't be found at all."""
+def memory_limits(context: ProbeContext, notes: list[str]) -> list[MemoryLimit]:
+    """Every memory limit above this process; what can't be seen is added to `notes`. Never raises."""
     found: list[MemoryLimit] = []
-    for group in groups(context, "memory"):
+    for group in _groups_or_note(context, "memory", notes):
         name = "memory.max" if group.version == 2 else "memory.limit_in_bytes"
-        limit = _limit(group.folder / name)
+        limit = _limit(group.folder / name, notes)
         if limit is not None:
             found.append(MemoryLimit(limit, _used(group), str(group.folder / name)))
         if group.version == 1:
@@ -128,14 +133,28 @@ def memory_limits(context: ProbeContext) -> list[MemoryLimit]:
     return found
 
 
-def _limit(path: Path) -> int | None:
-    """A limit of more than 0 bytes; None for `max`, nonsense or a file that isn't there (the root's)."""
+def _groups_or_note(context: ProbeContext, controller: str, notes: list[str]) -> list[Group]:
+    try:
+        return groups(context, controller, notes)
+    except Unreadable as error:
+        notes.append(str(error))
+        return []
+
+
+def _limit(path: Path, notes: list[str]) -> int | None:
+    """A limit of more than 0 bytes; None for `max`, for nonsense, and where there is no file (the root)."""
+    if not exists(path):
+        return None
     try:
         text = read_line(path)
         limit = None if text == "max" else to_int(text, str(path))
-    except Unreadable:
+    except Unreadable as error:
+        notes.append(str(error))
         return None
-    return limit if limit is not None and limit > 0 else None
+    if limit is not None and limit <= 0:
+        notes.append(f"{path}: {limit} is no limit")
+        return None
+    return limit
 
 
 def _stat(folder: Path) -> dict[str, int]:
@@ -163,22 +182,29 @@ def _used(group: Group) -> int | None:
     return max(0, used - _stat(group.folder).get(cache, 0)) if used >= 0 else None
 
 
-def cpu_quotas(context: ProbeContext) -> list[tuple[float, str]]:
-    """Every processor quota above this process, in cores, with its source. Raises Unreadable."""
+def cpu_quotas(context: ProbeContext, notes: list[str]) -> list[tuple[float, str]]:
+    """Every processor quota above this process, in cores, with its source; as `memory_limits`."""
     found: list[tuple[float, str]] = []
-    for group in groups(context, "cpu"):
-        try:
-            if group.version == 2:
-                path = group.folder / "cpu.max"
-                quota, period = [*read_line(path).split(), "100000"][:2]
-            else:
-                path = group.folder / "cpu.cfs_quota_us"
-                quota, period = read_line(path), read_line(group.folder / "cpu.cfs_period_us")
-            if quota == "max":
-                continue
-            cores = to_int(quota, str(path)), to_int(period, str(path))
-        except (Unreadable, ValueError):
+    for group in _groups_or_note(context, "cpu", notes):
+        path = group.folder / ("cpu.max" if group.version == 2 else "cpu.cfs_quota_us")
+        if not exists(path):
             continue
-        if min(cores) > 0:
-            found.append((cores[0] / cores[1], str(path)))
+        try:
+            quota, period = _quota(group, path)
+        except Unreadable as error:
+            notes.append(str(error))
+            continue
+        if quota > 0 and period > 0:
+            found.append((quota / period, str(path)))
     return found
+
+
+def _quota(group: Group, path: Path) -> tuple[int, int]:
+    """Microseconds of processor time in each period of microseconds; -1 is no quota. Raises Unreadable."""
+    if group.version == 1:
+        period = read_line(group.folder / "cpu.cfs_period_us")
+        return to_int(read_line(path), str(path)), to_int(period, str(path))
+    words = read_line(path).split()
+    if len(words) != 2:
+        raise Unreadable(f"{path}: not a quota and a period")
+    return -1 if words[0] == "max" else to_int(words[0], str(path)), to_int(words[1], str(path))

@@ -31,14 +31,11 @@ def _usable(context: ProbeContext) -> Known | Unknown:
     if affinity is None or affinity < 1:
         return Unknown("the system doesn't tell which processors this process may use")
     bounds = [(affinity, "scheduler affinity")]
-    note = ""
+    notes: list[str] = []
     if context.platform == "linux":
-        try:
-            bounds += [(max(1, int(cores)), source) for cores, source in cgroup.cpu_quotas(context)]
-        except Unreadable as error:
-            note = f"; quotas unknown: {error}"
+        bounds += [(max(1, int(cores)), source) for cores, source in cgroup.cpu_quotas(context, notes)]
     cores, source = min(bounds)
-    return Known(cores, source + note)
+    return Known(cores, source + (f"; quotas unknown: {', '.join(notes)}" if notes else ""))
 
 
 def _cpuinfo(context: ProbeContext) -> dict[str, Known | Unknown]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from supervm.hardware.facts import DiskKind, Known, Probe, ProbeContext, Reading, Unknown
 from supervm.hardware.probes import cgroup
-from supervm.hardware.reading import Unreadable, entries, read_int, read_line
+from supervm.hardware.reading import Unreadable, entries, exists, read_int, read_line
 from supervm.hardware.system import Volume
 
 FOLDER_ENTRIES_MAX = 100_000
@@ -96,9 +96,9 @@ def _kind_of(device: Path, depth: int) -> tuple[DiskKind, str]:
     """The kind of a block device, through partitions and stacked devices (device mapper, RAID)."""
     if depth > STACK_DEPTH_MAX:
         raise Unreadable(f"{device}: more than {STACK_DEPTH_MAX} devices stacked")
-    if (device / "partition").exists():
+    if exists(device / "partition"):
         device = device.parent
-    below = entries(device / "slaves") if (device / "slaves").is_dir() else []
+    below = entries(device / "slaves") if exists(device / "slaves") else []
     if below:
         kinds = [_kind_of(_real(slave), depth + 1) for slave in below]
         return min(kinds, key=lambda found: SLOWEST_FIRST.index(found[0]))

@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 from supervm.hardware.facts import Gpu, Known, Probe, ProbeContext, Reading, Unknown
-from supervm.hardware.reading import Unreadable, entries, read_int, read_line
+from supervm.hardware.reading import Unreadable, entries, exists, read_int, read_line
 from supervm.hardware.system import CommandFailed
 
 NVIDIA = 0x10DE
@@ -43,7 +43,7 @@ def read(context: ProbeContext) -> Reading:
         return {"gpus": Unknown("known on Linux only")}
     folder = context.sys / "bus/pci/devices"
     found: list[Gpu] = []
-    has_nvidia = (context.proc / "driver/nvidia").is_dir()
+    has_nvidia = exists(context.proc / "driver/nvidia")
     sources = [str(folder)]
     try:
         for device in entries(folder):
@@ -53,7 +53,7 @@ def read(context: ProbeContext) -> Reading:
             if gpu is not None:
                 found.append(gpu)
     except Unreadable as error:
-        if not (context.sys / "bus").is_dir():
+        if not exists(context.sys / "bus"):
             return {"gpus": Unknown(str(error))}
     if has_nvidia:
         try:

@@ -4,7 +4,7 @@ import platform
 import sysconfig
 
 from supervm.hardware.facts import Known, Probe, ProbeContext, Reading, Unknown
-from supervm.hardware.reading import Unreadable, read_line, read_text
+from supervm.hardware.reading import Unreadable, exists, read_line, read_text
 
 CGROUP_MARKS = (
     ("kubepods", "kubernetes"),
@@ -52,7 +52,7 @@ def _container(context: ProbeContext) -> Known | Unknown:
     if "KUBERNETES_SERVICE_HOST" in context.environ:
         return Known("kubernetes", "KUBERNETES_SERVICE_HOST is set")
     for mark, name in ((".dockerenv", "docker"), ("run/.containerenv", "podman")):
-        if (context.root / mark).exists():
+        if exists(context.root / mark):
             return Known(name, f"{context.root / mark} exists")
     told = _told(context)
     if told is not None:

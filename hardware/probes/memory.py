@@ -20,13 +20,9 @@ def read(context: ProbeContext) -> Reading:
     if fields.get("MemTotal", 0) <= 0:
         return dict.fromkeys(FACTS, Unknown(f"{path}: no MemTotal in it, or not above 0"))
     total = Known(fields["MemTotal"], f"{path} MemTotal")
-    try:
-        limits = cgroup.memory_limits(context)
-    except Unreadable as error:
-        limits = []
-        note = f"; cgroup limits unknown: {error}"
-    else:
-        note = ""
+    notes: list[str] = []
+    limits = cgroup.memory_limits(context, notes)
+    note = f"; group limits unknown: {', '.join(notes)}" if notes else ""
     bounds = [(total.value, total.source)] + [(each.limit_bytes, each.source) for each in limits]
     limit, source = min(bounds)
     return {

@@ -6,7 +6,7 @@ from pathlib import Path
 import attrs
 
 from supervm.hardware.facts import Known, NetworkKind, Probe, ProbeContext, Reading, Unknown
-from supervm.hardware.reading import Unreadable, entries, read_int, read_line, read_text
+from supervm.hardware.reading import Unreadable, entries, exists, read_int, read_line, read_text
 from supervm.hardware.system import CommandFailed
 
 FACTS = ("network_link_mbps", "network_kind", "network_metered", "media")
@@ -62,7 +62,7 @@ def _adapter(folder: Path) -> Adapter | None:
     except Unreadable:
         return None
     kind = _kind(folder, kind_number)
-    is_real = (folder / "device").exists() or kind is NetworkKind.CELLULAR
+    is_real = exists(folder / "device") or kind is NetworkKind.CELLULAR
     return Adapter(folder.name, kind, is_real, _speed(folder), str(folder))
 
 
@@ -87,9 +87,9 @@ def _kind(folder: Path, number: int) -> NetworkKind:
         described = []
     if "DEVTYPE=wwan" in described or CELLULAR_NAMES.match(folder.name):
         return NetworkKind.CELLULAR
-    if "DEVTYPE=wlan" in described or (folder / "wireless").exists() or (folder / "phy80211").exists():
+    if "DEVTYPE=wlan" in described or exists(folder / "wireless") or exists(folder / "phy80211"):
         return NetworkKind.WIFI
-    if number == ARPHRD_ETHER and (folder / "device").exists():
+    if number == ARPHRD_ETHER and exists(folder / "device"):
         return NetworkKind.ETHERNET
     return NetworkKind.UNKNOWN
 
