@@ -76,9 +76,7 @@ class SqliteConfig:
 class SqliteEngine:
     """An `Engine` over one database file. The caller holds the folder's lock."""
 
-    capabilities = frozenset(
-        {"persistent", "checkpoint", "compaction", "delete_range_native", "online_prune"}
-    )
+    capabilities = frozenset({"persistent", "checkpoint", "delete_range_native", "online_prune"})
     gives: Mapping[Durability, Durability] = {
         Durability.MEMORY: Durability.BUFFERED,
         Durability.BUFFERED: Durability.BUFFERED,
@@ -175,13 +173,8 @@ class SqliteEngine:
         write_marker(path, "sqlite")
 
     def compact(self, start: bytes, end: bytes | None) -> None:
-        with self._errors():
-            connection = self._take_reader()
-            try:
-                connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
-                connection.execute("PRAGMA incremental_vacuum")
-            finally:
-                self._return_reader(connection)
+        # Unused pages are used again; the file doesn't shrink.
+        raise AssertionError("not a capability of this engine")
 
     def get_property(self, name: str) -> str | None:
         raise AssertionError("not a capability of this engine")
@@ -233,7 +226,6 @@ class SqliteEngine:
             raise StoreTooNew(f"format {version} is newer than {FORMAT}", self._file, "Run a newer program.")
         if not tables:
             writer.execute(f"PRAGMA page_size = {PAGE_BYTES}")
-            writer.execute("PRAGMA auto_vacuum = INCREMENTAL")
         mode = writer.execute("PRAGMA journal_mode = WAL").fetchone()[0]
         if mode != "wal":
             raise StorageError(

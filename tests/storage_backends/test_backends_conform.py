@@ -1,0 +1,26 @@
+"""Each backend that ships keeps every promise of the storage role (STO-12)."""
+
+from typing import ClassVar
+
+from supervm.plugins.storage.memory import memory
+from supervm.plugins.storage.rocksdb import rocksdb
+from supervm.plugins.storage.sqlite import sqlite
+from supervm.testing.conformance.storage import StorageConformance
+
+SHARED = tuple(f"supervm.plugins.storage.{name}" for name in ("threaded", "scan", "folder", "latency"))
+
+
+class TestMemory(StorageConformance):
+    component = memory
+    sources = SHARED
+    examples: ClassVar[int] = 60
+
+
+class TestSqlite(StorageConformance):
+    component = sqlite
+    sources = SHARED
+
+
+class TestRocksdb(StorageConformance):
+    component = rocksdb
+    sources = (*SHARED, "supervm.plugins.storage.rocksdb_stats")
