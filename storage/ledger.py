@@ -52,6 +52,7 @@ from supervm.storage.spaces import (
     state_key,
     unseal,
 )
+from supervm.storage.spill import split
 from supervm.storage.tree import Change, find, load, update
 from supervm.types import merkle, smt
 from supervm.types.block import Block, BlockHeader
@@ -199,31 +200,34 @@ class Ledger:
     ) -> None:
         """Make the block that follows the tip durable, with all that came of it, in one batch.
 
+        One too large for a batch is written ahead in part (`supervm.storage.spill`), no less atomic.
+
         `certificate` proves that it is final, empty where nothing does. A cancelled commit is finished
         first. A `StorageError` that says that nothing was written (`TooLarge`, `DiskFull`, `ReadOnly`)
         leaves the ledger as it was; after any other it refuses everything with `LedgerStopped`, since
         only reopening tells whether the block is in the chain.
         """
         self._check_running()
-        marker, batch = await trio.to_thread.run_sync(
+        marker, ahead, batch = await trio.to_thread.run_sync(
             self._batch, block, receipts, certificate, staged, limiter=self._cpu
         )
         with trio.CancelScope(shield=True):
             async with self._writing:
                 assert staged.parent == self._marker, "two commits at once"
                 try:
+                    for chunk in ahead:
+                        await self._store.write(chunk, Durability.BUFFERED)
                     await self._store.write(batch, self._durability)
-                except _NOT_WRITTEN:
-                    raise
                 except BaseException as error:
-                    self._stopped = error
+                    if ahead or not isinstance(error, _NOT_WRITTEN):
+                        self._stopped = error
                     raise
                 self._publish(marker, block.header, staged)
         await trio.lowlevel.checkpoint_if_cancelled()
 
     def _batch(
         self, block: Block, receipts: Sequence[Receipt], certificate: bytes, staged: Staged
-    ) -> tuple[CommitMarker, list[Operation]]:
+    ) -> tuple[CommitMarker, list[list[Operation]], list[Operation]]:
         header, parent = block.header, self._marker
         assert staged.parent == parent, "staged on another block"
         assert header.height == staged.height, (header.height, staged.height)
@@ -239,7 +243,7 @@ class Ledger:
             receipts_root=merkle.root(encoded),
         )
         rows = block_rows(block, receipts, encoded, certificate)
-        return marker, [*staged.operations, *rows, sealed(COMMIT_KEY, marker.encode())]
+        return marker, *split([*staged.operations, *rows, sealed(COMMIT_KEY, marker.encode())])
 
     def _publish(self, marker: CommitMarker, header: BlockHeader, staged: Staged) -> None:
         """The new tip, all at once: there is no checkpoint in here, and must be none."""

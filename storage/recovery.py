@@ -2,8 +2,9 @@
 
 Every commit is one batch (STO-31), so a good store stands exactly at its commit marker, and all that the
 marker names is there. Whatever differs is reported with the key it is under, and nothing is repaired by
-guessing (STO-40, STO-41). The one thing that is dropped is a genesis that was never finished (STO-71): it
-was never acknowledged, and is made again from the genesis file. The cost does not grow with the chain.
+guessing (STO-40, STO-41). What is dropped is work under a marker of its own that was never acknowledged
+(STO-71): a genesis that was not finished, which is made again from the genesis file, and rows written ahead
+of a commit that never happened. The cost does not grow with the chain.
 """
 
 from collections.abc import Sequence
@@ -44,6 +45,7 @@ from supervm.storage.spaces import (
     receipts_key,
     unseal,
 )
+from supervm.storage.spill import drop_spilled
 from supervm.storage.tree import read_pages
 from supervm.types import merkle
 from supervm.types.block import BlockHeader
@@ -52,7 +54,7 @@ from supervm.types.block import BlockHeader
 async def recover(store: KeyValueStore, chain_id: bytes) -> tuple[CommitMarker, BlockHeader] | None:
     """Where a store stands, once all of it that a node relies on has been checked; None if it is empty.
 
-    Drops an unfinished genesis. Raises `StoreTooNew`, `ForeignChain` or `StoreCorrupt`.
+    Drops unfinished bulk work. Raises `StoreTooNew`, `ForeignChain` or `StoreCorrupt`.
     """
     schema, chain, commit, bulk = await store.get_many([SCHEMA_KEY, CHAIN_KEY, COMMIT_KEY, BULK_KEY])
     if schema is None:
@@ -72,6 +74,7 @@ async def recover(store: KeyValueStore, chain_id: bytes) -> tuple[CommitMarker, 
     if bulk is not None:
         raise corrupt(BULK_KEY, "it stands beside a commit marker, and one batch sets that and clears this")
     marker = CommitMarker.decode(unseal(COMMIT_KEY, commit))
+    await drop_spilled(store, marker.height)
     async with store.snapshot() as view:
         header = await _check_tip(view, marker, chain_id)
         await _check_nothing_above(view, marker.height)

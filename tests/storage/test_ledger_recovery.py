@@ -2,8 +2,9 @@
 
 import pytest
 
-from supervm.contracts.storage import Delete, Put, StoreCorrupt, StoreFailed, StoreTooNew
-from supervm.storage.errors import ForeignChain
+from supervm.contracts.storage import Delete, DiskFull, Put, StoreCorrupt, StoreFailed, StoreTooNew
+from supervm.storage import spill
+from supervm.storage.errors import ForeignChain, LedgerStopped
 from supervm.storage.pages import page_key
 from supervm.storage.spaces import (
     BODIES,
@@ -26,6 +27,7 @@ from supervm.storage.spaces import (
 )
 from supervm.storage.verify import verify_tree
 from supervm.types import smt
+from supervm.types.codec import pack_transactions
 from supervm.types.state import account_key
 from tests.storage.ledger_support import (
     GENESIS,
@@ -257,3 +259,98 @@ async def test_every_prefix_of_a_commit_but_none_and_all_is_told_from_a_good_sto
             async with ledger_on(store) as ledger:
                 with pytest.raises(StoreCorrupt):
                     await verify_tree(ledger)
+
+
+@pytest.fixture
+def tiny_batches(monkeypatch):
+    """Batches so small that an ordinary block is too large for one."""
+    monkeypatch.setattr(spill, "COMMIT_OPERATIONS_MAX", 10)
+    monkeypatch.setattr(spill, "CHUNK_OPERATIONS", 1)
+
+
+MANY = [set_balance(number, number) for number in range(1, 40)]
+
+
+async def test_a_block_too_large_for_a_batch_ends_in_the_same_rows(tmp_path, monkeypatch):
+    rows = []
+    for limit in (10**6, 10):
+        monkeypatch.setattr(spill, "COMMIT_OPERATIONS_MAX", limit)
+        monkeypatch.setattr(spill, "CHUNK_OPERATIONS", 1)
+        async with opened_store("memory", tmp_path / str(limit)) as store:
+            async with ledger_on(store) as ledger:
+                ledger._store = counting = FailingStore(store, -1, False)
+                await add_block(ledger, MANY)
+            rows.append(await rows_of(store))
+            assert (counting.writes == 1) == (limit == 10**6)
+    assert rows[0] == rows[1]
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+async def test_a_large_commit_that_dies_at_any_write_leaves_the_old_tip_or_the_new(
+    tmp_path, tiny_batches, after
+):
+    async with opened_store("memory", tmp_path / "good") as good:
+        async with ledger_on(good) as ledger:
+            old = await rows_of(good)
+            await add_block(ledger, MANY)
+        new = await rows_of(good)
+    outcomes = []
+    while True:
+        async with opened_store("memory", tmp_path / str(len(outcomes))) as store:
+            async with ledger_on(store) as ledger:
+                ledger._store = FailingStore(store, len(outcomes), after, DiskFull("no space"))
+                try:
+                    await add_block(ledger, MANY)
+                    break
+                except DiskFull:
+                    with pytest.raises(LedgerStopped):
+                        await ledger.block(0)
+            async with ledger_on(store) as ledger:
+                rows = await rows_of(store)
+                assert rows == (old if ledger.tip.height == 0 else new)
+                outcomes.append(ledger.tip.height)
+    assert len(outcomes) > 10
+    assert outcomes[:-1] == [0] * (len(outcomes) - 1)
+    assert outcomes[-1] == int(after)
+
+
+async def test_taking_back_a_large_commit_may_itself_be_killed(tmp_path, tiny_batches):
+    async with opened_store("memory", tmp_path / "store") as store:
+        async with ledger_on(store) as ledger:
+            old = await rows_of(store)
+            ledger._store = FailingStore(store, 6, True)
+            with pytest.raises(StoreFailed):
+                await add_block(ledger, MANY)
+        for after in (False, True, False):
+            with pytest.raises(StoreFailed):
+                async with ledger_on(FailingStore(store, 1, after)):
+                    raise AssertionError("it was opened")
+        async with ledger_on(store) as ledger:
+            assert await rows_of(store) == old
+            await add_block(ledger, MANY)
+
+
+async def test_a_list_that_names_rows_of_a_committed_height_is_damage(store):
+    key = spill.SPILL_PREFIX + bytes(4)
+    await store.write([Put(key, seal(key, pack_transactions([batch_key(2, 0)])))])
+    await refused(store, StoreCorrupt, "not of height 3")
+
+
+async def test_a_flipped_bit_in_a_page_below_the_root_stops_whoever_needs_it(tmp_path):
+    async with opened_store("memory", tmp_path / "store") as store:
+        async with ledger_on(store) as ledger:
+            await add_block(ledger, MANY)
+        key = max([key async for key, _ in store.scan(b"\x03\x01", b"\x04")])
+        page = await store.get(key)
+        await store.write([Put(key, page[:-1] + bytes([page[-1] ^ 1]))])
+        refusals = []
+        async with ledger_on(store) as ledger:
+            for number in range(1, 40):
+                try:
+                    await ledger.prove(account_key(address(number)))
+                except StoreCorrupt as error:
+                    refusals.append(str(error))
+            with pytest.raises(StoreCorrupt, match=key.hex()):
+                await add_block(ledger, [set_balance(number, 1) for number in range(1, 40)])
+            assert ledger.tip.height == 1
+        assert refusals and all(key.hex() in each for each in refusals)
