@@ -21,8 +21,12 @@ class _Way:
     receiver: trio.MemoryReceiveChannel[tuple[float, bytes]]
     arrives: float = 0.0
 
+    @property
+    def is_cut(self) -> bool:
+        return self.network.is_cut(self.source, self.target)
+
     async def send(self, chunk: bytes) -> None:
-        if self.network.is_cut(self.source, self.target):
+        if self.is_cut:
             self.sender.close()
             raise trio.BrokenResourceError("the network is cut")
         # A lost packet is sent again by any real stream: it only takes longer.
@@ -38,8 +42,8 @@ class _Way:
 class MemoryStream(trio.abc.HalfCloseableStream):
     """One end."""
 
-    _out: _Way
-    _in: _Way
+    _leaving: _Way
+    _arriving: _Way
     _buffer: bytearray = attrs.Factory(bytearray)
     _ended: bool = False
     _sent_end: bool = False
@@ -56,7 +60,7 @@ class MemoryStream(trio.abc.HalfCloseableStream):
             await trio.lowlevel.checkpoint()
             view = memoryview(bytes(data))
             for start in range(0, len(view), CHUNK_BYTES_MAX):
-                await self._out.send(bytes(view[start : start + CHUNK_BYTES_MAX]))
+                await self._leaving.send(bytes(view[start : start + CHUNK_BYTES_MAX]))
         except trio.ClosedResourceError as error:
             raise trio.ClosedResourceError("this end of the stream is closed") from error
         finally:
@@ -69,7 +73,7 @@ class MemoryStream(trio.abc.HalfCloseableStream):
         if self._closed:
             raise trio.ClosedResourceError("this end of the stream is closed")
         if not self._sent_end:
-            await self._out.send(b"")
+            await self._leaving.send(b"")
             self._sent_end = True
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
@@ -78,7 +82,7 @@ class MemoryStream(trio.abc.HalfCloseableStream):
         await trio.lowlevel.checkpoint()
         while not self._buffer and not self._ended:
             try:
-                arrives, chunk = await self._in.receiver.receive()
+                arrives, chunk = await self._arriving.receiver.receive()
             except trio.EndOfChannel as error:
                 raise trio.BrokenResourceError("the other end is gone") from error
             await trio.sleep_until(arrives)
@@ -91,13 +95,15 @@ class MemoryStream(trio.abc.HalfCloseableStream):
     async def aclose(self) -> None:
         if not self._closed:
             self._closed = True
-            if not self._sent_end and not self._out.network.is_cut(self._out.source, self._out.target):
+            if not self._sent_end and not self._leaving.network.is_cut(
+                self._leaving.source, self._leaving.target
+            ):
                 try:
-                    self._out.sender.send_nowait((self._out.arrives, b""))
+                    self._leaving.sender.send_nowait((self._leaving.arrives, b""))
                 except (trio.WouldBlock, trio.BrokenResourceError, trio.ClosedResourceError):
                     self._ended = True
-            self._out.sender.close()
-            self._in.receiver.close()
+            self._leaving.sender.close()
+            self._arriving.receiver.close()
         await trio.lowlevel.checkpoint()
 
     @property

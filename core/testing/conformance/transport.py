@@ -1,0 +1,304 @@
+"""What every transport keeps, as tests (supervm.contracts.transport).
+
+class TestMine(TransportConformance):
+    component = MINE
+
+    def configs(self, count):
+        return [MineConfig(...) for _ in range(count)]   # options of nodes that reach each other
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import trio
+
+from supervm.contracts.transport import (
+    DeadlineExceeded,
+    ErrorCode,
+    MessageTooLarge,
+    Overloaded,
+    Refusal,
+    Transport,
+    TransportError,
+    TransportLimits,
+    Unreachable,
+)
+from supervm.kernel.component import Component
+from supervm.testing.context import opened
+
+ECHO, OTHER, TOPIC, PROTOCOL = 0x8001, 0x8002, "conformance", "conformance/1"
+PATIENCE_S = 20.0
+
+
+async def echo(peer: bytes, payload: bytes) -> bytes:
+    return payload
+
+
+@pytest.mark.trio
+class TransportConformance:
+    """Subclass it, name `component`, and give `configs`."""
+
+    component: ClassVar[Component]
+    limits: ClassVar[TransportLimits] = TransportLimits()
+
+    def configs(self, count: int) -> list[Any]:
+        """Options of `count` nodes that can reach each other."""
+        raise AssertionError("give configs(count)")
+
+    @asynccontextmanager
+    async def nodes(self, folder: Path, count: int = 2) -> AsyncIterator[list[Transport]]:
+        """Open that many nodes; fails rather than hangs."""
+        async with AsyncExitStack() as stack:
+            stack.enter_context(trio.fail_after(PATIENCE_S))
+            made = []
+            for number, config in enumerate(self.configs(count)):
+                node = opened(self.component, folder / str(number), config, seed=number)
+                made.append(await stack.enter_async_context(node))
+            yield made
+
+    async def test_nodes_have_different_ids_of_32_bytes_and_see_each_other(self, tmp_path: Path) -> None:
+        async with self.nodes(tmp_path, 3) as nodes:
+            assert all(isinstance(node, Transport) for node in nodes)
+            ids = [node.node_id for node in nodes]
+            assert len(set(ids)) == 3 and {len(node_id) for node_id in ids} == {32}
+            for node in nodes:
+                seen = [peer.node_id for peer in node.peers()]
+                assert seen == sorted(set(ids) - {node.node_id})
+
+    async def test_a_request_is_answered_and_the_handler_knows_who_asks(self, tmp_path: Path) -> None:
+        async with self.nodes(tmp_path, 3) as (one, two, three):
+            asked: list[tuple[bytes, bytes]] = []
+
+            async def handler(peer: bytes, payload: bytes) -> bytes:
+                asked.append((peer, payload))
+                return payload + b"!"
+
+            with two.serve(ECHO, handler):
+                assert await one.request(two.node_id, ECHO, b"a", timeout_s=5) == b"a!"
+                assert await three.request(two.node_id, ECHO, b"", timeout_s=5) == b"!"
+            assert asked == [(one.node_id, b"a"), (three.node_id, b"")]
+
+    async def test_many_requests_at_once_each_get_their_own_answer(self, tmp_path: Path) -> None:
+        async with self.nodes(tmp_path) as (one, two):
+            answers: dict[int, bytes] = {}
+
+            async def ask(number: int) -> None:
+                answers[number] = await one.request(two.node_id, ECHO, b"%d" % number, timeout_s=5)
+
+            with two.serve(ECHO, echo):
+                async with trio.open_nursery() as nursery:
+                    for number in range(self.limits.requests_max):
+                        nursery.start_soon(ask, number)
+            assert answers == {number: b"%d" % number for number in range(self.limits.requests_max)}
+
+    async def test_over_the_bound_of_requests_the_asker_is_refused_at_once(self, tmp_path: Path) -> None:
+        async with self.nodes(tmp_path) as (one, two):
+            release, waiting = trio.Event(), trio.Event()
+            begun = 0
+
+            async def slow(peer: bytes, payload: bytes) -> bytes:
+                nonlocal begun
+                begun += 1
+                if begun == self.limits.requests_max:
+                    waiting.set()
+                await release.wait()
+                return b""
+
+            async def ask() -> None:
+                await one.request(two.node_id, ECHO, b"", timeout_s=PATIENCE_S)
+
+            with two.serve(ECHO, slow):
+                async with trio.open_nursery() as nursery:
+                    for _ in range(self.limits.requests_max):
+                        nursery.start_soon(ask)
+                    await waiting.wait()
+                    with pytest.raises(Overloaded):
+                        await one.request(two.node_id, ECHO, b"", timeout_s=5)
+                    release.set()
+                with two.serve(OTHER, echo):
+                    assert await one.request(two.node_id, OTHER, b"again", timeout_s=5) == b"again"
+
+    async def test_a_method_nobody_serves_and_a_peer_nobody_knows_are_typed_errors(
+        self, tmp_path: Path
+    ) -> None:
+        async with self.nodes(tmp_path) as (one, two):
+            with pytest.raises(Refusal) as refused:
+                await one.request(two.node_id, ECHO, b"", timeout_s=5)
+            assert refused.value.code is ErrorCode.UNKNOWN_METHOD and refused.value.peer == two.node_id
+            with pytest.raises(Unreachable):
+                await one.request(bytes(32), ECHO, b"", timeout_s=5)
+            with pytest.raises(Unreachable):
+                await one.open_stream(bytes(32), PROTOCOL)
+
+    async def test_a_handler_that_raises_answers_an_error_and_the_node_goes_on(self, tmp_path: Path) -> None:
+        async with self.nodes(tmp_path) as (one, two):
+
+            async def broken(peer: bytes, payload: bytes) -> bytes:
+                raise KeyError("a bug with secrets in its text")
+
+            async def refuses(peer: bytes, payload: bytes) -> bytes:
+                raise Refusal(ErrorCode.RATE_LIMITED, "slowly", retry_after_ms=250)
+
+            with two.serve(ECHO, broken), two.serve(OTHER, refuses):
+                with pytest.raises(Refusal) as failed:
+                    await one.request(two.node_id, ECHO, b"", timeout_s=5)
+                assert failed.value.code is ErrorCode.REMOTE_FAILED and "secrets" not in str(failed.value)
+                with pytest.raises(Refusal) as refused:
+                    await one.request(two.node_id, OTHER, b"", timeout_s=5)
+                assert refused.value.code is ErrorCode.RATE_LIMITED
+                assert refused.value.text == "slowly" and refused.value.retry_after_ms == 250
+            with two.serve(ECHO, echo):
+                assert await one.request(two.node_id, ECHO, b"x", timeout_s=5) == b"x"
+
+    async def test_no_answer_in_time_is_an_error_and_frees_the_place(self, tmp_path: Path) -> None:
+        async with self.nodes(tmp_path) as (one, two):
+
+            async def never(peer: bytes, payload: bytes) -> bytes:
+                await trio.sleep_forever()
+                return b""
+
+            with two.serve(ECHO, never), two.serve(OTHER, echo):
+                for _ in range(3):
+                    with pytest.raises(DeadlineExceeded):
+                        await one.request(two.node_id, ECHO, b"", timeout_s=0.05)
+                assert await one.request(two.node_id, OTHER, b"x", timeout_s=5) == b"x"
+
+    async def test_payloads_up_to_their_bound_pass_and_over_it_are_refused_unsent(
+        self, tmp_path: Path
+    ) -> None:
+        async with self.nodes(tmp_path) as (one, two):
+            most = bytes(self.limits.request_bytes_max)
+            calls = 0
+
+            async def count(peer: bytes, payload: bytes) -> bytes:
+                nonlocal calls
+                calls += 1
+                return b"%d" % len(payload)
+
+            with two.serve(ECHO, count):
+                assert await one.request(two.node_id, ECHO, most, timeout_s=10) == b"%d" % len(most)
+                with pytest.raises(MessageTooLarge):
+                    await one.request(two.node_id, ECHO, most + b"x", timeout_s=5)
+                with pytest.raises(MessageTooLarge):
+                    await one.broadcast(TOPIC, bytes(self.limits.broadcast_bytes_max + 1))
+            assert calls == 1
+
+    async def test_a_second_handler_of_a_method_is_refused_and_a_scope_ends_it(self, tmp_path: Path) -> None:
+        async with self.nodes(tmp_path) as (one, two):
+            with two.serve(ECHO, echo), pytest.raises(ValueError, match="handler"), two.serve(ECHO, echo):
+                pytest.fail("two handlers of one method")
+            with pytest.raises(Refusal):
+                await one.request(two.node_id, ECHO, b"", timeout_s=5)
+
+    async def test_a_broadcast_reaches_every_other_node_once_and_names_its_sender(
+        self, tmp_path: Path
+    ) -> None:
+        async with self.nodes(tmp_path, 4) as nodes, AsyncExitStack() as stack:
+            channels = [stack.enter_context(node.subscribe(TOPIC)) for node in nodes]
+            for number in range(5):
+                await nodes[0].broadcast(TOPIC, b"%d" % number)
+            await nodes[1].broadcast(TOPIC, b"last")
+            for node, channel in list(zip(nodes, channels, strict=True))[1:]:
+                expected = 5 if node is nodes[1] else 6
+                got = [await channel.receive() for _ in range(expected)]
+                from_first = sorted(message.payload for message in got if message.peer == nodes[0].node_id)
+                assert from_first == [b"%d" % number for number in range(5)]
+            assert (await channels[0].receive()).peer == nodes[1].node_id
+            for channel in channels:
+                with pytest.raises(trio.WouldBlock):
+                    channel.receive_nowait()
+
+    async def test_a_slow_subscriber_loses_the_newest_and_holds_up_nobody(self, tmp_path: Path) -> None:
+        async with self.nodes(tmp_path, 3) as (one, two, three):
+            with two.subscribe(TOPIC, queue_max=2) as slow, three.subscribe(TOPIC, queue_max=64) as fast:
+                for number in range(10):
+                    await one.broadcast(TOPIC, b"%d" % number)
+                assert len([await fast.receive() for _ in range(10)]) == 10
+                await trio.testing.wait_all_tasks_blocked()
+                assert slow.statistics().current_buffer_used <= 2
+
+    async def test_a_stream_carries_bytes_in_order_both_ways_and_ends(self, tmp_path: Path) -> None:
+        async with self.nodes(tmp_path) as (one, two), two.listen(PROTOCOL) as incoming:
+            near = await one.open_stream(two.node_id, PROTOCOL)
+            accepted = await incoming.receive()
+            assert accepted.peer == one.node_id
+            data = bytes(range(256)) * 1024
+
+            async def send() -> None:
+                for start in range(0, len(data), 10_000):
+                    await near.send_all(data[start : start + 10_000])
+                await near.send_eof()
+
+            received = bytearray()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(send)
+                while chunk := await accepted.stream.receive_some(4096):
+                    received += chunk
+            assert received == data
+            await accepted.stream.send_all(b"got it")
+            await accepted.stream.aclose()
+            assert await _read_all(near) == b"got it"
+            await near.aclose()
+            with pytest.raises(trio.ClosedResourceError):
+                await near.send_all(b"late")
+
+    async def test_a_stream_that_is_not_read_slows_its_sender(self, tmp_path: Path) -> None:
+        async with self.nodes(tmp_path) as (one, two), two.listen(PROTOCOL) as incoming:
+            near = await one.open_stream(two.node_id, PROTOCOL)
+            accepted = await incoming.receive()
+            sent = 0
+            with trio.move_on_after(1.0) as scope:
+                while sent <= 16 * self.limits.send_queue_bytes_max:
+                    await near.send_all(bytes(1 << 16))
+                    sent += 1 << 16
+            assert scope.cancelled_caught and sent <= 4 * self.limits.send_queue_bytes_max
+            await accepted.stream.aclose()
+
+    async def test_nobody_listening_and_too_many_waiting_are_typed_errors(self, tmp_path: Path) -> None:
+        async with self.nodes(tmp_path) as (one, two):
+            with pytest.raises(Refusal):
+                await one.open_stream(two.node_id, PROTOCOL)
+            async with two.listen(PROTOCOL):
+                with pytest.raises((Refusal, Overloaded)):
+                    for _ in range(self.limits.streams_max + 17):
+                        await one.open_stream(two.node_id, PROTOCOL)
+
+    async def test_a_node_that_goes_away_ends_what_waits_for_it(self, tmp_path: Path) -> None:
+        first, second = self.configs(2)
+        with trio.fail_after(PATIENCE_S):
+            async with opened(self.component, tmp_path / "0", first, seed=0) as one:
+                entered, results = trio.Event(), list[BaseException]()
+
+                async def never(peer: bytes, payload: bytes) -> bytes:
+                    entered.set()
+                    await trio.sleep_forever()
+                    return b""
+
+                async def ask(peer: bytes) -> None:
+                    try:
+                        await one.request(peer, ECHO, b"", timeout_s=10)
+                    except TransportError as error:
+                        results.append(error)
+
+                async with trio.open_nursery() as nursery:
+                    other = opened(self.component, tmp_path / "1", second, seed=1)
+                    two = await other.__aenter__()
+                    gone = two.node_id
+                    with two.serve(ECHO, never):
+                        nursery.start_soon(ask, gone)
+                        await entered.wait()
+                    await other.__aexit__(None, None, None)
+                assert len(results) == 1
+                with pytest.raises(TransportError):
+                    await one.request(gone, ECHO, b"", timeout_s=5)
+                assert gone not in [peer.node_id for peer in one.peers()]
+
+
+async def _read_all(stream: trio.abc.ReceiveStream) -> bytes:
+    received = bytearray()
+    while chunk := await stream.receive_some(4096):
+        received += chunk
+    return bytes(received)
