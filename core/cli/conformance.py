@@ -1,6 +1,7 @@
 """Run the conformance suite of a role on one component: pytest in a child process, read as a table."""
 
 import importlib
+import os
 import subprocess
 import sys
 import tempfile
@@ -54,7 +55,14 @@ def check_component(module: str, component: "Component") -> list[dict[str, Any]]
         command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={report}"]
         try:
             done = subprocess.run(
-                [*command, str(test)], cwd=folder, capture_output=True, text=True, timeout=TIME_LIMIT_S
+                [*command, str(test)],
+                cwd=folder,
+                # The child sees what this process sees, wherever it runs.
+                env=os.environ
+                | {"PYTHONPATH": os.pathsep.join(str(Path(path).resolve()) for path in sys.path)},
+                capture_output=True,
+                text=True,
+                timeout=TIME_LIMIT_S,
             )
         except subprocess.TimeoutExpired as error:
             raise Failure(f"the suite of {component.role} took more than {TIME_LIMIT_S} s") from error

@@ -1,0 +1,43 @@
+"""A privacy scheme that owns no kind and refuses every proof: the safe place to start from.
+
+Give it circuits and payload kinds, and let `verify` say True only for a proof that holds.
+"""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+
+import attrs
+import trio
+
+from supervm.api import Component, Context, NoConfig, Role
+from supervm.contracts.privacy import BATCH_MAX, CircuitInfo, PrivacyError, ProofItem, VerifierUnavailable
+
+
+@attrs.frozen
+class ExampleScheme:
+    """A `PrivacyScheme`."""
+
+    backend: str = "noop"
+    payload_kinds: frozenset[int] = frozenset()
+
+    def circuits(self) -> Mapping[str, CircuitInfo]:
+        return {}
+
+    async def verify(self, item: ProofItem) -> bool:
+        await trio.lowlevel.checkpoint()
+        raise VerifierUnavailable("this scheme has no verifier yet")
+
+    async def verify_batch(self, items: Sequence[ProofItem]) -> Sequence[bool | PrivacyError]:
+        await trio.lowlevel.checkpoint()
+        if len(items) > BATCH_MAX:
+            raise PrivacyError(f"{len(items)} proofs in a batch, at most {BATCH_MAX}")
+        return [VerifierUnavailable("this scheme has no verifier yet") for _ in items]
+
+
+@asynccontextmanager
+async def open_example(ctx: Context, config: NoConfig) -> AsyncIterator[ExampleScheme]:
+    """Open the scheme. It holds nothing to close."""
+    yield ExampleScheme()
+
+
+component = Component(role=Role.PRIVACY, name="example", open=open_example)
