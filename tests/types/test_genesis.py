@@ -163,3 +163,15 @@ def test_the_native_token_cannot_be_declared_again() -> None:
     token = attrs.evolve(GENESIS.tokens[0], id=NATIVE_TOKEN)
     with pytest.raises(InvalidInput, match="native"):
         attrs.evolve(GENESIS, tokens=(token,))
+
+
+def test_too_much_of_anything_is_refused_by_its_count() -> None:
+    token = GENESIS.tokens[0]
+    many = tuple(attrs.evolve(token, id=at.to_bytes(32, "big")) for at in range(1, 1026))
+    with pytest.raises(InvalidInput, match="tokens: too many"):
+        attrs.evolve(GENESIS, tokens=many)
+    parameters = tuple((f"p{at:04}", "") for at in range(257))
+    with pytest.raises(InvalidInput, match="parameters: too many"):
+        attrs.evolve(GENESIS, gas=attrs.evolve(GENESIS.gas, parameters=parameters))
+    error = refusal(content(limits={f"k{at}": 1 for at in range(65)}))
+    assert error.code == "TooMany"

@@ -1,5 +1,6 @@
 """Keys, addresses, state values, votes and validator sets."""
 
+import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -7,8 +8,9 @@ from hypothesis import strategies as st
 from supervm.types import digests, state
 from supervm.types.address import address_of, format_address, node_id_of, parse_address, parse_hex
 from supervm.types.batch import Batch, batch_header
-from supervm.types.block import HEADER_BYTES, Block
+from supervm.types.block import HEADER_BYTES, Block, BlockBody, BlockHeader
 from supervm.types.certificate import (
+    BatchCertificate,
     Certificate,
     VoteKind,
     bitmap_of,
@@ -235,3 +237,25 @@ HUGE: dict[str, object] = {
 @pytest.mark.parametrize("name", HUGE)
 def test_an_offending_value_is_shortened_in_messages(name: str) -> None:
     assert len(shorten(HUGE[name])) < 120
+
+
+def test_a_block_does_not_take_another_blocks_batches() -> None:
+    def batch(item: bytes) -> Batch:
+        header = batch_header(chain_id=C, epoch=0, builder=A, sequence=1, transactions=[item], gas=1)
+        return Batch(header, b"s" * 64, (item,))
+
+    one, other = batch(b"one"), batch(b"other")
+    body = BlockBody(certificates=(BatchCertificate(one.header, b"s" * 64, b"\x01", (b"s" * 64,)),))
+    first = genesis_block(Genesis(name="x", created_ms=0, validators=FOUR), A).header
+    named = attrs.evolve(first, body_digest=body.digest(), transactions_root=body.transactions_root())
+    Block(named, body, (one,)).check()
+    with pytest.raises(DecodeError, match="batches"):
+        Block(named, body, (other,)).check()
+    with pytest.raises(DecodeError, match="transactions_root"):
+        Block(attrs.evolve(named, transactions_root=A), body).check()
+
+
+def test_a_header_shows_no_root_of_a_later_height() -> None:
+    header = genesis_block(Genesis(name="x", created_ms=0, validators=FOUR), A).header
+    with pytest.raises(DecodeError, match="root_height"):
+        BlockHeader.decode(attrs.evolve(header, root_height=1).encode())
