@@ -9,7 +9,7 @@ from typing import Any
 
 import attrs
 
-from supervm.hardware.sizing import MEMPOOL, STORAGE_CACHE, WRITE_BUFFER, Sizes
+from supervm.hardware.sizing import MEMPOOL, PAGE_CACHE, STATE_CACHE, STORAGE_CACHE, WRITE_BUFFER, Sizes
 
 # TIER-24: the next one is used, and named, where the one before can't be had at first start. `memory` is
 # never fallen back to: a node that forgets must be asked for.
@@ -87,7 +87,9 @@ def make_profile(tier: str, sizes: Sizes, *, is_validator: bool) -> Profile:
             sizes["storage.background_jobs"],
         ),
         "storage.sqlite.cache_bytes": (STORAGE_CACHE, sizes[STORAGE_CACHE]),
-        "application.ledger.mempool.bytes_max": (MEMPOOL, sizes[MEMPOOL]),
+        "application.ledger.mempool_bytes_max": (MEMPOOL, sizes[MEMPOOL]),
+        "application.ledger.page_cache_bytes": (PAGE_CACHE, sizes[PAGE_CACHE]),
+        "application.ledger.state_cache_bytes": (STATE_CACHE, sizes[STATE_CACHE]),
     }
     chosen: dict[str, tuple[Any, str]] = {
         "storage.use": (storage[0], why_storage),

@@ -23,6 +23,10 @@ WRITE_BUFFER_BYTES = (4 * MIB, 128 * MIB)
 WRITE_BUFFERS = 2
 MEMPOOL_FRACTION = 0.02
 MEMPOOL_BYTES = (16 * MIB, 4 * GIB)
+PAGE_CACHE_FRACTION = 0.01
+PAGE_CACHE_BYTES = (4 * MIB, GIB)
+STATE_CACHE_FRACTION = 0.005
+STATE_CACHE_BYTES = (2 * MIB, 512 * MIB)
 BACKGROUND_JOBS = (2, 16)
 IO_THREADS_MAX = 256
 # NET-51: records held by memory, in MiB.
@@ -33,7 +37,9 @@ ADDRESS_TABLE_MAX = 500
 STORAGE_CACHE = "storage.cache_bytes"
 WRITE_BUFFER = "storage.write_buffer_bytes"
 MEMPOOL = "mempool.bytes_max"
-CACHES = {STORAGE_CACHE: 1, WRITE_BUFFER: WRITE_BUFFERS, MEMPOOL: 1}
+PAGE_CACHE = "ledger.page_cache_bytes"
+STATE_CACHE = "ledger.state_cache_bytes"
+CACHES = {STORAGE_CACHE: 1, WRITE_BUFFER: WRITE_BUFFERS, MEMPOOL: 1, PAGE_CACHE: 1, STATE_CACHE: 1}
 
 
 class SizeTooLarge(ValueError):
@@ -148,6 +154,14 @@ def _caches(facts: HardwareFacts, tier: str, cache_fraction: float | None) -> li
         MEMPOOL: (
             clamp(int(MEMPOOL_FRACTION * (memory or 0)), MEMPOOL_BYTES),
             f"clamp({MEMPOOL_FRACTION} M, 16 MiB, 4 GiB), {has}",
+        ),
+        PAGE_CACHE: (
+            clamp(int(PAGE_CACHE_FRACTION * (memory or 0)), PAGE_CACHE_BYTES),
+            f"clamp({PAGE_CACHE_FRACTION} M, 4 MiB, 1 GiB), {has}",
+        ),
+        STATE_CACHE: (
+            clamp(int(STATE_CACHE_FRACTION * (memory or 0)), STATE_CACHE_BYTES),
+            f"clamp({STATE_CACHE_FRACTION} M, 2 MiB, 512 MiB), {has}",
         ),
     }
     if memory is None:

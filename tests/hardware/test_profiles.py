@@ -2,6 +2,7 @@
 
 import json
 
+import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -149,6 +150,35 @@ def test_a_profile_as_tables_has_each_value_and_each_value_a_reason(tier):
             found = found[word]
         assert found == value
         assert profile.reasons[key]
+
+
+def test_every_key_of_a_profile_is_one_that_a_component_reads():
+    from supervm.chain.component import LedgerOptions
+    from supervm.plugins.storage.rocksdb import RocksdbConfig
+    from supervm.plugins.storage.sqlite import SqliteConfig
+
+    kinds = {
+        "storage.rocksdb": RocksdbConfig,
+        "storage.sqlite": SqliteConfig,
+        "application.ledger": LedgerOptions,
+    }
+    profile = make_profile("L2", sized(8 * GB, tier="L2"), is_validator=True)
+    for key in profile.values:
+        section, _, option = key.rpartition(".")
+        assert option == "use" or option in {field.name for field in attrs.fields(kinds[section])}, key
+
+
+@pytest.mark.parametrize("memory", [64 * MIB, 512 * MIB, 8 * GB, 2**41])
+@pytest.mark.parametrize("tier", TIERS)
+def test_every_size_of_a_profile_is_one_that_its_component_accepts(memory, tier):
+    from supervm.chain.component import LedgerOptions
+    from supervm.plugins.storage.rocksdb import RocksdbConfig
+    from supervm.plugins.storage.sqlite import SqliteConfig
+
+    table = make_profile(tier, sized(memory, tier=tier), is_validator=True).table()
+    RocksdbConfig(**table["storage"]["rocksdb"])
+    SqliteConfig(**table["storage"]["sqlite"])
+    LedgerOptions(**table["application"]["ledger"])
 
 
 def test_the_first_component_without_an_obstacle_is_taken_and_the_others_named():

@@ -138,7 +138,7 @@ def test_a_wheel_builds_without_a_compiler_and_holds_no_library(tmp_path):
 @needs_setuptools
 @needs_compiler
 def test_a_wheel_built_with_a_compiler_holds_the_library(tmp_path):
-    assert len(wheel(tmp_path)) == 1
+    assert len(wheel(tmp_path, SUPERVM_BUILD_NATIVE="on")) == 1
 
 
 def in_new_python(code: str, **environment: str) -> str:
