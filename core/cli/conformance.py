@@ -27,7 +27,15 @@ class TestComponent({suite}):
     component = next(
         one for one in supervm_components() if (str(one.role), one.name) == ({role!r}, {name!r})
     )
-'''
+{extra}'''
+
+# Suites that ask for more than the component get what its defaults give.
+_EXTRA = {
+    "transport": """
+    def configs(self, count):
+        return [self.component.config() for _ in range(count)]
+""",
+}
 
 
 def suite_of(role: str) -> str:
@@ -49,7 +57,13 @@ def check_component(module: str, component: "Component") -> list[dict[str, Any]]
     with tempfile.TemporaryDirectory() as folder:
         test, report = Path(folder) / "test_component.py", Path(folder) / "report.xml"
         test.write_text(
-            _MODULE.format(module=module, role=str(component.role), suite=suite, name=component.name)
+            _MODULE.format(
+                module=module,
+                role=str(component.role),
+                suite=suite,
+                name=component.name,
+                extra=_EXTRA.get(component.role, ""),
+            )
         )
         (Path(folder) / "pytest.ini").write_text("[pytest]\ntrio_mode = true\n")
         command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={report}"]
