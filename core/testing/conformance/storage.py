@@ -4,9 +4,9 @@ Needs pytest-trio and hypothesis. What a backend can't do is taken from its `cap
 it must do.
 """
 
+import contextlib
 import os
 import random
-import signal
 import subprocess
 import sys
 import tempfile
@@ -48,6 +48,8 @@ AWKWARD_KEYS = [
     b"\x00", b"\x00\x00", b"\x00\xff", b"a", b"a\x00", b"aa", b"b", b"\x7f", b"\x80",
     b"\xff", b"\xff\x00", b"\xff\xff", b"\xff\xff\x00", b"\xff\xff\xff",
 ]  # fmt: skip
+
+KILL_AFTER_S_MAX = 0.02
 
 keys = st.one_of(st.sampled_from(AWKWARD_KEYS), st.binary(min_size=1, max_size=4))
 bounds = st.one_of(st.just(b""), keys)
@@ -560,7 +562,10 @@ class StorageConformance(ComponentConformance):
                 i, level = map(int, child.stdout.readline().split())
                 if level >= Durability.BUFFERED:
                     must = i + 1
-            os.kill(child.pid, signal.SIGKILL)
+            # The child is killed at some moment of the batches that follow, not just after a commit.
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child.wait(timeout=chance.random() * KILL_AFTER_S_MAX)
+            child.kill()
             for line in child.stdout:
                 if line.endswith("\n"):
                     i, level = map(int, line.split())
@@ -568,17 +573,14 @@ class StorageConformance(ComponentConformance):
         return must
 
     def _child(self, folder: Path, seed: int) -> subprocess.Popen[str]:
-        module = sys.modules[self.component.open.__module__]
-        name, file = module.__name__, module.__file__
-        assert file is not None
-        # A module that is no part of a package is found by the folder it lies in.
-        paths = [str(Path(file).parent)] if "." not in name else []
+        module = self.component.open.__module__
         return subprocess.Popen(
-            [sys.executable, storage_child.__file__, name, self.component.name, str(folder), str(seed)],
+            [sys.executable, storage_child.__file__, module, self.component.name, str(folder), str(seed)],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join([*paths, os.environ.get("PYTHONPATH", "")])},
+            # So that the child finds the module where this process did.
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
         )
 
 
