@@ -138,8 +138,8 @@ class MemoryTransport:
         delay_s = self.network.delay_s(self.node_id, peer)
         if delay_s is None:
             raise Unreachable("the connection could not be made", peer, "try again")
-        await trio.sleep(delay_s)
-        pair = StreamPair(self.network, self.node_id, peer)
+        await self.ctx.clock.sleep(delay_s)
+        pair = StreamPair(self.network, self.ctx.clock, self.node_id, peer)
         open_now = {known for known in self._streams.get(peer, set()) if known.is_open()}
         if len(open_now) >= self.limits.streams_max:
             raise Overloaded(f"{self.limits.streams_max} streams are open", peer, "close one")
@@ -171,7 +171,7 @@ class MemoryTransport:
 
         async def deliver() -> None:
             try:
-                await trio.sleep(delay_s)
+                await self.ctx.clock.sleep(delay_s)
             finally:
                 self._broadcasts_in_flight -= 1
             for sender in self._topics.get(topic, ()):
@@ -216,10 +216,10 @@ class MemoryTransport:
         async def carry() -> None:
             with sender, trio.move_on_after(timeout_s):
                 there_s = self.network.delay_s(self.node_id, target.node_id)
-                await trio.sleep(float("inf") if there_s is None else there_s)
+                await self._travel(there_s)
                 reply = await target.answer(self.node_id, method, payload)
                 back_s = self.network.delay_s(target.node_id, self.node_id)
-                await trio.sleep(float("inf") if back_s is None else back_s)
+                await self._travel(back_s)
                 sender.send_nowait(reply)
 
         # The work runs in the answering node's tasks: it ends with that node, not with the asking one.
@@ -233,6 +233,13 @@ class MemoryTransport:
         if isinstance(reply, Refusal):
             raise reply
         return reply
+
+    async def _travel(self, delay_s: float | None) -> None:
+        """Be on the way for so long; for ever if the message is lost."""
+        if delay_s is None:
+            await trio.sleep_forever()
+        else:
+            await self.ctx.clock.sleep(delay_s)
 
     def _target(self, peer: bytes) -> "MemoryTransport":
         target = self.network.nodes.get(peer)

@@ -3,6 +3,7 @@
 import attrs
 import trio
 
+from supervm.kernel.component import Clock
 from supervm.plugins.transport.network import MemoryNetwork
 
 CHUNK_BYTES_MAX = 64 * 1024
@@ -15,6 +16,7 @@ class _Way:
     """One direction: chunks with the time from which they are there. An empty chunk is its end."""
 
     network: MemoryNetwork
+    clock: Clock
     source: bytes
     target: bytes
     sender: trio.MemorySendChannel[tuple[float, bytes]]
@@ -34,7 +36,7 @@ class _Way:
         delay_ms = self.network.random.uniform(conditions.latency_ms_min, conditions.latency_ms_max)
         if self.network.random.random() < conditions.loss:
             delay_ms += 2 * conditions.latency_ms_max
-        self.arrives = max(self.arrives, trio.current_time() + delay_ms / 1000)
+        self.arrives = max(self.arrives, self.clock.monotonic() + delay_ms / 1000)
         await self.sender.send((self.arrives, chunk))
 
 
@@ -85,7 +87,7 @@ class MemoryStream(trio.abc.HalfCloseableStream):
                 arrives, chunk = await self._arriving.receiver.receive()
             except trio.EndOfChannel as error:
                 raise trio.BrokenResourceError("the other end is gone") from error
-            await trio.sleep_until(arrives)
+            await self._arriving.clock.sleep(max(0.0, arrives - self._arriving.clock.monotonic()))
             self._buffer += chunk
             self._ended = not chunk
         taken = bytes(self._buffer[:max_bytes])
@@ -111,12 +113,22 @@ class MemoryStream(trio.abc.HalfCloseableStream):
         return self._closed
 
 
+def _channel() -> tuple[
+    trio.MemorySendChannel[tuple[float, bytes]], trio.MemoryReceiveChannel[tuple[float, bytes]]
+]:
+    return trio.open_memory_channel[tuple[float, bytes]](CHUNKS_MAX)
+
+
 class StreamPair:
     """Two ends: `near` for who opened it, `far` for who accepts it."""
 
-    def __init__(self, network: MemoryNetwork, opener: bytes, accepter: bytes) -> None:
-        there = _Way(network, opener, accepter, *trio.open_memory_channel[tuple[float, bytes]](CHUNKS_MAX))
-        back = _Way(network, accepter, opener, *trio.open_memory_channel[tuple[float, bytes]](CHUNKS_MAX))
+    def __init__(self, network: MemoryNetwork, clock: Clock, opener: bytes, accepter: bytes) -> None:
+        there = _Way(
+            network, clock, opener, accepter, *trio.open_memory_channel[tuple[float, bytes]](CHUNKS_MAX)
+        )
+        back = _Way(
+            network, clock, accepter, opener, *trio.open_memory_channel[tuple[float, bytes]](CHUNKS_MAX)
+        )
         self.near = MemoryStream(there, back)
         self.far = MemoryStream(back, there)
 

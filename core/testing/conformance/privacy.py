@@ -3,7 +3,6 @@
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, ClassVar
 
 import pytest
 import trio
@@ -16,20 +15,14 @@ from supervm.contracts.privacy import (
     PrivacyScheme,
     ProofItem,
 )
-from supervm.kernel.component import Component
-from supervm.testing.context import opened
+from supervm.testing.conformance.component import ComponentConformance
 
 GARBAGE = (b"", b"\x00", b"\xff" * 32, bytes(384), bytes(range(256)) * 16)
 
 
 @pytest.mark.trio
-class PrivacyConformance:
+class PrivacyConformance(ComponentConformance):
     """Subclass it and name `component`. A scheme that verifies proofs also gives `good` and `bad`."""
-
-    component: ClassVar[Component]
-
-    def config(self) -> Any:
-        return self.component.config()
 
     def good(self) -> Sequence[ProofItem]:
         """Proofs that hold."""
@@ -41,7 +34,7 @@ class PrivacyConformance:
 
     @asynccontextmanager
     async def scheme(self, folder: Path) -> AsyncIterator[PrivacyScheme]:
-        async with opened(self.component, folder, self.config()) as scheme:
+        async with self.opened(folder) as scheme:
             assert isinstance(scheme, PrivacyScheme)
             yield scheme
 

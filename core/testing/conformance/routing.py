@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 
@@ -17,8 +17,7 @@ from supervm.contracts.routing import (
     Service,
     UnknownNode,
 )
-from supervm.kernel.component import Component
-from supervm.testing.context import opened
+from supervm.testing.conformance.component import ComponentConformance
 
 
 def record(number: int, **more: Any) -> NodeRecord:
@@ -28,17 +27,12 @@ def record(number: int, **more: Any) -> NodeRecord:
 
 
 @pytest.mark.trio
-class RoutingConformance:
-    """Subclass it and name `component`; `config` gives options for an empty table."""
-
-    component: ClassVar[Component]
-
-    def config(self) -> Any:
-        return self.component.config()
+class RoutingConformance(ComponentConformance):
+    """Subclass it and name `component`; its default options give an empty table."""
 
     @asynccontextmanager
     async def table(self, folder: Path) -> AsyncIterator[Routing]:
-        async with opened(self.component, folder, self.config()) as table:
+        async with self.opened(folder) as table:
             assert isinstance(table, Routing)
             yield table
 

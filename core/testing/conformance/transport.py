@@ -26,7 +26,7 @@ from supervm.contracts.transport import (
     TransportLimits,
     Unreachable,
 )
-from supervm.kernel.component import Component
+from supervm.testing.conformance.component import ComponentConformance
 from supervm.testing.context import opened
 
 ECHO, OTHER, TOPIC, PROTOCOL = 0x8001, 0x8002, "conformance", "conformance/1"
@@ -38,10 +38,9 @@ async def echo(peer: bytes, payload: bytes) -> bytes:
 
 
 @pytest.mark.trio
-class TransportConformance:
+class TransportConformance(ComponentConformance):
     """Subclass it, name `component`, and give `configs`."""
 
-    component: ClassVar[Component]
     limits: ClassVar[TransportLimits] = TransportLimits()
 
     def configs(self, count: int) -> list[Any]:
@@ -116,7 +115,7 @@ class TransportConformance:
                         nursery.start_soon(ask)
                     await waiting.wait()
                     with pytest.raises(Overloaded):
-                        await one.request(two.node_id, ECHO, b"", timeout_s=5)
+                        await one.request(two.node_id, ECHO, b"", timeout_s=0.5)
                     release.set()
                 with two.serve(OTHER, echo):
                     assert await one.request(two.node_id, OTHER, b"again", timeout_s=5) == b"again"

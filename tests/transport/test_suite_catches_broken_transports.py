@@ -1,0 +1,124 @@
+"""The conformance suite is worth something: each broken transport fails the test that names its fault."""
+
+import inspect
+import itertools
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from supervm.api import Component, Context, Role
+from supervm.contracts.transport import (
+    Broadcast,
+    ErrorCode,
+    Priority,
+    Refusal,
+    TransportError,
+    TransportLimits,
+)
+from supervm.plugins.transport.memory import MemoryTransport, MemoryTransportConfig
+from supervm.plugins.transport.network import network
+from supervm.testing.conformance.component import only_error
+from supervm.testing.conformance.transport import TransportConformance
+
+_names = (f"broken-{number}" for number in itertools.count())
+
+
+class LiesAboutTheSender(MemoryTransport):
+    async def answer(self, peer: bytes, method: int, payload: bytes) -> bytes | Refusal:
+        return await super().answer(bytes(32), method, payload)
+
+
+class TellsItself(MemoryTransport):
+    async def broadcast(self, topic: str, payload: bytes, *, priority: Priority = Priority.NORMAL) -> None:
+        await super().broadcast(topic, payload, priority=priority)
+        self.receive(Broadcast(peer=self.node_id, payload=payload), topic, 0)
+
+
+class TellsTwice(MemoryTransport):
+    def receive(self, message: Broadcast, topic: str, delay_s: float) -> None:
+        super().receive(message, topic, delay_s)
+        super().receive(message, topic, delay_s)
+
+
+class SendsAnySize(MemoryTransport):
+    @staticmethod
+    def _check_size(payload: bytes, most: int, peer: bytes) -> None:
+        return
+
+
+class LeaksSecrets(MemoryTransport):
+    async def answer(self, peer: bytes, method: int, payload: bytes) -> bytes | Refusal:
+        handler = self._handlers.get(method)
+        try:
+            return await handler(peer, payload) if handler else await super().answer(peer, method, payload)
+        except Refusal as refusal:
+            return refusal
+        except Exception as error:
+            return Refusal(ErrorCode.REMOTE_FAILED, str(error), peer=self.node_id)
+
+
+class NeverRefusesOverload(MemoryTransport):
+    def __attrs_post_init__(self) -> None:
+        self.limits = TransportLimits(requests_max=10**6)
+
+
+class KnowsStrangers(MemoryTransport):
+    def _target(self, peer: bytes) -> MemoryTransport:
+        return self.network.nodes.get(peer, self)
+
+
+class UnboundedQueues(MemoryTransport):
+    def subscribe(self, topic: str, *, queue_max: int = 256) -> Any:
+        return super().subscribe(topic, queue_max=10_000)
+
+
+CASES = [
+    (LiesAboutTheSender, "test_a_request_is_answered_and_the_handler_knows_who_asks"),
+    (TellsItself, "test_a_broadcast_reaches_every_other_node_once_and_names_its_sender"),
+    (TellsTwice, "test_a_broadcast_reaches_every_other_node_once_and_names_its_sender"),
+    (SendsAnySize, "test_payloads_up_to_their_bound_pass_and_over_it_are_refused_unsent"),
+    (LeaksSecrets, "test_a_handler_that_raises_answers_an_error_and_the_node_goes_on"),
+    (NeverRefusesOverload, "test_over_the_bound_of_requests_the_asker_is_refused_at_once"),
+    (KnowsStrangers, "test_a_method_nobody_serves_and_a_peer_nobody_knows_are_typed_errors"),
+    (UnboundedQueues, "test_a_slow_subscriber_loses_the_newest_and_holds_up_nobody"),
+]
+
+
+def suite(kind: type[MemoryTransport]) -> TransportConformance:
+    @asynccontextmanager
+    async def open_it(ctx: Context, config: MemoryTransportConfig) -> AsyncIterator[MemoryTransport]:
+        joined = network(config.network)
+        node = kind(ctx.random.randbytes(32), joined, ctx)
+        with joined.joined(node):
+            yield node
+
+    class Suite(TransportConformance):
+        component = Component(role=Role.TRANSPORT, name="broken", open=open_it, config=MemoryTransportConfig)
+
+        def configs(self, count: int) -> list[Any]:
+            name = next(_names)
+            return [MemoryTransportConfig(network=name) for _ in range(count)]
+
+    return Suite()
+
+
+@pytest.mark.parametrize(("kind", "test"), CASES, ids=lambda case: getattr(case, "__name__", ""))
+async def test_a_broken_transport_fails_the_test_that_names_its_fault(
+    kind: type[MemoryTransport], test: str, tmp_path: Path
+) -> None:
+    with pytest.raises(BaseException) as raised:
+        await getattr(suite(kind), test)(tmp_path)
+    found = only_error(raised.value)
+    wrong = AssertionError | pytest.fail.Exception | trio.TooSlowError | TransportError
+    assert isinstance(found, wrong), repr(found)
+
+
+@pytest.mark.parametrize("test", sorted({test for _, test in CASES}))
+async def test_the_transport_they_were_made_from_passes_that_test(test: str, tmp_path: Path) -> None:
+    call = getattr(suite(MemoryTransport), test)
+    assert inspect.iscoroutinefunction(call)
+    await call(tmp_path)
