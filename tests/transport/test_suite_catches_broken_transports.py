@@ -62,7 +62,8 @@ class LeaksSecrets(MemoryTransport):
 
 
 class NeverRefusesOverload(MemoryTransport):
-    def __attrs_post_init__(self) -> None:
+    def __init__(self, *given: Any) -> None:
+        super().__init__(*given)
         self.limits = TransportLimits(requests_max=10**6)
 
 
