@@ -1,6 +1,7 @@
 """The stable surface for plugins: third parties import this and `supervm.testing`, nothing else."""
 
 from supervm.contracts.roles import Role
+from supervm.hardware.facts import Known, Probe, ProbeContext, Unknown
 from supervm.hookspecs import hookimpl
 from supervm.kernel.component import (
     Component,
@@ -20,9 +21,13 @@ __all__ = [
     "Context",
     "Health",
     "HealthState",
+    "Known",
     "Needs",
     "NoConfig",
+    "Probe",
+    "ProbeContext",
     "Role",
     "Supervision",
+    "Unknown",
     "hookimpl",
 ]

@@ -2,8 +2,7 @@
 
 from collections.abc import Iterable
 
-from supervm.api import hookimpl
-from supervm.hardware.facts import Probe
+from supervm.api import Probe, hookimpl
 from supervm.hardware.probes import BUILTIN
 
 
