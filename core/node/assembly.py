@@ -63,7 +63,8 @@ async def open_node(prepared: Prepared, logs: Logs) -> AsyncIterator[Node]:
     facts = Facts(prepared.catalogue, metrics, prepared.machine.decision.tier, routes)
     ledger, http = ledger_component(), http_component(facts)
     http_config = prepared.effective.sections["api"]
-    planned = plan(prepared, [(ledger, None), (http, http_config)])
+    options = prepared.effective.options[Role.APPLICATION, ledger.name]
+    planned = plan(prepared, [(ledger, options), (http, http_config)])
     with open_folder(prepared.data, prepared.storage) as folder:
         chain = await trio.to_thread.run_sync(open_chain, folder.path, _genesis(prepared), prepared.node.name)
         planned = _with_chain(prepared, planned, ledger, chain)
@@ -127,13 +128,9 @@ def _with_chain(
     if chosen != gas.component:
         problem = f"the chain's genesis fixes gas component {gas.component!r}, {chosen!r} is chosen"
         raise ConfigErrors([ConfigProblem("gas.use", problem, f"set gas.use = {gas.component}")])
-    options = prepared.effective.options.get((Role.APPLICATION, "ledger")) or LedgerOptions()
-    given = {
-        (ledger.role, ledger.name): LedgerConfig(
-            genesis=chain.genesis, identity=chain.identity, options=options
-        )
-    }
-    return tuple(attrs.evolve(one, config=given.get(one.key, one.config)) for one in planned)
+    options = prepared.effective.options[Role.APPLICATION, ledger.name]
+    config = LedgerConfig(genesis=chain.genesis, identity=chain.identity, options=options)
+    return tuple(attrs.evolve(one, config=config) if one.component is ledger else one for one in planned)
 
 
 def _register(metrics: Registry, logs: Logs, prepared: Prepared, clock: SystemClock) -> None:
