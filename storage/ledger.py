@@ -45,9 +45,12 @@ from supervm.storage.recovery import recover
 from supervm.storage.spaces import (
     COMMIT_KEY,
     CommitMarker,
+    Place,
     certificate_key,
     corrupt,
+    decode_place,
     header_key,
+    index_key,
     stale_key,
     state_key,
     unseal,
@@ -200,19 +203,21 @@ class Ledger:
     ) -> None:
         """Make the block that follows the tip durable, with all that came of it, in one batch.
 
-        One too large for a batch is written ahead in part (`supervm.storage.spill`), no less atomic.
+        A digest leads to its first receipt for good, also where a block brings it again. A block too large
+        for a batch is written ahead in part (`supervm.storage.spill`), no less atomic.
 
         `certificate` proves that it is final, empty where nothing does. A cancelled commit is finished
         first. A `StorageError` that says that nothing was written (`TooLarge`, `DiskFull`, `ReadOnly`)
         leaves the ledger as it was; after any other it refuses everything with `LedgerStopped`, since
         only reopening tells whether the block is in the chain.
         """
-        self._check_running()
+        known = await self.known([receipt.digest for receipt in receipts])
         marker, ahead, batch = await trio.to_thread.run_sync(
-            self._batch, block, receipts, certificate, staged, limiter=self._cpu
+            self._batch, block, receipts, certificate, staged, known, limiter=self._cpu
         )
         with trio.CancelScope(shield=True):
             async with self._writing:
+                self._check_running()
                 assert staged.parent == self._marker, "two commits at once"
                 try:
                     for chunk in ahead:
@@ -226,7 +231,12 @@ class Ledger:
         await trio.lowlevel.checkpoint_if_cancelled()
 
     def _batch(
-        self, block: Block, receipts: Sequence[Receipt], certificate: bytes, staged: Staged
+        self,
+        block: Block,
+        receipts: Sequence[Receipt],
+        certificate: bytes,
+        staged: Staged,
+        known: Collection[bytes],
     ) -> tuple[CommitMarker, list[list[Operation]], list[Operation]]:
         header, parent = block.header, self._marker
         assert staged.parent == parent, "staged on another block"
@@ -242,7 +252,7 @@ class Ledger:
             state_root=staged.root,
             receipts_root=merkle.root(encoded),
         )
-        rows = block_rows(block, receipts, encoded, certificate)
+        rows = block_rows(block, receipts, encoded, certificate, known)
         return marker, *split([*staged.operations, *rows, sealed(COMMIT_KEY, marker.encode())])
 
     def _publish(self, marker: CommitMarker, header: BlockHeader, staged: Staged) -> None:
@@ -373,6 +383,18 @@ class Ledger:
         if not 0 <= height <= self._marker.height:
             return None
         return await read_receipts(self._store, height)
+
+    async def known(self, digests: Sequence[bytes]) -> set[bytes]:
+        """Those of these transaction digests that a block of the chain has a receipt for (CONS-40)."""
+        self._check_running()
+        rows = [index_key(digest) for digest in digests]
+        stored = await self._store.get_many(rows)
+        found = set()
+        for digest, row, data in zip(digests, rows, stored, strict=True):
+            place = None if data is None else decode_place(row, unseal(row, data))
+            if isinstance(place, Place) and place.height <= self._marker.height:
+                found.add(digest)
+        return found
 
     async def transaction(self, digest: bytes) -> Located | None:
         """Where a transaction stands in the chain, its bytes and receipt; None if it doesn't."""

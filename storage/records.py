@@ -5,7 +5,7 @@ body, since a block may be larger than a value may be; receipts are rows of at m
 and accepts of a batch stand in the body, so a batch's row holds its transactions and nothing twice.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import attrs
 
@@ -43,12 +43,17 @@ def sealed(key: bytes, value: bytes) -> Put:
 
 
 def block_rows(
-    block: Block, receipts: Sequence[Receipt], encoded: Sequence[bytes], certificate: bytes
+    block: Block,
+    receipts: Sequence[Receipt],
+    encoded: Sequence[bytes],
+    certificate: bytes,
+    known: Collection[bytes] = (),
 ) -> list[Put]:
     """Every row that a block adds besides state, tree and marker. Pure; a thread's work for a full block.
 
     A receipt's `index` is its transaction's place in the block, counted through all batches. `encoded`
-    are the receipts' encodings, which the caller has for their root.
+    are the receipts' encodings, which the caller has for their root. `known` are the digests that an earlier
+    block has a receipt for: the index goes on leading there.
     """
     height = block.header.height
     certificates = block.body.certificates
@@ -67,6 +72,8 @@ def block_rows(
         rows.append(sealed(receipts_key(height, number), pack_transactions(data for _, data in chunk)))
         for at, (receipt, _) in enumerate(chunk):
             assert receipt.height == height, (receipt.height, height)
+            if receipt.digest in known:
+                continue
             batch_number, item = items[receipt.index]
             place = Place(height, batch_number, item, number, at)
             rows.append(sealed(index_key(receipt.digest), place.encode()))

@@ -105,6 +105,18 @@ async def test_what_is_not_in_the_chain_is_none(memory):
         assert await ledger.block(digest_of(BLOCKS[0][0])) is None
 
 
+async def test_a_digest_leads_to_its_first_receipt_for_good(memory):
+    again, other = set_balance(1, 10), set_balance(2, 20)
+    async with ledger_on(memory) as ledger:
+        await add_block(ledger, [again])
+        await add_block(ledger, [other, again])
+        assert (await ledger.transaction(digest_of(again))).height == 1
+        assert (await ledger.transaction(digest_of(other))).height == 2
+        assert [each.digest for each in await ledger.receipts(2)] == [digest_of(other), digest_of(again)]
+        asked = [digest_of(again), digest_of(other), bytes(32), ledger.tip.block_digest]
+        assert await ledger.known(asked) == set(asked[:2])
+
+
 async def test_ranges_are_bounded_by_the_tip(memory):
     async with ledger_on(memory) as ledger:
         blocks = [await ledger.block(0)] + [await add_block(ledger, each) for each in BLOCKS]
