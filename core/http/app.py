@@ -14,7 +14,7 @@ from starlette.types import ASGIApp
 from supervm.contracts.storage import StorageError
 from supervm.http import events, ledger, network, probes, transactions
 from supervm.http.api import Api
-from supervm.http.guard import Guard, internal_error
+from supervm.http.guard import TOLD, Guard, internal_error
 from supervm.http.parameters import no_query
 from supervm.http.problems import Problem, of_input
 from supervm.http.responses import JsonResponse
@@ -133,5 +133,8 @@ async def _unavailable(request: Request, error: Exception) -> Response:
 
 
 async def _internal(request: Request, error: Exception) -> Response:
-    # Starlette raises it again after this answer; the guard logs it there.
+    # Starlette raises it again after this answer; the guard then knows that it was told.
+    api: Api = request.app.state.node
+    api.log.error("request_failed", method=request.method, path=request.url.path, exc_info=error)
+    request.scope[TOLD] = True
     return internal_error().response()

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import trio
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 from supervm.http.config import HttpConfig
 from supervm.http.problems import Problem, bad_request, overloaded
@@ -28,7 +28,7 @@ class Bodies:
                 await self._fill(chunks, request)
             except Problem as problem:
                 self._release(chunks)
-                if problem.status != 408:
+                if problem.status in (413, 503):
                     await self._discard(request)
                 raise
             yield b"".join(chunks)
@@ -41,11 +41,14 @@ class Bodies:
         self._check_length(request)
         size = 0
         with trio.move_on_after(timeout_s) as deadline:
-            async for chunk in request.stream():
-                size += len(chunk)
-                self.held_bytes += len(chunk)
-                chunks.append(chunk)
-                self._check_size(size)
+            try:
+                async for chunk in request.stream():
+                    size += len(chunk)
+                    self.held_bytes += len(chunk)
+                    chunks.append(chunk)
+                    self._check_size(size)
+            except ClientDisconnect:
+                raise bad_request("BodyIncomplete", "body", f"{size} bytes", "send all of it") from None
         if deadline.cancelled_caught:
             raise Problem(
                 status=408,

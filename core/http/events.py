@@ -35,10 +35,10 @@ async def events(request: Request) -> "EventStream":
     return EventStream(api, _after(api, asked))
 
 
-def _after(api: Api, asked: str) -> int | None:
-    """The number after which to read; None for from now on; 0 for all that is kept."""
+def _after(api: Api, asked: str) -> int:
+    """The number after which to read: the newest one now where none is asked, 0 for all that is kept."""
     if asked in ("", "0"):
-        return None if asked == "" else 0
+        return api.ledger.events.last_id if asked == "" else 0
     found = _ID.fullmatch(asked)
     if found is None:
         raise bad_request("BadEventId", "Last-Event-ID", asked, "an id as it came in the stream, or 0")
@@ -48,10 +48,11 @@ def _after(api: Api, asked: str) -> int | None:
 class EventStream:
     """The response: a stream that ends when the client leaves, the node drains, or at a gap."""
 
-    def __init__(self, api: Api, after: int | None) -> None:
+    def __init__(self, api: Api, after: int) -> None:
         self._api = api
         self._after = after
         self._sent_s = 0.0
+        self._left = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         with self._api.readers:
@@ -62,43 +63,47 @@ class EventStream:
                 (b"x-accel-buffering", b"no"),
             ]
             await send({"type": "http.response.start", "status": 200, "headers": headers})
-            try:
-                await self._stream(receive, send)
+            await self._stream(receive, send)
+            if not self._left:
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
-            except* ClientDisconnect as left:
-                # It left, or read nothing for `send_timeout_s`. It knows its last id.
-                raise ClientDisconnect from left
 
     async def _stream(self, receive: Receive, send: Send) -> None:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._end_when_left, receive, nursery.cancel_scope)
-            nursery.start_soon(self._end_when_closing, nursery.cancel_scope)
-            await self._send(send, f"retry: {RETRY_MS}\n\n")
-            nursery.start_soon(self._keep_alive, send)
+            scope = nursery.cancel_scope
+            nursery.start_soon(self._end_when_left, receive, scope)
+            nursery.start_soon(self._end_when_closing, scope)
+            await self._send(send, f"retry: {RETRY_MS}\n\n", scope)
+            nursery.start_soon(self._keep_alive, send, scope)
             async with aclosing(self._api.ledger.events.follow(self._after)) as feed:  # type: ignore[type-var]
                 async for event in feed:
-                    await self._send(send, self._frame(event))
-            nursery.cancel_scope.cancel()
+                    await self._send(send, self._frame(event), scope)
+            scope.cancel()
 
     def _frame(self, event: Event) -> str:
         data = json.dumps(event.data, separators=(",", ":"))
         return f"id: {self._api.run}-{event.id}\nevent: {event.kind}\ndata: {data}\n\n"
 
-    async def _send(self, send: Send, text: str) -> None:
-        await send({"type": "http.response.body", "body": text.encode(), "more_body": True})
+    async def _send(self, send: Send, text: str, scope: trio.CancelScope) -> None:
+        try:
+            await send({"type": "http.response.body", "body": text.encode(), "more_body": True})
+        except ClientDisconnect:
+            # It left, or read nothing for `send_timeout_s`; it knows its last id.
+            self._left = True
+            scope.cancel()
         self._sent_s = self._api.clock.monotonic()
 
-    async def _keep_alive(self, send: Send) -> None:
+    async def _keep_alive(self, send: Send, scope: trio.CancelScope) -> None:
         """A comment when nothing happens: proxies keep the connection, and a dead client is noticed."""
         every_s = self._api.config.keepalive_s
         while True:
             await self._api.clock.sleep(every_s)
             if self._api.clock.monotonic() - self._sent_s >= every_s / 2:
-                await self._send(send, ": keepalive\n\n")
+                await self._send(send, ": keepalive\n\n", scope)
 
     async def _end_when_left(self, receive: Receive, scope: trio.CancelScope) -> None:
         while (await receive())["type"] != "http.disconnect":
             pass
+        self._left = True
         scope.cancel()
 
     async def _end_when_closing(self, scope: trio.CancelScope) -> None:

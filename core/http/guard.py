@@ -21,7 +21,9 @@ PROBES = ("/healthz", "/readyz", "/metrics", "/summary")
 # Whoever may reach the port may ask whether the node lives; all else needs the token (OBS-36).
 OPEN_PATHS = ("/healthz", "/readyz")
 METHODS = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE")
+# Keys in a request's ASGI scope.
 DEADLINE = "supervm.deadline"
+TOLD = "supervm.told"
 
 
 @attrs.define
@@ -98,7 +100,8 @@ class Guard:
             self._log.debug("client_left", path=scope["path"])
         except Exception as error:
             # A bug of ours or of a plugin's route: told once, with its cause, and only to the operator.
-            self._log.error("request_failed", method=scope["method"], path=scope["path"], exc_info=error)
+            if TOLD not in scope:
+                self._log.error("request_failed", method=scope["method"], path=scope["path"], exc_info=error)
             await answer.instead(scope, receive, internal_error())
         finally:
             self._depth.set(self._requests.taken)

@@ -1,7 +1,7 @@
 """Sockets, and Hypercorn's Trio worker on them.
 
 We open the socket ourselves, so that a port in use is an error that names it. We accept connections
-ourselves too, and give each to Hypercorn's `TCPServer`: `hypercorn.trio.serve` has no bound for
+ourselves too, and give each to Hypercorn's connection class: `hypercorn.trio.serve` has no bound for
 connections, and writes under a shield, where a client that stops reading would hold a task for ever and
 the node's shutdown with it. `BoundedStream` gives every write a deadline.
 """
@@ -69,8 +69,12 @@ class BoundedStream:
         self.socket = stream.socket
 
     async def send_all(self, data: bytes) -> None:
-        with trio.move_on_after(self._send_timeout_s) as scope:
-            await self._stream.send_all(data)
+        try:
+            with trio.move_on_after(self._send_timeout_s) as scope:
+                await self._stream.send_all(data)
+        except trio.BusyResourceError as error:
+            # The server closes it at the same time, for its own reasons.
+            raise trio.BrokenResourceError("the connection is closing") from error
         if scope.cancelled_caught:
             # Half a message may be out; nothing that follows would make sense to the client.
             await trio.aclose_forcefully(self._stream)
@@ -84,6 +88,18 @@ class BoundedStream:
 
     async def aclose(self) -> None:
         await self._stream.aclose()
+
+
+class Connection(TCPServer):
+    """One connection. When the client is gone it ends at once.
+
+    Hypercorn's own waits for its idle timer first, and would hold the place of each short connection for
+    all that time.
+    """
+
+    async def _read_data(self) -> None:
+        await super()._read_data()
+        await self.idle_task.stop()
 
 
 @attrs.define
@@ -130,7 +146,7 @@ async def serving(
             return
         try:
             bounded = BoundedStream(stream, config.send_timeout_s)
-            await TCPServer(ASGIWrapper(app), hypercorn, worker, {}, bounded)  # type: ignore[arg-type]
+            await Connection(ASGIWrapper(app), hypercorn, worker, {}, bounded)  # type: ignore[arg-type]
         except Exception as error:
             # One connection's failure, in the server's own code, is not the node's.
             log.error("connection_failed", exc_info=error)

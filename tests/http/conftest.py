@@ -11,11 +11,13 @@ import pytest
 
 from supervm.contracts.roles import Role
 from supervm.contracts.routing import NodeRecord, Service
+from supervm.http.bodies import Bodies
 from supervm.http.component import HttpSurface, http_component
 from supervm.http.config import HttpConfig
+from supervm.http.guard import Slots
 from supervm.plugins.routing.static import Table
 from supervm.testing.context import component_context
-
+from tests.http.contract import check_answer
 from tests.http.doubles import FactsDouble, LedgerDouble, LogDouble
 
 NODE = NodeRecord(
@@ -32,6 +34,14 @@ class Served:
     ledger: LedgerDouble
     facts: FactsDouble
     log: LogDouble
+
+    @property
+    def bodies(self) -> Bodies:
+        return self.surface._api.bodies
+
+    @property
+    def readers(self) -> Slots:
+        return self.surface._api.readers
 
     @property
     def host_port(self) -> tuple[str, int]:
@@ -58,7 +68,10 @@ def serve(tmp_path: Path) -> Serve:
             ctx.metrics, ctx.log = known.metrics, log
             async with component.open(ctx, config) as surface:
                 base = f"http://{surface.address}"
-                async with httpx.AsyncClient(base_url=base, trust_env=False, timeout=20) as client:
+                hooks = {"response": [check_answer]}
+                async with httpx.AsyncClient(
+                    base_url=base, trust_env=False, timeout=20, event_hooks=hooks
+                ) as client:
                     yield Served(surface, client, ledger, known, log)
 
     return opened

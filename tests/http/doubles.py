@@ -65,6 +65,7 @@ class LedgerDouble:
         self._pending: dict[bytes, bytes] = {}
         self._receipts: dict[bytes, tuple[Receipt, bytes]] = {}
         self._changed = trio.Event()
+        self.waiting = 0
         self.state = {
             account_key(ALICE): Account(nonce=4, balance=2**127).encode(),
             balance_key(ALICE, GOLD): encode_balance(5),
@@ -195,6 +196,7 @@ class LedgerDouble:
         await self._reach()
         with trio.move_on_after(wait_s):
             while wait_s and digest in self._pending:
+                self.waiting += 1
                 await self._changed.wait()
         if digest in self._receipts:
             receipt, data = self._receipts[digest]
