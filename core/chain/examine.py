@@ -11,8 +11,9 @@ import attrs
 
 from supervm.chain.recent import Recent
 from supervm.contracts.application import Refused
+from supervm.contracts.gas import GasError
 from supervm.crypto.transactions import verify_transactions
-from supervm.execution.errors import ExecutionError
+from supervm.execution.errors import AcceptRefused, ExecutionError
 from supervm.execution.lanes import check_kind
 from supervm.types.digests import plain_digest
 from supervm.types.errors import DecodeError, InvalidInput
@@ -39,15 +40,18 @@ class Examined:
 
 
 def refused(error: InvalidInput, digest: bytes | None = None, field: str = "transaction") -> Refused:
-    """The refusal that says what an error says. A retryable one names no time: that is up to the state."""
-    conflict = getattr(error, "conflict", None)
+    """The refusal that says what an error says; `field` where the error names none."""
+    if isinstance(error, GasError):
+        field = "fee"
+    elif isinstance(error, DecodeError | ExecutionError):
+        field = error.field
     return Refused(
         code=error.code,
-        field=getattr(error, "field", field),
+        field=field,
         value=error.value,
         mend=f"{error.message}; {error.mend}" if error.mend else error.message,
         digest=digest,
-        conflict=conflict,
+        conflict=error.conflict if isinstance(error, AcceptRefused) else None,
     )
 
 

@@ -58,7 +58,8 @@ class Entry:
 
     `sender` is the account whose nonces order it; a transaction without an account stands alone, under
     its own digest and nonce 0. `price` is what a unit of gas pays (micro base units). `spends` bounds
-    the debit of each (address, token). `locks` are opaque: equal bytes conflict.
+    the debit of each (address, token). `locks` are opaque: equal bytes conflict. `transaction` and
+    `lane` are for whoever takes it out again.
     """
 
     digest: bytes
@@ -71,6 +72,7 @@ class Entry:
     spends: Mapping[tuple[bytes, bytes], int]
     expiry_epoch: int
     transaction: Any
+    lane: Any = None
 
 
 @attrs.frozen
@@ -155,6 +157,11 @@ class Mempool:
         held = self._by_digest.get(digest)
         return held.entry if held is not None else None
 
+    def since_s(self, digest: bytes) -> float | None:
+        """When a transaction came, in the caller's monotonic seconds; None for one that isn't here."""
+        held = self._by_digest.get(digest)
+        return held.since_s if held is not None else None
+
     def holder(self, lock: bytes) -> bytes | None:
         """The digest that holds a lock, or None."""
         return self._locks.get(lock)
@@ -197,7 +204,7 @@ class Mempool:
         """
         if entry.digest in self._by_digest:
             return ()
-        refused = self._refusal(entry, account_nonce)
+        refused = self.refusal(entry.digest, entry.nonce, entry.locks, account_nonce)
         if refused is not None:
             return refused
         victims = self._victims(entry, account_nonce)
@@ -220,34 +227,37 @@ class Mempool:
         self._reindex(entry.sender, now_s)
         return dropped
 
-    def _refusal(self, entry: Entry, account_nonce: int) -> Refused | None:
-        if entry.nonce < account_nonce:
+    def refusal(
+        self, digest: bytes, nonce: int, locks: Sequence[bytes], account_nonce: int
+    ) -> Refused | None:
+        """Why a transaction that isn't here can't come in, whatever it is worth; None if it could."""
+        if nonce < account_nonce:
             return Refused(
                 code="NonceUsed",
                 field="nonce",
-                value=str(entry.nonce),
+                value=str(nonce),
                 mend=f"the account's next nonce is {account_nonce}",
-                digest=entry.digest,
+                digest=digest,
             )
-        if entry.nonce >= account_nonce + self.bounds.ahead_max:
+        if nonce >= account_nonce + self.bounds.ahead_max:
             return Refused(
                 code="NonceGap",
                 field="nonce",
-                value=str(entry.nonce),
+                value=str(nonce),
                 mend=f"at most {self.bounds.ahead_max} nonces from {account_nonce} on are held; "
                 "send it when the ones before it are committed",
-                digest=entry.digest,
+                digest=digest,
             )
-        for lock in entry.locks:
+        for lock in locks:
             first = self._locks.get(lock)
-            if first is not None:
+            if first is not None and first != digest:
                 return Refused(
                     code="Equivocated",
-                    field="nonce" if self._by_digest[first].entry.nonce == entry.nonce else "inputs",
-                    value="0x" + entry.digest.hex(),
+                    field="nonce" if self._by_digest[first].entry.nonce == nonce else "inputs",
+                    value="0x" + digest.hex(),
                     mend=f"0x{first.hex()} was signed for the same nonce or object version first and a "
                     "builder may have it; wait for its outcome, then use the next one",
-                    digest=entry.digest,
+                    digest=digest,
                     conflict=first,
                 )
         return None

@@ -1,0 +1,575 @@
+"""The application that consensus drives: the ledger, the mempool, and what the world is told (CONS-80).
+
+One block at a time is executed ahead of the ledger; nothing of it is visible or lasts until `commit` has
+made it durable. After that everything changes at once, without a pause between: mempool, waiters, events,
+metrics and observers follow the tip and never run ahead of it.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import attrs
+import trio
+
+from supervm.chain.admission import Admission, Answer
+from supervm.chain.events import BLOCK, DROPPED, ITEMS_PER_EVENT_MAX, RECEIPTS, EventLog
+from supervm.chain.examine import ChainRules
+from supervm.chain.examine import refused as refusal
+from supervm.chain.figures import ChainFigures
+from supervm.chain.judging import admission_keys, check_batch
+from supervm.chain.mempool import Dropped, Entry, Mempool, MempoolBounds
+from supervm.chain.queries import Queries
+from supervm.chain.recent import Recent
+from supervm.chain.roots import covered_receipts_root
+from supervm.chain.verifying import Examiner
+from supervm.contracts.application import (
+    AlreadyDriven,
+    BatchBounds,
+    BatchSums,
+    BlockBounds,
+    BlockInvalid,
+    Engine,
+    Executed,
+    HeaderFacts,
+    NodeIdentity,
+    NotExecuted,
+    OrderedBlock,
+    Refused,
+    RootMismatch,
+    Tip,
+    Verdict,
+    WrongParent,
+)
+from supervm.contracts.gas import GasPolicy
+from supervm.contracts.roles import Role
+from supervm.execution import BlockInput, BlockResult, block_keys, execute_block
+from supervm.execution.working import GAS_STATE_KEY, Fetched
+from supervm.kernel.component import Context, Health, HealthState
+from supervm.storage.ledger import Ledger, Staged
+from supervm.types.batch import Batch
+from supervm.types.block import Block
+from supervm.types.errors import InvalidInput
+from supervm.types.genesis import Genesis
+from supervm.types.receipt import Receipt
+from supervm.types.state import ACCOUNT, Account
+from supervm.types.transaction import Lane, Transaction
+from supervm.types.validators import ValidatorSet
+
+DECODED_MAX = 4_096
+ROOTS_MAX = 64
+
+# Refusals at the accept that time or a block may cure; all others are for good.
+DEFERRED = frozenset({"NonceGap", "VersionBehind", "InsufficientFunds", "LockBusy", "PriceTooLow", "Busy"})
+
+
+@attrs.frozen
+class Roots:
+    """What an executed block left: for the headers that show it."""
+
+    state_root: bytes
+    receipts_root: bytes
+    base_price: int
+
+
+@attrs.frozen
+class Pending:
+    """The block that was executed and isn't committed yet."""
+
+    ordered: OrderedBlock
+    transactions: tuple[Transaction, ...]
+    result: BlockResult
+    staged: Staged
+    executed: Executed
+    base_price: int
+
+
+class Chain:
+    """What the APPLICATION component yields: an `Application`, and the reads and writes of surfaces."""
+
+    def __init__(
+        self,
+        ctx: Context,
+        *,
+        genesis: Genesis,
+        identity: NodeIdentity,
+        ledger: Ledger,
+        gas: GasPolicy,
+        gas_state: bytes,
+        bounds: MempoolBounds,
+        threads: int,
+        inflight_max: int,
+        signatures_remembered: int,
+    ) -> None:
+        self.genesis = genesis
+        self.ledger = ledger
+        self.gas = gas
+        self.gas_state = gas_state
+        self.mempool = Mempool(bounds)
+        self.events = EventLog()
+        self.figures = ChainFigures(ctx.metrics, bounds, ctx.clock.monotonic())
+        self.queries = Queries(self)
+        self._ctx = ctx
+        self._identity = identity
+        self._engine: Engine | None = None
+        self._pending: Pending | None = None
+        self._executing = trio.Lock()
+        self._thread = trio.CapacityLimiter(1)
+        self._work = trio.Event()
+        self._outcomes: dict[bytes, trio.Event] = {}
+        self._in_hand: dict[bytes, Entry] = {}
+        self._decoded: Recent[bytes, Transaction] = Recent(DECODED_MAX)
+        self._roots: Recent[int, Roots] = Recent(ROOTS_MAX)
+        tip = ledger.tip
+        self._roots.put(tip.height, Roots(tip.state_root, tip.receipts_root, self.base_price))
+        self._private_kinds: frozenset[int] = frozenset().union(
+            *(scheme.payload_kinds for scheme in ctx.all(Role.PRIVACY))
+        )
+        self.examiner = Examiner(self._rules, threads, signatures_remembered)
+        self.admission = Admission(self, inflight_max)
+
+    # What it is
+
+    @property
+    def chain_id(self) -> bytes:
+        return self.genesis.chain_id
+
+    @property
+    def identity(self) -> NodeIdentity:
+        return self._identity
+
+    @property
+    def epoch_blocks(self) -> int:
+        return self.genesis.epoch_blocks
+
+    @property
+    def epoch(self) -> int:
+        """The epoch of the next block."""
+        return self.ledger.tip.height // self.genesis.epoch_blocks + 1
+
+    @property
+    def base_price(self) -> int:
+        """Micro base units per gas, of the state at the tip."""
+        return self.gas.base_price(self.gas_state)
+
+    @property
+    def engine(self) -> Engine | None:
+        """Who drives the chain now."""
+        return self._engine
+
+    @property
+    def bounds(self) -> BlockBounds:
+        schedule, limits = self.gas.schedule, self.genesis.limits
+        return BlockBounds(
+            gas_max=schedule.block_gas_limit,
+            bytes_max=limits.block_bytes_max,
+            transactions_max=limits.block_transactions_max,
+            batch_gas_floor=schedule.transaction_gas_max + schedule.fold_batch,
+        )
+
+    def tip(self) -> Tip:
+        marker, header = self.ledger.tip, self.ledger.tip_header
+        return Tip(
+            height=marker.height,
+            digest=marker.block_digest,
+            epoch=header.epoch,
+            timestamp_ms=header.timestamp_ms,
+            root_height=header.root_height,
+            state_root=header.state_root,
+        )
+
+    def validators(self, epoch: int) -> ValidatorSet:
+        """The set is the genesis's in every epoch: nothing changes it yet."""
+        return self.genesis.validators
+
+    async def health(self) -> Health:
+        if self._engine is None:
+            return Health(HealthState.DEGRADED, "no consensus engine drives the chain")
+        return Health()
+
+    # Driven by consensus
+
+    @contextmanager
+    def driven(self, engine: Engine) -> Iterator[None]:
+        if self._engine is not None:
+            raise AlreadyDriven("another engine drives the chain", self._engine.name, "close it first")
+        self._engine = engine
+        try:
+            yield
+        finally:
+            self._engine = None
+            self._pending = None
+            self._in_hand.clear()
+            self.mempool.release(self._ctx.clock.monotonic())
+            self.wake()
+
+    async def certificate(self, height: int) -> bytes:
+        found = await self.ledger.certificate(height)
+        if found is None:
+            raise NotExecuted("no final block of this height here", height)
+        return found
+
+    async def gather(self, bounds: BatchBounds, *, wait: bool = True) -> tuple[bytes, ...]:
+        fold_gas = self.gas.schedule.fold_batch
+        await trio.lowlevel.checkpoint()
+        while True:
+            now_s = self._ctx.clock.monotonic()
+            seal_in_s = self._seal_in_s(bounds, now_s)
+            if not wait or seal_in_s == 0:
+                taken = self.mempool.take(
+                    count_max=bounds.count_max,
+                    bytes_seal=bounds.bytes_seal,
+                    bytes_max=bounds.bytes_max,
+                    gas_max=bounds.gas_max - fold_gas,
+                    now_s=now_s,
+                )
+                # No checkpoint from here on: what was taken is given, or it was not taken.
+                if taken or not wait:
+                    self._in_hand.update((entry.transaction.data, entry) for entry in taken)
+                    return tuple(entry.transaction.data for entry in taken)
+                seal_in_s = None
+            work = self._work
+            with trio.move_on_after(seal_in_s if seal_in_s is not None else float("inf")):
+                await work.wait()
+
+    def _seal_in_s(self, bounds: BatchBounds, now_s: float) -> float | None:
+        """Seconds until the next batch is sealed, 0 for now, None while there is nothing to seal."""
+        since_s = self.mempool.ready_since_s
+        if since_s is None:
+            return None
+        figures = self.mempool.figures()
+        if figures.ready >= bounds.count_max or figures.ready_bytes >= bounds.bytes_seal:
+            return 0.0
+        return max(0.0, since_s + bounds.seal_after_s - now_s)
+
+    def give_back(self, transactions: Sequence[bytes], refused: Mapping[int, Refused] | None = None) -> None:
+        reasons = refused if refused is not None else {}
+        now_s = self._ctx.clock.monotonic()
+        for index, data in enumerate(transactions):
+            entry = self._in_hand.pop(data, None)
+            if entry is None:
+                continue
+            reason = reasons.get(index)
+            if reason is not None and reason.code not in DEFERRED:
+                dropped = self.mempool.drop(entry.digest, reason.code, now_s)
+            else:
+                dropped = self.mempool.give_back(entry.digest, now_s)
+            if dropped is not None:
+                self.tell_dropped([dropped])
+
+    def measure(self, transactions: Sequence[bytes]) -> BatchSums:
+        schedule = self.gas.schedule
+        gas = schedule.fold_batch
+        for data in transactions:
+            transaction = self.decode(data)
+            body = transaction.body
+            gas += self.gas.intrinsic(len(data), ()) if body.lane is Lane.PRIVATE else body.gas_limit
+        return BatchSums(size_bytes=sum(map(len, transactions)), count=len(transactions), gas=gas)
+
+    async def check(self, batch: Batch, past: Sequence[Batch], locks: Mapping[bytes, bytes]) -> Verdict:
+        unknown = [data for data in batch.transactions if data not in self._in_hand]
+        wrong = {
+            data: one
+            for data, one in zip(unknown, await self.examiner.examine(unknown), strict=True)
+            if isinstance(one, Refused)
+        }
+        # What isn't in order by itself is left out before the rest is judged, so indexes are kept apart.
+        kept = [index for index, data in enumerate(batch.transactions) if data not in wrong]
+        transactions = [self.decode(batch.transactions[index]) for index in kept]
+        before = [self.decode(data) for each in past for data in each.transactions]
+        keys = {key for each in (*transactions, *before) for key in admission_keys(each)}
+        state = await self.ledger.get_state(keys)
+        checked = await trio.to_thread.run_sync(
+            check_batch,
+            transactions,
+            before,
+            locks,
+            state,
+            self.gas,
+            self.gas_state,
+            self._private_kinds,
+            limiter=self._thread,
+        )
+        refused = {index: wrong[data] for index, data in enumerate(batch.transactions) if data in wrong}
+        for place, error in checked.refused.items():
+            refused[kept[place]] = refusal(error, transactions[place].digest)
+        return Verdict(locks=checked.locks, refused=refused)
+
+    async def apply_certified(self, batch: Batch, certificate: bytes) -> Sequence[tuple[bytes, bytes]]:
+        await trio.lowlevel.checkpoint()
+        return ()
+
+    async def propose(self, bounds: BlockBounds) -> tuple[bytes, ...]:
+        await trio.lowlevel.checkpoint()
+        return ()
+
+    async def verify(self, operations: Sequence[bytes]) -> str:
+        await trio.lowlevel.checkpoint()
+        return f"{len(operations)} system operations, and none is known" if operations else ""
+
+    async def execute(self, block: OrderedBlock) -> Executed:
+        async with self._executing:
+            if self._pending is not None and self._pending.ordered == block:
+                return self._pending.executed
+            tip = self.ledger.tip
+            if block.height != tip.height + 1 or block.parent != tip.block_digest:
+                raise WrongParent(
+                    "the block doesn't follow the tip", block.height, f"the tip is at height {tip.height}"
+                )
+            if block.operations:
+                raise BlockInvalid("a system operation that is not known", block.height)
+            transactions = self._decode_all(block)
+            began_s = self._ctx.clock.monotonic()
+            keys = block_keys(transactions, self.gas, self.gas_state)
+            found = await self.ledger.get_state(keys)
+            given = BlockInput(
+                height=block.height,
+                epoch=block.epoch,
+                timestamp_ms=block.timestamp_ms,
+                proposer=block.proposer,
+                chain_id=self.chain_id,
+                limits=self.genesis.limits,
+                transactions=transactions,
+            )
+            result = await trio.to_thread.run_sync(
+                execute_block, Fetched(found), given, self.gas, limiter=self._thread
+            )
+            staged = await self.ledger.stage(result.changes, block.height)
+            self.figures.executed(len(transactions), self._ctx.clock.monotonic() - began_s)
+            gas_state = result.changes.get(GAS_STATE_KEY)
+            executed = Executed(
+                height=block.height,
+                state_root=staged.root,
+                receipts_root=result.receipts_root,
+                gas_used=sum(receipt.gas_used for receipt in result.receipts),
+                outcomes=_outcomes(result.receipts),
+            )
+            base_price = self.gas.base_price(self.gas_state if gas_state is None else gas_state)
+            self._pending = Pending(block, transactions, result, staged, executed, base_price)
+            return executed
+
+    def _decode_all(self, block: OrderedBlock) -> tuple[Transaction, ...]:
+        try:
+            return tuple(self.decode(data) for batch in block.batches for data in batch)
+        except InvalidInput as error:
+            raise BlockInvalid(f"a transaction doesn't decode: {error}", block.height) from error
+
+    async def header(self, root_height: int) -> HeaderFacts:
+        parent = self.ledger.tip_header
+        covered = [await self._roots_at(height) for height in range(parent.root_height + 1, root_height + 1)]
+        at = covered[-1] if covered else await self._roots_at(root_height)
+        validators = self.genesis.validators.digest()
+        return HeaderFacts(
+            root_height=root_height,
+            state_root=at.state_root,
+            receipts_root=covered_receipts_root([each.receipts_root for each in covered]),
+            base_price=at.base_price,
+            validators_digest=validators,
+            next_validators_digest=validators,
+        )
+
+    async def _roots_at(self, height: int) -> Roots:
+        await trio.lowlevel.checkpoint()
+        if self._pending is not None and self._pending.executed.height == height:
+            executed = self._pending.executed
+            return Roots(executed.state_root, executed.receipts_root, self._pending.base_price)
+        known = self._roots.get(height)
+        if known is None:
+            raise NotExecuted(
+                "the roots of this height aren't here", height, f"the last {ROOTS_MAX} executed blocks are"
+            )
+        return known
+
+    async def commit(self, block: Block, certificate: bytes) -> None:
+        header, tip = block.header, self.ledger.tip
+        if header.height == tip.height and block.digest() == tip.block_digest:
+            return
+        if header.height != tip.height + 1 or header.parent != tip.block_digest:
+            raise WrongParent(
+                "the block doesn't follow the tip", header.height, f"the tip is at height {tip.height}"
+            )
+        pending = self._pending
+        if pending is None or not _is_block(pending.ordered, block):
+            raise NotExecuted("this block wasn't executed here", header.height)
+        facts = await self.header(header.root_height)
+        for name in ("state_root", "receipts_root", "base_price"):
+            shown, computed = getattr(header, name), getattr(facts, name)
+            if shown != computed:
+                raise RootMismatch(f"the header's {name} isn't what this node computed", shown, f"{computed}")
+        try:
+            await self.ledger.commit(block, pending.result.receipts, certificate, pending.staged)
+        finally:
+            # A commit that was cancelled may have happened: the tip says so.
+            if self.ledger.tip.height == header.height:
+                self._settle(block, pending)
+
+    def _settle(self, block: Block, pending: Pending) -> None:
+        """Follow the new tip with everything that shows it. There is no checkpoint in here."""
+        now_s = self._ctx.clock.monotonic()
+        header, receipts = block.header, pending.result.receipts
+        changes = pending.result.changes
+        self.gas_state = changes.get(GAS_STATE_KEY) or self.gas_state
+        self._roots.put(
+            header.height,
+            Roots(pending.executed.state_root, pending.executed.receipts_root, pending.base_price),
+        )
+        self._pending = None
+        came = [self.mempool.since_s(receipt.digest) for receipt in receipts]
+        dropped = self.mempool.settle(
+            [receipt.digest for receipt in receipts], _next_nonces(pending.transactions, changes), now_s
+        )
+        for data in block.transactions:
+            self._in_hand.pop(data, None)
+        self.figures.committed(
+            [receipt.status for receipt in receipts], [now_s - at for at in came if at is not None], now_s
+        )
+        self._tell_block(block, receipts)
+        self.tell_dropped(dropped)
+        for receipt in receipts:
+            self._settled(receipt.digest)
+        self._ctx.publish("block_committed", block=block, receipts=tuple(receipts))
+        self.wake()
+
+    # Telling
+
+    def _tell_block(self, block: Block, receipts: Sequence[Receipt]) -> None:
+        header = block.header
+        self.events.append(
+            BLOCK,
+            {
+                "height": str(header.height),
+                "digest": "0x" + block.digest().hex(),
+                "epoch": str(header.epoch),
+                "timestamp_ms": str(header.timestamp_ms),
+                "state_root": "0x" + header.state_root.hex(),
+                "transactions": len(receipts),
+            },
+        )
+        for first in range(0, len(receipts), ITEMS_PER_EVENT_MAX):
+            some = receipts[first : first + ITEMS_PER_EVENT_MAX]
+            self.events.append(
+                RECEIPTS,
+                {"height": str(header.height), "receipts": [_brief(receipt) for receipt in some]},
+                items=len(some),
+            )
+
+    def tell_dropped(self, dropped: Sequence[Dropped]) -> None:
+        """Say what left the mempool without a block: its status is unknown from now on."""
+        for one in dropped:
+            self.figures.dropped(one.reason)
+            self._in_hand.pop(one.entry.transaction.data, None)
+            self._settled(one.entry.digest)
+        for first in range(0, len(dropped), ITEMS_PER_EVENT_MAX):
+            some = dropped[first : first + ITEMS_PER_EVENT_MAX]
+            brief = [{"digest": "0x" + one.entry.digest.hex(), "reason": one.reason} for one in some]
+            self.events.append(DROPPED, {"transactions": brief}, items=len(some))
+
+    def _settled(self, digest: bytes) -> None:
+        waiting = self._outcomes.pop(digest, None)
+        if waiting is not None:
+            waiting.set()
+
+    def wake(self) -> None:
+        """There may be work: wake whoever gathers."""
+        work, self._work = self._work, trio.Event()
+        work.set()
+
+    # Taking transactions
+
+    async def submit(self, transactions: Sequence[bytes]) -> list[Answer]:
+        """Take or refuse each, in order: see `supervm.chain.admission`."""
+        return await self.admission.submit(transactions)
+
+    async def drain(self, deadline: float) -> None:
+        """Take no more transactions. What waits is for the engine to finish, or to leave."""
+        await trio.lowlevel.checkpoint()
+        self.admission.draining = True
+
+    def sweep(self) -> None:
+        """Drop what expired or waited too long, and bring the gauges up to date."""
+        now_s = self.now_s()
+        self.tell_dropped(self.mempool.expire(self.epoch, now_s))
+        self.figures.refresh(self.mempool.figures(), self.events, now_s)
+
+    def tell_admitted(self, entry: Entry, asked: Lane) -> None:
+        """Count a new transaction by its initial lane, and tell observers."""
+        self.figures.admitted(entry.lane)
+        reason = f"asked for {asked.name}" if asked is not Lane.AUTO else "by its operations and inputs"
+        self._ctx.publish("transaction_seen", digest=entry.digest, lane=entry.lane.name)
+        self._ctx.publish("lane_chosen", digest=entry.digest, lane=entry.lane.name, reason=reason)
+
+    def now_s(self) -> float:
+        return self._ctx.clock.monotonic()
+
+    def _rules(self) -> ChainRules:
+        return ChainRules(
+            chain_id=self.chain_id,
+            epoch=self.epoch,
+            limits=self.genesis.limits,
+            private_kinds=self._private_kinds,
+        )
+
+    # For queries and admission
+
+    def pending(self, digest: bytes) -> tuple[Lane, bytes] | None:
+        """The lane and bytes of a transaction that waits here, or None."""
+        entry = self.mempool.get(digest)
+        return (entry.lane, entry.transaction.data) if entry is not None else None
+
+    def outcome(self, digest: bytes) -> trio.Event | None:
+        """Set when a waiting transaction is in a block, or dropped; None for one that doesn't wait here."""
+        if digest not in self.mempool:
+            return None
+        return self._outcomes.setdefault(digest, trio.Event())
+
+    def decode(self, data: bytes) -> Transaction:
+        """A transaction of these bytes, decoded once where it is in hand or was lately."""
+        entry = self._in_hand.get(data)
+        if entry is not None:
+            return entry.transaction  # type: ignore[no-any-return]
+        found = self._decoded.get(data)
+        if found is None:
+            found = Transaction.decode(data, self.genesis.limits)
+            self._decoded.put(data, found)
+        return found
+
+
+def _is_block(ordered: OrderedBlock, block: Block) -> bool:
+    header = block.header
+    return (
+        ordered.height == header.height
+        and ordered.epoch == header.epoch
+        and ordered.parent == header.parent
+        and ordered.proposer == header.proposer
+        and ordered.timestamp_ms == header.timestamp_ms
+        and ordered.operations == block.body.system_operations
+        and ordered.batches == tuple(batch.transactions for batch in block.batches)
+    )
+
+
+def _outcomes(receipts: Sequence[Receipt]) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for receipt in receipts:
+        name = receipt.status.name.lower()
+        counts[name] = counts.get(name, 0) + 1
+    return counts
+
+
+def _next_nonces(
+    transactions: Sequence[Transaction], changes: Mapping[bytes, bytes | None]
+) -> dict[bytes, int]:
+    """The next nonce of each sender whose account a block changed."""
+    nonces = {}
+    for sender in {transaction.body.sender for transaction in transactions}:
+        data = changes.get(ACCOUNT + sender)
+        if data is not None:
+            nonces[sender] = Account.decode(data).nonce
+    return nonces
+
+
+def _brief(receipt: Receipt) -> dict[str, str]:
+    return {
+        "digest": "0x" + receipt.digest.hex(),
+        "status": receipt.status.name.lower(),
+        "code": receipt.code,
+        "lane": receipt.lane.name,
+    }

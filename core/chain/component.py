@@ -1,0 +1,120 @@
+"""The APPLICATION component `ledger`: opens the ledger over the storage role and keeps the chain's tasks."""
+
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import attrs
+from attrs.validators import ge, in_
+
+from supervm.chain.application import Chain
+from supervm.chain.mempool import MempoolBounds
+from supervm.contracts.application import NodeIdentity
+from supervm.contracts.gas import GasPolicy
+from supervm.contracts.roles import Role
+from supervm.contracts.storage import KeyValueStore
+from supervm.execution.working import GAS_STATE_KEY
+from supervm.kernel.component import Component, Context
+from supervm.storage.ledger import PAGE_CACHE_BYTES, STATE_CACHE_BYTES, open_ledger
+from supervm.types.genesis import Genesis
+
+THREADS_MAX = 8
+REFRESH_S = 1.0
+
+
+@attrs.frozen(kw_only=True)
+class LedgerOptions:
+    """What an operator may set. Sizes in bytes, times in seconds.
+
+    `mempool_*`: see `supervm.chain.mempool.MempoolBounds`. `admission_threads` 0: one for each core, at
+    most 4. `admission_inflight_max`: transactions being admitted at once; beyond it clients are told to
+    come back. `signatures_remembered`: checked signatures kept.
+    """
+
+    mempool_transactions_max: int = attrs.field(default=20_000, validator=ge(1))
+    mempool_bytes_max: int = attrs.field(default=32 * 2**20, validator=ge(2**18))
+    mempool_ahead_max: int = attrs.field(default=64, validator=in_(range(1, 1_025)))
+    mempool_stay_s_max: float = attrs.field(default=3_600.0, validator=attrs.validators.gt(0))
+    mempool_retry_after_s: float = attrs.field(default=1.0, validator=attrs.validators.gt(0))
+    admission_threads: int = attrs.field(default=0, validator=in_(range(THREADS_MAX + 1)))
+    admission_inflight_max: int = attrs.field(default=16_384, validator=ge(1))
+    signatures_remembered: int = attrs.field(default=32_768, validator=ge(1))
+    page_cache_bytes: int = attrs.field(default=PAGE_CACHE_BYTES, validator=ge(0))
+    state_cache_bytes: int = attrs.field(default=STATE_CACHE_BYTES, validator=ge(0))
+
+    @property
+    def mempool(self) -> MempoolBounds:
+        return MempoolBounds(
+            transactions_max=self.mempool_transactions_max,
+            bytes_max=self.mempool_bytes_max,
+            ahead_max=self.mempool_ahead_max,
+            stay_s_max=self.mempool_stay_s_max,
+            retry_after_s=self.mempool_retry_after_s,
+        )
+
+
+@attrs.frozen(kw_only=True)
+class LedgerConfig:
+    """The chain to keep, who keeps it, and the options. The node's assembly fills it in."""
+
+    genesis: Genesis
+    identity: NodeIdentity
+    options: LedgerOptions = LedgerOptions()
+
+
+def ledger_component() -> Component:
+    """The component; its configuration is a `LedgerConfig`."""
+    return Component(
+        role=Role.APPLICATION,
+        name="ledger",
+        open=open_chain,
+        config=LedgerConfig,
+        requires=(Role.STORAGE, Role.GAS),
+        wants=(Role.PRIVACY,),
+        description="admission, mempool, execution and the durable chain",
+    )
+
+
+@asynccontextmanager
+async def open_chain(ctx: Context, config: LedgerConfig) -> AsyncIterator[Chain]:
+    """Open the chain in the storage role's store; make it from genesis where the store is empty.
+
+    Raises what `open_ledger` raises: `ForeignChain`, `StoreTooNew`, `StoreCorrupt`.
+    """
+    store: KeyValueStore = ctx.require(Role.STORAGE)
+    gas: GasPolicy = ctx.require(Role.GAS)
+    options = config.options
+    first = gas.initial_state()
+    async with open_ledger(
+        store,
+        config.genesis,
+        first,
+        gas.base_price(first),
+        page_cache_bytes=options.page_cache_bytes,
+        state_cache_bytes=options.state_cache_bytes,
+    ) as ledger:
+        gas_state = (await ledger.get_state([GAS_STATE_KEY]))[GAS_STATE_KEY]
+        assert gas_state is not None, "genesis puts the gas policy's state there"
+        chain = Chain(
+            ctx,
+            genesis=config.genesis,
+            identity=config.identity,
+            ledger=ledger,
+            gas=gas,
+            gas_state=gas_state,
+            bounds=options.mempool,
+            threads=options.admission_threads or min(4, os.cpu_count() or 1),
+            inflight_max=options.admission_inflight_max,
+            signatures_remembered=options.signatures_remembered,
+        )
+        for _ in range(chain.examiner.threads):
+            ctx.nursery.start_soon(chain.examiner.run_worker)
+        ctx.nursery.start_soon(_keep_fresh, ctx, chain)
+        yield chain
+
+
+async def _keep_fresh(ctx: Context, chain: Chain) -> None:
+    """Once a second: drop what expired, and bring the gauges up to date."""
+    while True:
+        chain.sweep()
+        await ctx.clock.sleep(REFRESH_S)
