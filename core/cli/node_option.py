@@ -13,9 +13,11 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 def api_option(command: Command) -> Command:
-    """`--api URL`, else SUPERVM_API, else the default address."""
+    """`--api URL` (or `--node URL`), else SUPERVM_API, else the default address."""
     return click.option(
         "--api",
+        "--node",
+        "api",
         envvar="SUPERVM_API",
         default="http://127.0.0.1:8645",
         show_default=True,

@@ -10,7 +10,7 @@ Order: built-in < profile < file < environment < command line. Every value knows
 
 from supervm.config.errors import ConfigErrors, ConfigProblem
 from supervm.config.render import render, toml_value
-from supervm.config.resolve import BUILT_IN, Effective, Entry, resolve
+from supervm.config.resolve import BUILT_IN, Effective, Entry, options_from_text, resolve
 from supervm.config.sections import (
     NodeConfig,
     PluginsConfig,
@@ -41,6 +41,7 @@ __all__ = [
     "RoleSection",
     "from_pairs",
     "node_sections",
+    "options_from_text",
     "read_all",
     "read_environment",
     "read_file",

@@ -11,7 +11,7 @@ import attrs
 
 from supervm.config.errors import ConfigErrors, ConfigProblem, nearest
 from supervm.config.sections import RoleSection, node_sections
-from supervm.config.sources import Layer
+from supervm.config.sources import Layer, Text, from_pairs
 from supervm.config.values import WrongValue, expected, plain, structure
 
 BUILT_IN = "built-in"
@@ -81,6 +81,16 @@ def resolve(
     if reading.problems:
         raise ConfigErrors(reading.problems)
     return Effective(found, use, options, tuple(reading.entries), tuple(reading.unused))
+
+
+def options_from_text(kind: type, texts: Mapping[str, str], origin: str) -> Any:
+    """The options class `kind` from names and plain text, as a genesis fixes a component's parameters.
+
+    Raises ConfigErrors that name `origin`.
+    """
+    pairs = [(f"options.{name}", Text(text), f"{origin}: {name}") for name, text in texts.items()]
+    layer = from_pairs(origin, pairs, dashes=False)
+    return resolve([layer], sections={"options": kind}).sections["options"]
 
 
 class _Reading:

@@ -17,6 +17,7 @@ from supervm.config import (
     Layer,
     RoleSection,
     from_pairs,
+    options_from_text,
     read_all,
     read_environment,
     read_file,
@@ -196,6 +197,13 @@ def test_text_from_the_environment_is_read_by_the_type_of_its_option() -> None:
         limit=9,
         cache=Cache(entries=99, ttl_s=2.0),
     )
+
+
+def test_options_fixed_as_text_are_read_by_their_types() -> None:
+    found = options_from_text(StoreConfig, {"cache_bytes": "64", "compress": "true"}, "genesis")
+    assert (found.cache_bytes, found.compress) == (64, True)
+    with pytest.raises(ConfigErrors, match="genesis: cach: unknown key 'cach'; did you mean 'cache'"):
+        options_from_text(StoreConfig, {"cach": "64"}, "genesis")
 
 
 def test_a_variable_that_is_no_number_is_refused_with_its_name() -> None:

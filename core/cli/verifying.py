@@ -1,0 +1,171 @@
+"""Opening a data folder without a node, and executing its chain again beside it."""
+
+import tempfile
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from contextlib import AbstractContextManager, aclosing, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pluggy
+
+from supervm.cli.errors import Failure
+from supervm.config import options_from_text
+from supervm.contracts.gas import GasPolicy
+from supervm.contracts.roles import ROLES, Role
+from supervm.contracts.storage import KeyValueStore
+from supervm.crypto.votes import verify_certificate
+from supervm.execution import BlockInput, BlockResult, block_keys, execute_block
+from supervm.execution.working import GAS_STATE_KEY, Fetched
+from supervm.kernel.compose import Planned
+from supervm.kernel.context import SystemClock
+from supervm.kernel.observe import Observers
+from supervm.kernel.supervise import Environment, open_kernel
+from supervm.node.chain import GENESIS, open_chain
+from supervm.node.compose import Prepared, prepare
+from supervm.node.options import NodeOptions
+from supervm.storage.folder import open_folder
+from supervm.storage.ledger import open_ledger
+from supervm.storage.verify import Replay, verify_chain, verify_tree
+from supervm.telemetry.logs import LogConfig, Logs, open_logs
+from supervm.telemetry.metrics import Registry
+from supervm.types.block import Block, BlockHeader
+from supervm.types.certificate import Certificate, VoteKind
+from supervm.types.errors import ProofInvalid
+from supervm.types.genesis import Genesis
+from supervm.types.transaction import Transaction
+
+Progress = Callable[[str, int], AbstractContextManager[Any]]
+
+
+async def verify_folder(options: NodeOptions, genesis: Path | None, progress: Progress) -> dict[str, Any]:
+    """Verify the chain of the options' data folder; what was checked. Raises Failure, StorageError."""
+    prepared = await prepare(options)
+    if not (prepared.data / GENESIS).exists():
+        raise Failure(
+            f"{prepared.data}: no chain here; name its folder with --data, or make one: supervm run"
+        )
+    with (
+        open_logs(LogConfig(level="warning")) as logs,
+        open_folder(prepared.data, prepared.storage) as folder,
+        tempfile.TemporaryDirectory(prefix="supervm-verify-") as scratch,
+    ):
+        chain = open_chain(folder.path, genesis, prepared.node.name).genesis
+        planned = _planned(prepared, chain)
+        async with (
+            _opened(prepared, planned, folder.path, logs) as (store, gas),
+            _opened(prepared, planned, Path(scratch), logs) as (copy, _),
+        ):
+            return await _verify(store, copy, chain, gas, progress)
+
+
+async def _verify(
+    store: KeyValueStore, copy: KeyValueStore, genesis: Genesis, gas: GasPolicy, progress: Progress
+) -> dict[str, Any]:
+    gas_state = gas.initial_state()
+    async with open_ledger(store, genesis, gas_state, gas.base_price(gas_state)) as ledger:
+        tip = ledger.tip
+        replay = _ReplayRules(genesis, gas, gas_state)
+        transactions = 0
+        with progress("executing", tip.height) as bar:
+            chain = verify_chain(
+                ledger,
+                copy,
+                genesis,
+                gas,
+                Replay(touched=replay.touched, execute=replay.execute, check_certificate=replay.check),
+            )
+            async with aclosing(chain) as steps:
+                async for step in steps:
+                    transactions = step.transactions
+                    bar.update(1 if step.height else 0)
+        with progress("hashing the state", 0):
+            entries = await verify_tree(ledger)
+    return {
+        "verified": True,
+        "chain_id": f"0x{genesis.chain_id.hex()}",
+        "height": str(tip.height),
+        "transactions": transactions,
+        "state_entries": entries,
+        "state_root": f"0x{tip.state_root.hex()}",
+    }
+
+
+@attrs.define
+class _ReplayRules:
+    """How this chain executes and judges a block. Blocks come in order, one at a time."""
+
+    genesis: Genesis
+    gas: GasPolicy
+    gas_state: bytes
+
+    def touched(self, block: Block) -> Collection[bytes]:
+        return block_keys(_decoded(block, self.genesis), self.gas, self.gas_state)
+
+    def execute(self, state: Mapping[bytes, bytes], block: Block) -> BlockResult:
+        transactions = _decoded(block, self.genesis)
+        # Absent keys are given as such, so that a key that wasn't fetched is still told from them.
+        keys = block_keys(transactions, self.gas, self.gas_state)
+        header = block.header
+        given = BlockInput(
+            height=header.height,
+            epoch=header.epoch,
+            timestamp_ms=header.timestamp_ms,
+            proposer=header.proposer,
+            chain_id=header.chain_id,
+            limits=self.genesis.limits,
+            transactions=transactions,
+        )
+        result = execute_block(Fetched({key: state.get(key) for key in keys}), given, self.gas)
+        self.gas_state = result.changes.get(GAS_STATE_KEY) or self.gas_state
+        return result
+
+    def check(self, header: BlockHeader, certificate: bytes) -> None:
+        """The certificate is a quorum's word that this very block is final."""
+        found = Certificate.decode(certificate)
+        if found.kind is not VoteKind.FINALIZE or found.digest != header.digest():
+            raise ProofInvalid("ProofInvalid", "the certificate is of another block", found.digest)
+        verify_certificate(found, self.genesis.chain_id, self.genesis.validators)
+
+
+def _decoded(block: Block, genesis: Genesis) -> tuple[Transaction, ...]:
+    return tuple(Transaction.decode(data, genesis.limits) for data in block.transactions)
+
+
+def _planned(prepared: Prepared, genesis: Genesis) -> tuple[Planned, ...]:
+    """The folder's storage component, and the gas component with the parameters that the genesis fixes."""
+    storages = prepared.catalogue.named(Role.STORAGE)
+    gases = prepared.catalogue.named(Role.GAS)
+    for role, name, known in (
+        (Role.STORAGE, prepared.storage, storages),
+        (Role.GAS, genesis.gas.component, gases),
+    ):
+        if name not in known:
+            raise Failure(f"{role} component {name!r} isn't installed; there are {', '.join(sorted(known))}")
+    storage, gas = storages[prepared.storage].component, gases[genesis.gas.component].component
+    parameters = options_from_text(gas.config, dict(genesis.gas.parameters), "genesis")
+    options = prepared.effective.options[Role.STORAGE, prepared.storage]
+    return (
+        Planned(component=storage, config=options),
+        Planned(component=gas, config=parameters),
+    )
+
+
+@asynccontextmanager
+async def _opened(
+    prepared: Prepared, planned: tuple[Planned, ...], data: Path, logs: Logs
+) -> AsyncIterator[tuple[KeyValueStore, GasPolicy]]:
+    """Storage and gas alone, with their data in `data`."""
+    clock, metrics = SystemClock(), Registry()
+    environment = Environment(
+        data_dir=data,
+        tier=prepared.machine.decision.tier,
+        hardware=prepared.machine.facts,
+        clock=clock,
+        metrics=metrics,
+        log_for=logs.logger,
+    )
+    observers = Observers(pluggy.PluginManager("supervm"), (), clock, logs.logger("observers"), metrics, 1)
+    roles = {str(role): ROLES[role] for role in (Role.STORAGE, Role.GAS)}
+    async with open_kernel(roles, environment, observers, planned) as kernel:
+        yield kernel.require(Role.STORAGE), kernel.require(Role.GAS)
