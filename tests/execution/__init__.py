@@ -1,0 +1,1 @@
+"""Execution's tests. `builders` is for other test folders too."""
