@@ -261,7 +261,7 @@ class Kernel:
         if new is old.state:
             return
         failed = new in (State.FAILED, State.BROKEN)
-        tell = self.log.error if failed else self.log.info
+        tell = self.log.error if failed else self.log.debug
         tell("component_state", subject=slot.label, old=old.state, new=new, cause=cause)
         gauge = self.environment.metrics.gauge(
             "supervm_plugin_state", "1 for the state a component is in", ("role", "component", "state")
