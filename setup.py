@@ -8,7 +8,12 @@ import os
 
 from setuptools import find_packages, setup
 
-ROOTS = {"core": "supervm", "plugins": "supervm.plugins", "hardware": "supervm.hardware", "storage": "supervm.storage"}
+ROOTS = {
+    "core": "supervm",
+    "plugins": "supervm.plugins",
+    "hardware": "supervm.hardware",
+    "storage": "supervm.storage",
+}
 
 
 def packages() -> list[str]:

@@ -156,8 +156,7 @@ class TransportConformance(ComponentConformance):
         async with self.nodes(tmp_path) as (one, two):
 
             async def never(peer: bytes, payload: bytes) -> bytes:
-                await trio.sleep_forever()
-                return b""
+                return await _never()
 
             with two.serve(ECHO, never), two.serve(OTHER, echo):
                 for _ in range(3):
@@ -273,8 +272,7 @@ class TransportConformance(ComponentConformance):
 
                 async def never(peer: bytes, payload: bytes) -> bytes:
                     entered.set()
-                    await trio.sleep_forever()
-                    return b""
+                    return await _never()
 
                 async def ask(peer: bytes) -> None:
                     try:
@@ -294,6 +292,12 @@ class TransportConformance(ComponentConformance):
                 with pytest.raises(TransportError):
                     await one.request(gone, ECHO, b"", timeout_s=5)
                 assert gone not in [peer.node_id for peer in one.peers()]
+
+
+async def _never() -> bytes:
+    """An answer that doesn't come."""
+    await trio.Event().wait()
+    raise AssertionError("nobody sets that event")
 
 
 async def _read_all(stream: trio.abc.ReceiveStream) -> bytes:
