@@ -156,12 +156,11 @@ class Admission:
 
     async def _past(self, transaction: Transaction, state: dict[bytes, bytes | None]) -> Answer:
         """The answer to a used nonce: known, if this very transaction used it."""
-        located = await self._chain.ledger.transaction(transaction.digest)
-        if located is not None:
+        view = await self._chain.queries.transaction(transaction.digest)
+        if view.lane is not None:
             self._chain.figures.duplicate()
-            receipt = located.receipt
             return Admitted(
-                digest=transaction.digest, lane=receipt.lane.name, duplicate=True, status=receipt.status
+                digest=transaction.digest, lane=view.lane.name, duplicate=True, status=view.status
             )
         data = state[ACCOUNT + transaction.body.sender]
         nonce = 0 if data is None else Account.decode(data).nonce

@@ -42,8 +42,14 @@ from supervm.contracts.application import (
 )
 from supervm.contracts.gas import GasPolicy
 from supervm.contracts.roles import Role
-from supervm.execution import BlockInput, BlockResult, block_keys, execute_block
-from supervm.execution.working import GAS_STATE_KEY, Fetched
+from supervm.execution import (
+    GAS_STATE_KEY,
+    BlockInput,
+    BlockResult,
+    Fetched,
+    block_keys,
+    execute_block,
+)
 from supervm.kernel.component import Context, Health, HealthState
 from supervm.storage.ledger import Ledger, Staged
 from supervm.types.batch import Batch
@@ -57,6 +63,7 @@ from supervm.types.validators import ValidatorSet
 
 DECODED_MAX = 4_096
 ROOTS_MAX = 64
+RECEIPTS_MAX = 8_192
 
 # Refusals at the accept that time or a block may cure; all others are for good.
 DEFERRED = frozenset({"NonceGap", "VersionBehind", "InsufficientFunds", "LockBusy", "PriceTooLow", "Busy"})
@@ -118,6 +125,7 @@ class Chain:
         self._outcomes: dict[bytes, trio.Event] = {}
         self._in_hand: dict[bytes, Entry] = {}
         self._decoded: Recent[bytes, Transaction] = Recent(DECODED_MAX)
+        self.recent: Recent[bytes, tuple[Receipt, bytes]] = Recent(RECEIPTS_MAX)
         self._roots: Recent[int, Roots] = Recent(ROOTS_MAX)
         tip = ledger.tip
         self._roots.put(tip.height, Roots(tip.state_root, tip.receipts_root, self.base_price))
@@ -329,6 +337,7 @@ class Chain:
                 chain_id=self.chain_id,
                 limits=self.genesis.limits,
                 transactions=transactions,
+                executed=await self.ledger.known([each.digest for each in transactions]),
             )
             result = await trio.to_thread.run_sync(
                 execute_block, Fetched(found), given, self.gas, limiter=self._thread
@@ -425,6 +434,7 @@ class Chain:
         self._tell_block(block, receipts)
         self.tell_dropped(dropped)
         for receipt in receipts:
+            self.recent.put(receipt.digest, (receipt, pending.transactions[receipt.index].data))
             self._settled(receipt.digest)
         self._ctx.publish("block_committed", block=block, receipts=tuple(receipts))
         self.wake()

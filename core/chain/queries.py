@@ -16,7 +16,7 @@ from supervm.chain.views import (
     ProofView,
     TransactionView,
 )
-from supervm.types.receipt import Status
+from supervm.types.receipt import Receipt, Status
 from supervm.types.state import (
     NATIVE_TOKEN,
     Account,
@@ -111,26 +111,27 @@ class Queries:
         return await self._transaction(digest)
 
     async def _transaction(self, digest: bytes) -> TransactionView:
-        pending = self._chain.pending(digest)
-        if pending is not None:
-            lane, data = pending
-            return TransactionView(digest=digest, status=Status.PENDING, lane=lane, data=data)
+        # A transaction goes from the mempool to the recent receipts in one step, so this order misses none.
+        found = self._pending(digest) or self._recent(digest)
+        if found is not None:
+            await trio.lowlevel.checkpoint()
+            return found
         located = await self._ledger.transaction(digest)
-        if located is None:
-            # It may have come since; it can't have gone into a block unseen.
-            pending = self._chain.pending(digest)
-            if pending is None:
-                return TransactionView(digest=digest, status=Status.UNKNOWN)
-            return TransactionView(digest=digest, status=Status.PENDING, lane=pending[0], data=pending[1])
-        return TransactionView(
-            digest=digest,
-            status=located.receipt.status,
-            lane=located.receipt.lane,
-            height=located.height,
-            index=located.index,
-            receipt=located.receipt,
-            data=located.data,
-        )
+        if located is not None:
+            return _located(located.receipt, located.data)
+        # It may have come while the ledger was read.
+        found = self._pending(digest) or self._recent(digest)
+        return found if found is not None else TransactionView(digest=digest, status=Status.UNKNOWN)
+
+    def _pending(self, digest: bytes) -> TransactionView | None:
+        waiting = self._chain.pending(digest)
+        if waiting is None:
+            return None
+        return TransactionView(digest=digest, status=Status.PENDING, lane=waiting[0], data=waiting[1])
+
+    def _recent(self, digest: bytes) -> TransactionView | None:
+        known = self._chain.recent.get(digest)
+        return None if known is None else _located(*known)
 
     async def block(self, reference: int | bytes) -> BlockView | None:
         """A block by height or digest."""
@@ -173,3 +174,15 @@ class Queries:
             if self._ledger.tip.height == height:
                 return found
         return await read()
+
+
+def _located(receipt: Receipt, data: bytes) -> TransactionView:
+    return TransactionView(
+        digest=receipt.digest,
+        status=receipt.status,
+        lane=receipt.lane,
+        height=receipt.height,
+        index=receipt.index,
+        receipt=receipt,
+        data=data,
+    )

@@ -68,7 +68,7 @@ class Refused:
     `code` is one of EXEC-8, EXEC-20, GAS-21 or PRIV-10; `field` names the place, `value` the offending
     value as text, `mend` what would be right. `digest` is the transaction's, None where its bytes didn't
     decode. `conflict` is the digest signed first, for `Equivocated` and `LockBusy`. `retry_after_s` is
-    set where the same bytes may be taken later without change.
+    set where the node is full or busy: the same bytes may be taken after that many seconds.
     """
 
     code: str

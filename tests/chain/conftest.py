@@ -29,6 +29,8 @@ from supervm.types.validators import Validator, ValidatorSet
 
 PRICE = 10_000
 FUNDS = 10**15
+DEFAULTS = SoloConfig()
+ONE_THREAD = LedgerOptions(admission_threads=1)
 
 
 def key(number: int, suite: int = Suite.ED25519) -> KeyPair:
@@ -116,8 +118,8 @@ def run(tmp_path: Path) -> Run:
         *,
         storage: str = "memory",
         store: KeyValueStore | None = None,
-        engine: SoloConfig | None = SoloConfig(),
-        options: LedgerOptions = LedgerOptions(admission_threads=1),
+        engine: SoloConfig | None = DEFAULTS,
+        options: LedgerOptions = ONE_THREAD,
         identity: NodeIdentity | None = None,
     ) -> AsyncIterator[Running]:
         published: list[tuple[str, dict[str, Any]]] = []

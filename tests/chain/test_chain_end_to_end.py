@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import trio
+from trio.testing import wait_all_tasks_blocked
 
 from supervm.chain.application import Chain
 from supervm.chain.component import LedgerOptions
@@ -491,24 +492,26 @@ async def test_a_full_disk_stops_blocks_until_there_is_room_and_loses_nothing(
 ) -> None:
     async with run(world, engine=FAST_BLOCKS) as node:
         store = node.chain.ledger._store
-        write, full = store.write, True
+        write, full, tried = store.write, True, trio.Event()
 
         async def failing(*arguments: Any) -> None:
             if full:
+                tried.set()
                 raise DiskFull("no space for the batch", "test", "free some")
             await write(*arguments)
 
         monkeypatch.setattr(node.chain.ledger, "_store", Wrapped(store, failing))
         one = world.transfer(0, 0, key(77).address, 5)
         await node.chain.submit([one.data])
-        while not node.engine.status().reason:  # type: ignore[union-attr]
-            await trio.sleep(0.1)
-        assert "disk is full" in node.engine.status().reason  # type: ignore[union-attr]
+        assert node.engine is not None
+        await tried.wait()
+        await wait_all_tasks_blocked()
+        assert "disk is full" in node.engine.status().reason
         assert node.chain.ledger.tip.height == 0
         full = False
         (receipt,) = await outcomes(node.chain, one, seconds=60)
         assert receipt.status is Status.COMMITTED
-        assert node.engine.status().producing  # type: ignore[union-attr]
+        assert node.engine.status().producing
 
 
 class Wrapped:
@@ -528,8 +531,9 @@ async def test_a_chain_without_work_makes_an_empty_block_after_the_longest_inter
     quick = SoloConfig(block_interval_min_ms=0, block_interval_max_ms=100)
     async with run(world, engine=quick) as node:
         with trio.fail_after(10):
-            while node.chain.ledger.tip.height < 3:
-                await trio.sleep(0.02)
+            async for event in node.chain.events.follow(0):
+                if event.data["height"] == "3":
+                    break
         blocks = await node.chain.queries.blocks(1, 10)
         assert [block.header.height for block in blocks[:3]] == [1, 2, 3]
         assert all(block.transactions == () for block in blocks)

@@ -143,6 +143,14 @@ class RecordingApplication:
             f"violations {self.violations}"
         )
 
+    async def until_committed(self, count: int) -> None:
+        """Wait until so many transactions are in final blocks; fails as `until` does."""
+        await self.until(lambda: len(self.committed) >= count)
+
+    async def until_committed_or_interrupted(self, count: int) -> None:
+        """As `until_committed`, or until the engine was stopped by `interrupt_at`."""
+        await self.until(lambda: self.interrupted.is_set() or len(self.committed) >= count)
+
     def _wake(self) -> None:
         changed, self._changed = self._changed, trio.Event()
         changed.set()
@@ -441,7 +449,7 @@ class ConsensusConformance:
         work = transactions(10)
         async with self._driving(application, tmp_path) as engine:
             application.submit(*work)
-            await application.until(lambda: len(application.committed) == 10)
+            await application.until_committed(10)
             assert engine.status().height == application.height
         assert application.committed == work
         assert application.violations == []
@@ -453,7 +461,7 @@ class ConsensusConformance:
         async with self._driving(application, tmp_path) as engine:
             for number in range(4):
                 application.submit(*transactions(3, tag=f"{number}-"))
-                await application.until(lambda number=number: len(application.committed) == 3 * (number + 1))
+                await application.until_committed(3 * (number + 1))
             certifies = CERTIFICATES in engine.capabilities
         since: list[str] = []
         for name in application.calls:
@@ -472,7 +480,7 @@ class ConsensusConformance:
         async with self._driving(application, tmp_path):
             for number in range(7):
                 application.submit(*transactions(1, tag=f"{number}-"))
-                await application.until(lambda number=number: len(application.committed) == number + 1)
+                await application.until_committed(number + 1)
         parent = CHAIN_ID
         for height, final in enumerate(application.chain, 1):
             assert final.block.header.height == height
@@ -486,8 +494,8 @@ class ConsensusConformance:
         async with self._driving(application, tmp_path):
             for first in range(0, 3_000, 500):
                 application.submit(*work[first : first + 500])
-                await application.until(lambda first=first: len(application.committed) > first)
-            await application.until(lambda: len(application.committed) >= 3_000)
+                await application.until_committed(first + 1)
+            await application.until_committed(3_000)
         assert sorted(application.committed) == sorted(work)
         assert application.violations == []
 
@@ -502,7 +510,7 @@ class ConsensusConformance:
             if CERTIFICATES not in engine.capabilities:
                 pytest.skip("without certificates nothing is checked before it is ordered")
             application.submit(*work)
-            await application.until(lambda: len(application.committed) >= 17)
+            await application.until_committed(17)
         assert application.committed == [data for data in work if data not in bad]
         assert application.violations == []
 
@@ -532,7 +540,7 @@ class ConsensusConformance:
         application = RecordingApplication(bounds=bounds)
         async with self._driving(application, tmp_path):
             application.submit(*transactions(400, size_bytes=250))
-            await application.until(lambda: len(application.committed) == 400)
+            await application.until_committed(400)
         assert application.violations == []
 
     async def test_drain_finishes_the_block_in_hand_and_starts_no_other(
@@ -548,7 +556,7 @@ class ConsensusConformance:
             await trio.sleep(1)
             application.submit(*transactions(3, tag="late"))
             application.hold["execute"].set()
-            await application.until(lambda: len(application.committed) == 3)
+            await application.until_committed(3)
             await trio.sleep(SETTLE_S)
             assert application.height == 1
         assert application.violations == []
@@ -583,7 +591,7 @@ class ConsensusConformance:
         for number in range(5):
             async with self._driving(application, tmp_path):
                 application.submit(*transactions(2, tag=f"{number}-"))
-                await application.until(lambda number=number: len(application.committed) == 2 * (number + 1))
+                await application.until_committed(2 * (number + 1))
         assert application.violations == []
 
     async def test_stopped_inside_any_call_it_loses_nothing_and_repeats_nothing(
@@ -595,24 +603,15 @@ class ConsensusConformance:
             application.interrupt_at = stop_at
             async with self._driving(application, tmp_path):
                 application.submit(*work[:3])
-                with trio.move_on_after(SETTLE_S):
-                    await application.until(
-                        lambda application=application: (
-                            application.interrupted.is_set() or len(application.committed) == 3
-                        )
-                    )
-                    application.submit(*work[3:])
-                    await application.until(
-                        lambda application=application: (
-                            application.interrupted.is_set() or len(application.committed) == 6
-                        )
-                    )
+                await application.until_committed_or_interrupted(3)
+                application.submit(*work[3:])
+                await application.until_committed_or_interrupted(6)
             was_stopped = application.interrupted.is_set()
             application.interrupt_at = 0
             missing = [data for data in work if data not in application.committed + application._waiting]
             async with self._driving(application, tmp_path):
                 application.submit(*missing)
-                await application.until(lambda application=application: len(application.committed) >= 6)
+                await application.until_committed(6)
             assert sorted(application.committed) == sorted(work), f"stopped at call {stop_at}"
             assert application.violations == [], f"stopped at call {stop_at}"
             if not was_stopped:
