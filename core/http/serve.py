@@ -61,24 +61,29 @@ def address_of(sock: socket.socket) -> str:
 
 
 class BoundedStream:
-    """A connection whose every write ends: a client that reads nothing for `send_timeout_s` is cut off."""
+    """A connection whose every write ends: a client that reads nothing for `send_timeout_s` is cut off.
 
-    def __init__(self, stream: trio.SocketStream, send_timeout_s: float) -> None:
+    `connection` is the scope of all that is done for it. A failed write cancels it: Hypercorn's reader may
+    wait for the end of an answer that can't be given any more.
+    """
+
+    def __init__(
+        self, stream: trio.SocketStream, send_timeout_s: float, connection: trio.CancelScope
+    ) -> None:
         self._stream = stream
         self._send_timeout_s = send_timeout_s
+        self._connection = connection
         self.socket = stream.socket
 
     async def send_all(self, data: bytes) -> None:
         try:
-            with trio.move_on_after(self._send_timeout_s) as scope:
+            with trio.fail_after(self._send_timeout_s):
                 await self._stream.send_all(data)
-        except trio.BusyResourceError as error:
-            # The server closes it at the same time, for its own reasons.
-            raise trio.BrokenResourceError("the connection is closing") from error
-        if scope.cancelled_caught:
+        except (trio.TooSlowError, trio.BrokenResourceError, trio.BusyResourceError) as error:
             # Half a message may be out; nothing that follows would make sense to the client.
+            self._connection.cancel()
             await trio.aclose_forcefully(self._stream)
-            raise trio.BrokenResourceError("the client does not read")
+            raise trio.BrokenResourceError("the client is gone") from error
 
     async def receive_some(self, max_bytes: int) -> bytes:
         return bytes(await self._stream.receive_some(max_bytes))
@@ -145,8 +150,9 @@ async def serving(
             await trio.aclose_forcefully(stream)
             return
         try:
-            bounded = BoundedStream(stream, config.send_timeout_s)
-            await Connection(ASGIWrapper(app), hypercorn, worker, {}, bounded)  # type: ignore[arg-type]
+            with trio.CancelScope() as scope:
+                bounded = BoundedStream(stream, config.send_timeout_s, scope)
+                await Connection(ASGIWrapper(app), hypercorn, worker, {}, bounded)  # type: ignore[arg-type]
         except Exception as error:
             # One connection's failure, in the server's own code, is not the node's.
             log.error("connection_failed", exc_info=error)
