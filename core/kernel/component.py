@@ -166,9 +166,11 @@ class Component:
 
     `contract` is the version of the role's contract it fulfils; `requires` are roles it can't open
     without, `wants` roles it uses when they are there. `tiers` are where it may run. `supervision`
-    None takes the role's. `available` says, cheaply and without I/O, why it
-    can't run on this machine (a library that is missing, with the mend), or "". The object that `open` yields may offer `async health() -> Health` and
-    `async drain(deadline: float) -> None` (monotonic seconds); absent means healthy and nothing to drain.
+    None takes the role's. `available` says, cheaply and without I/O, why it can't run on this machine (a
+    library that is missing, with the mend), or "".
+
+    The object that `open` yields may offer `async health() -> Health` and `async drain(deadline: float)`
+    (monotonic seconds); absent means healthy and nothing to drain.
     """
 
     role: str
