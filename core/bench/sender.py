@@ -19,7 +19,8 @@ from typing import Any, TextIO
 import attrs
 import trio
 
-from supervm.client.http import NodeClient, NodeUnreachable, RequestRefused
+from supervm.client.http import ClientError, NodeClient, NodeUnreachable, RequestRefused
+from supervm.kernel.errors import leaf
 from supervm.types.codec import unpack_transactions
 from supervm.types.transaction import Transaction
 
@@ -203,10 +204,13 @@ def main(argv: Sequence[str] | None = None) -> int:
                 log=log,
             )
 
+    failed: list[BaseException] = []
     try:
-        trio.run(run, strict_exception_groups=False)
-    except (Rejected, TooSlow, NodeUnreachable, RequestRefused) as error:
-        print(json.dumps({"error": f"{type(error).__name__}: {error}"}), flush=True)
+        trio.run(run)
+    except* (Rejected, TooSlow, ClientError) as group:
+        failed.append(leaf(group))
+    if failed:
+        print(json.dumps({"error": f"{type(failed[0]).__name__}: {failed[0]}"}), flush=True)
         return 1
     latencies = sorted(at - progress.first_post[digest] for digest, at in progress.committed.items())
     _tell(
