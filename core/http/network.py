@@ -10,7 +10,6 @@ from supervm.http.parameters import no_query, query
 from supervm.http.problems import Problem, not_found
 from supervm.http.responses import JsonResponse
 
-REGION_CHARACTERS_MAX = 64
 LATENCY_MS_MAX = 2**31
 SERVICES = tuple(service.name.lower() for service in Service if service.name)
 
@@ -28,9 +27,7 @@ async def nodes(request: Request) -> Response:
     routing = api_of(request).routing
     wanted = NodeFilter(
         tier=parameters.one_of(asked["tier"], "tier", TIERS) if "tier" in asked else None,
-        region=parameters.short_text(asked["region"], "region", REGION_CHARACTERS_MAX)
-        if "region" in asked
-        else None,
+        region=parameters.word(asked["region"], "region") if "region" in asked else None,
         max_latency_ms=parameters.u64(asked["max_latency_ms"], "max_latency_ms", LATENCY_MS_MAX)
         if "max_latency_ms" in asked
         else None,

@@ -8,6 +8,7 @@ from typing import Any
 from supervm.contracts.routing import ANSWER_MAX, TIERS
 from supervm.http.ledger import BLOCKS_DEFAULT, BLOCKS_MAX
 from supervm.http.network import LATENCY_MS_MAX
+from supervm.http.parameters import WORD
 from supervm.http.problems import PROBLEM_TYPE
 from supervm.http.schemas import DECIMAL, SCHEMAS, SERVICES, Schema, array, ref
 from supervm.http.submissions import JSON, OCTETS, PACKED
@@ -256,7 +257,7 @@ PATHS: dict[str, Schema] = {
         "Nodes that fit, best first",
         answer("Nodes", ref("Nodes")),
         query("tier", "Of this hardware class", {"type": "string", "enum": list(TIERS)}),
-        query("region", "In this region", {"type": "string", "minLength": 1, "maxLength": 64}),
+        query("region", "In this region", {"type": "string", "pattern": WORD}),
         query("max_latency_ms", "Round trip at most", decimal(LATENCY_MS_MAX)),
         query("max_load", "Load at most", decimal(100)),
         {

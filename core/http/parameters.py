@@ -11,6 +11,7 @@ from supervm.types.address import parse_hex
 from supervm.types.errors import InvalidInput
 
 U64_MAX = 2**64 - 1
+WORD = "^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 _DECIMAL = re.compile(r"0|[1-9][0-9]{0,19}")
 _SECONDS = re.compile(r"[0-9]{1,4}(\.[0-9]{1,3})?")
 
@@ -73,7 +74,8 @@ def one_of(text: str, field: str, choices: Sequence[str]) -> str:
     return text
 
 
-def short_text(text: str, field: str, most: int) -> str:
-    if not text or len(text) > most or not text.isprintable():
-        raise bad_request("BadText", field, text, f"1 to {most} printable characters")
+def word(text: str, field: str) -> str:
+    """A short name in plain ASCII."""
+    if not re.fullmatch(WORD, text):
+        raise bad_request("BadText", field, text, "1 to 64 letters, digits, and `.`, `_`, `-` inside")
     return text
