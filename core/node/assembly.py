@@ -21,6 +21,7 @@ from supervm.node.catalogue import OBSERVED, http_routes
 from supervm.node.chain import OwnChain, open_chain
 from supervm.node.compose import Prepared, plan
 from supervm.node.facts import Facts
+from supervm.node.reprobe import compare_with_last, report_changes
 from supervm.node.watchdog import watchdog
 from supervm.storage.folder import DataFolder, open_folder
 from supervm.telemetry.logs import Logs
@@ -66,12 +67,14 @@ async def open_node(prepared: Prepared, logs: Logs) -> AsyncIterator[Node]:
     options = prepared.effective.options[Role.APPLICATION, ledger.name]
     planned = plan(prepared, [(ledger, options), (http, http_config)])
     with open_folder(prepared.data, prepared.storage) as folder:
+        tier = prepared.machine.decision.tier
+        await trio.to_thread.run_sync(compare_with_last, folder.path, tier, log)
         chain = await trio.to_thread.run_sync(open_chain, folder.path, _genesis(prepared), prepared.node.name)
         planned = _with_chain(prepared, planned, ledger, chain)
         _register(metrics, logs, prepared, clock)
         environment = Environment(
             data_dir=folder.path,
-            tier=prepared.machine.decision.tier,
+            tier=tier,
             hardware=prepared.machine.facts,
             clock=clock,
             metrics=metrics,
@@ -88,9 +91,11 @@ async def open_node(prepared: Prepared, logs: Logs) -> AsyncIterator[Node]:
         )
         async with (
             watchdog(log, lambda: facts.kernel.opening() if facts.kernel else ()),
+            trio.open_nursery() as nursery,
             open_kernel(_roles(prepared), environment, observers, planned) as kernel,
         ):
             facts.kernel = kernel
+            nursery.start_soon(report_changes, prepared, clock, log)
             address = await _address(kernel)
             try:
                 yield Node(
@@ -103,6 +108,7 @@ async def open_node(prepared: Prepared, logs: Logs) -> AsyncIterator[Node]:
                 )
             finally:
                 facts.draining = True
+                nursery.cancel_scope.cancel()
 
 
 async def _address(kernel: Kernel) -> str:

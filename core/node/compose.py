@@ -12,7 +12,9 @@ import attrs
 import trio
 
 from supervm.config import (
+    BUILT_IN,
     ConfigErrors,
+    ConfigProblem,
     Effective,
     Layer,
     NodeConfig,
@@ -25,6 +27,7 @@ from supervm.contracts.roles import ROLES, Role
 from supervm.hardware.explain import Machine
 from supervm.hardware.facts import ProbeContext
 from supervm.hardware.profiles import choose
+from supervm.hardware.sizing import SizeTooLarge, check_asked
 from supervm.hardware.survey import survey
 from supervm.kernel.component import Component
 from supervm.kernel.compose import Choice, Found, Host, Planned
@@ -90,6 +93,7 @@ async def prepare(
         sections=node_sections(),
         roles=[*catalogue.sections({}), *ours],
     )
+    _check_sizes(effective, machine)
     return Prepared(catalogue=catalogue, machine=machine, effective=effective, notes=tuple(notes))
 
 
@@ -138,6 +142,21 @@ def _storage(data: Path, machine: Machine, catalogue: Catalogue) -> tuple[str, l
     ]
 
 
+def _check_sizes(effective: Effective, machine: Machine) -> None:
+    """Refuse a size that the operator set above what the machine may use (TIER-36)."""
+    problems = []
+    for entry in effective.entries:
+        ours = entry.origin == BUILT_IN or entry.origin == machine.profile.origin
+        if ours or not entry.name.endswith("_bytes") or not isinstance(entry.value, int):
+            continue
+        try:
+            check_asked({entry.key: entry.value}, machine.facts)
+        except SizeTooLarge as error:
+            problems.append(ConfigProblem(entry.origin, str(error)))
+    if problems:
+        raise ConfigErrors(problems)
+
+
 def _host(machine: Machine) -> Host:
     facts = machine.facts
     return Host(
@@ -162,6 +181,3 @@ def _problems(prepared: Prepared) -> list[Problem]:
         if plugin.source.kind == "module" or offers & used:
             problems.append(plugin.problem)
     return problems
-
-
-__all__ = ["ConfigErrors", "Prepared", "plan", "prepare"]
