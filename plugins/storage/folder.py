@@ -146,6 +146,21 @@ def free_bytes(path: Path) -> int:
     return found.f_bavail * found.f_frsize
 
 
+def check_free(path: Path, kept_bytes: int, wanted_bytes: int) -> None:
+    """Raise `DiskFull` where less than `kept_bytes` would stay free; `kept_bytes` 0 leaves it to the disk.
+
+    A batch refused here has touched nothing, and the next one may succeed. A disk that is really full
+    leaves some engines refusing writes until they are opened again.
+    """
+    free = free_bytes(path) if kept_bytes else 0
+    if kept_bytes and free < kept_bytes + wanted_bytes:
+        raise DiskFull(
+            f"{free} bytes free, of which {kept_bytes} are kept",
+            path,
+            "Free some, move the store to a larger disk, or lower free_bytes_min.",
+        )
+
+
 def folder_bytes(path: Path) -> int:
     """The bytes of the files directly in a folder; one that vanishes meanwhile counts nothing."""
     total = 0

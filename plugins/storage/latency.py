@@ -19,6 +19,9 @@ class Latency:
         self._sync = metrics.summary("supervm_storage_sync_ms", "Milliseconds of one sync of the log")
         self._read = metrics.summary("supervm_storage_read_ms", "Milliseconds of one read or page")
         self._bytes = metrics.gauge("supervm_storage_bytes", "Bytes that the store takes")
+        self._corruptions = metrics.counter(
+            "supervm_storage_corruptions_total", "Reads that met damaged data"
+        )
         self._free = metrics.gauge("supervm_storage_disk_free_bytes", "Bytes free on the store's disk")
 
     @contextmanager
@@ -38,6 +41,10 @@ class Latency:
     def synced(self, seconds: float) -> None:
         """Record one sync that succeeded."""
         self._sync.observe(seconds * 1000)
+
+    def corrupted(self) -> None:
+        """Count one read that met damaged data."""
+        self._corruptions.inc()
 
     def record(self, stats: StoreStats) -> None:
         """Set the gauges that any backend has."""

@@ -39,6 +39,7 @@ from supervm.contracts.storage import (
     Unsupported,
 )
 from supervm.plugins.storage.folder import (
+    check_free,
     check_marker,
     folder_bytes,
     free_bytes,
@@ -51,7 +52,8 @@ from supervm.plugins.storage.rocksdb_stats import RocksdbMetrics, parse_statisti
 from supervm.plugins.storage.scan import Page, PageBuilder, Span
 from supervm.plugins.storage.threaded import Stalled, ThreadedStore, served
 
-COMPRESSIONS = ("none", "snappy", "lz4", "lz4hc", "zstd", "zlib", "bz2")
+# Not zlib: the binding takes it and compresses nothing.
+COMPRESSIONS = ("none", "snappy", "lz4", "lz4hc", "zstd", "bz2")
 
 # Above every key that may be stored: the end of the store, for a range that has none.
 ABOVE_ALL = b"\xff" * (KEY_BYTES_MAX + 1)
@@ -140,13 +142,8 @@ class RocksdbEngine:
                     if end is None or start < end:
                         batch.delete_range(start, ABOVE_ALL if end is None else end)
         size_bytes = batch.size_in_bytes()
-        free = free_bytes(self._folder)
-        if operations and free < self._config.free_bytes_min + size_bytes:
-            raise DiskFull(
-                f"{free} bytes free, {self._config.free_bytes_min} are kept",
-                self._folder,
-                "Free some, move the store, or lower free_bytes_min.",
-            )
+        if operations:
+            check_free(self._folder, self._config.free_bytes_min, size_bytes)
         with self._errors():
             if self._unlogged and durability is not Durability.MEMORY:
                 self._database.flush()

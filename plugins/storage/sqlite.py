@@ -35,6 +35,7 @@ from supervm.contracts.storage import (
     StoreTooNew,
 )
 from supervm.plugins.storage.folder import (
+    check_free,
     check_marker,
     folder_bytes,
     free_bytes,
@@ -131,13 +132,8 @@ class SqliteEngine:
 
     def apply(self, operations: Sequence[Operation], durability: Durability) -> None:
         size_bytes = sum(_bytes(operation) for operation in operations)
-        free = free_bytes(self._folder)
-        if size_bytes and free < self._config.free_bytes_min + size_bytes:
-            raise DiskFull(
-                f"{free} bytes free, {self._config.free_bytes_min} are kept",
-                self._folder,
-                "Free some, move the store, or lower free_bytes_min.",
-            )
+        if size_bytes:
+            check_free(self._folder, self._config.free_bytes_min, size_bytes)
         with self._errors():
             self._set_synchronous("FULL" if durability is Durability.DURABLE else "NORMAL")
             self._writer.execute("BEGIN IMMEDIATE")

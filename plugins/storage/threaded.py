@@ -26,6 +26,7 @@ from supervm.contracts.storage import (
     SnapshotExpired,
     SnapshotsExhausted,
     StorageError,
+    StoreCorrupt,
     StoreFailed,
     StoreStats,
     Unsupported,
@@ -227,7 +228,13 @@ class ThreadedStore:
                 await self._idle.wait()
             for view in tuple(self._views):
                 self._close_view(view)
-            await trio.to_thread.run_sync(self._engine.close, limiter=self._writer)
+            try:
+                await trio.to_thread.run_sync(self._engine.close, limiter=self._writer)
+            except StorageError as error:
+                # A full or failed disk has been told already; what was acknowledged is in the log.
+                if not self._disk_full and self._failure is None:
+                    raise
+                self._log.warning("store_closed_with_error", cause=str(error))
 
     async def _run(self, limiter: trio.CapacityLimiter, call: Callable[..., T], *args: Any) -> T:
         """Run one blocking call of the engine. Once begun it is waited for, cancelled or not."""
@@ -237,6 +244,9 @@ class ThreadedStore:
             return await trio.to_thread.run_sync(call, *args, limiter=limiter)
         except StoreFailed as failure:
             self._fail(failure)
+            raise
+        except StoreCorrupt:
+            self._latency.corrupted()
             raise
         finally:
             self._calls -= 1
@@ -466,7 +476,11 @@ async def served(
             while True:
                 await trio.lowlevel.checkpoint()
                 store.raise_failure()
-                report(await store.stats())
+                try:
+                    report(await store.stats())
+                except StoreCorrupt as error:
+                    # Whoever reads the damaged rows decides what it means; here it costs a metric.
+                    ctx.log.warning("storage_stats_unavailable", cause=str(error))
                 await ctx.clock.sleep(REPORT_S)
 
     ctx.nursery.start_soon(watch)

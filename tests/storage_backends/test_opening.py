@@ -1,0 +1,244 @@
+"""A folder that is no good store is refused by a typed error that names it, and is left as it was."""
+
+import shutil
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from supervm.contracts.storage import (
+    Put,
+    StorageError,
+    StoreCorrupt,
+    StoreLocked,
+    StoreTooNew,
+    Unsupported,
+)
+from supervm.kernel.component import Component
+from supervm.plugins import storage as plugin
+from supervm.plugins.storage.folder import MARKER
+from supervm.plugins.storage.memory import CHECKPOINT_FILE, MemoryConfig, memory
+from supervm.plugins.storage.rocksdb import rocksdb
+from supervm.plugins.storage.sqlite import FILE, sqlite
+from supervm.testing.conformance.component import refused
+from supervm.testing.context import opened
+from tests.storage_backends.test_full_disk import may_mount, names_in
+
+ON_DISK = pytest.mark.parametrize("component", [sqlite, rocksdb], ids=lambda component: component.name)
+
+
+async def make(component: Component, folder: Path, rows: int = 2_000) -> None:
+    """A closed store with some rows in it."""
+    async with opened(component, folder) as store:
+        await store.write([Put(b"%05d" % i, b"%d" % i * 50) for i in range(rows)])
+
+
+async def refuses(component: Component, folder: Path, error: type[StorageError]) -> StorageError:
+    """Opening and reading everything raises `error`; the error."""
+    with refused(error) as caught:
+        async with opened(component, folder) as store:
+            assert len([row async for row in store.scan()]) == 2_000
+    assert isinstance(caught[0], StorageError)
+    assert caught[0].mend, "an error says what to do"
+    return caught[0]
+
+
+def table(folder: Path) -> Path:
+    return next(path for path in sorted(folder.iterdir()) if path.suffix == ".sst")
+
+
+@ON_DISK
+async def test_a_new_store_is_private_and_marked(component: Component, tmp_path: Path) -> None:
+    config = component.config(path=str(tmp_path / "store"))
+    async with opened(component, tmp_path / "unused", config):
+        assert (tmp_path / "store").stat().st_mode & 0o777 == 0o700
+        assert (tmp_path / "store" / MARKER).exists()
+        assert names_in(tmp_path / "unused") == []
+
+
+@ON_DISK
+async def test_a_missing_parent_folder_is_named(component: Component, tmp_path: Path) -> None:
+    config = component.config(path=str(tmp_path / "no" / "store"))
+    with refused(StorageError) as caught:
+        async with opened(component, tmp_path, config):
+            pass
+    assert str(tmp_path / "no" / "store") in str(caught[0])
+
+
+@ON_DISK
+async def test_a_path_that_is_a_file_is_refused(component: Component, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"mine")
+    for path in (tmp_path / "file", tmp_path / "file" / "below"):
+        with refused(StorageError):
+            async with opened(component, tmp_path / "data", component.config(path=str(path))):
+                pass
+    assert (tmp_path / "file").read_bytes() == b"mine"
+
+
+@pytest.mark.skipif(not may_mount(), reason="this system lets the user mount nothing")
+@ON_DISK
+def test_a_folder_that_can_not_be_written_is_refused_as_read_only(
+    component: Component, tmp_path: Path
+) -> None:
+    program = (
+        "import subprocess, sys, trio\n"
+        "from pathlib import Path\n"
+        "from supervm.contracts.storage import ReadOnly\n"
+        "from supervm.plugins.storage.rocksdb import rocksdb\n"
+        "from supervm.plugins.storage.sqlite import sqlite\n"
+        "from supervm.testing.conformance.component import refused\n"
+        "from supervm.testing.context import component_context\n"
+        "folder = Path(sys.argv[2])\n"
+        "component = {'sqlite': sqlite, 'rocksdb': rocksdb}[sys.argv[1]]\n"
+        "async def main():\n"
+        "    async with component_context(folder / 'x') as ctx:\n"
+        "        with refused(ReadOnly):\n"
+        "            async with component.open(ctx, component.config(path=str(folder / 'ro'))): pass\n"
+        "(folder / 'ro').mkdir()\n"
+        "subprocess.run(['mount', '-t', 'tmpfs', '-o', 'ro', 'tmpfs', str(folder / 'ro')], check=True)\n"
+        "trio.run(main)\n"
+    )
+    done = subprocess.run(
+        ["unshare", "-rm", sys.executable, "-c", program, component.name, str(tmp_path)],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@ON_DISK
+async def test_a_newer_format_is_refused(component: Component, tmp_path: Path) -> None:
+    await make(component, tmp_path)
+    (tmp_path / MARKER).write_text(f'{{"backend": "{component.name}", "format": 2}}')
+    await refuses(component, tmp_path, StoreTooNew)
+
+
+async def test_a_newer_sqlite_file_is_refused_whatever_the_marker_says(tmp_path: Path) -> None:
+    await make(sqlite, tmp_path)
+    connection = sqlite3.connect(tmp_path / FILE)
+    connection.execute("PRAGMA user_version = 2")
+    connection.close()
+    await refuses(sqlite, tmp_path, StoreTooNew)
+
+
+@ON_DISK
+async def test_a_marker_that_can_not_be_read_is_corrupt(component: Component, tmp_path: Path) -> None:
+    await make(component, tmp_path)
+    for text in ("", "{", "[]", '{"backend": "sqlite"}', '{"backend": 1, "format": "x"}', "\x00" * 9000):
+        (tmp_path / MARKER).write_text(text)
+        await refuses(component, tmp_path, StoreCorrupt)
+
+
+async def test_a_folder_of_another_backend_is_refused(tmp_path: Path) -> None:
+    await make(sqlite, tmp_path)
+    error = await refuses(rocksdb, tmp_path, StoreCorrupt)
+    assert "sqlite" in str(error)
+    assert not (tmp_path / "CURRENT").exists()
+
+
+async def test_another_programs_database_is_refused_and_kept(tmp_path: Path) -> None:
+    connection = sqlite3.connect(tmp_path / FILE)
+    connection.execute("CREATE TABLE theirs (x)")
+    connection.close()
+    before = (tmp_path / FILE).read_bytes()
+    await refuses(sqlite, tmp_path, StoreCorrupt)
+    assert (tmp_path / FILE).read_bytes() == before
+
+
+DAMAGE: list[tuple[str, Component, Callable[[Path], object]]] = [
+    ("sqlite-gone", sqlite, lambda folder: (folder / FILE).unlink()),
+    ("sqlite-no-database", sqlite, lambda folder: (folder / FILE).write_bytes(b"text " * 2000)),
+    ("sqlite-cut", sqlite, lambda folder: (folder / FILE).write_bytes((folder / FILE).read_bytes()[:20_000])),
+    ("sqlite-pages-lost", sqlite, lambda folder: overwrite(folder / FILE, 5 * 4096, bytes(12 * 4096))),
+    ("rocksdb-current-gone", rocksdb, lambda folder: (folder / "CURRENT").unlink()),
+    ("rocksdb-manifest-cut", rocksdb, lambda folder: overwrite(manifest(folder), 10, b"\xff" * 60)),
+    ("rocksdb-manifest-gone", rocksdb, lambda folder: manifest(folder).unlink()),
+    ("rocksdb-table-gone", rocksdb, lambda folder: table(folder).unlink()),
+    (
+        "rocksdb-table-damaged",
+        rocksdb,
+        lambda folder: overwrite(table(folder), 4000, b"\xff" * 500),
+    ),
+    ("rocksdb-table-cut", rocksdb, lambda folder: table(folder).write_bytes(b"short")),
+]
+
+
+def overwrite(path: Path, at: int, data: bytes) -> None:
+    old = path.read_bytes()
+    path.write_bytes(old[:at] + data + old[at + len(data) :])
+
+
+def manifest(folder: Path) -> Path:
+    return folder / (folder / "CURRENT").read_text().strip()
+
+
+@pytest.mark.parametrize(
+    ("component", "damage"), [case[1:] for case in DAMAGE], ids=[case[0] for case in DAMAGE]
+)
+async def test_damage_is_told_never_repaired_or_read_past(
+    component: Component, damage: Callable[[Path], object], tmp_path: Path
+) -> None:
+    await make(component, tmp_path)
+    damage(tmp_path)
+    error = await refuses(component, tmp_path, StoreCorrupt)
+    assert str(tmp_path) in str(error)
+
+
+async def test_a_damaged_memory_checkpoint_is_refused(tmp_path: Path) -> None:
+    async with opened(memory, tmp_path) as store:
+        await store.write([Put(b"a", b"1")])
+        await store.checkpoint(tmp_path / "copy")
+    file = tmp_path / "copy" / CHECKPOINT_FILE
+    good = file.read_bytes()
+    for at in range(0, len(good), 7):
+        overwrite(file, at, bytes([good[at] ^ 1]))
+        with refused(StoreCorrupt, StoreTooNew):
+            async with opened(memory, tmp_path, MemoryConfig(path=str(tmp_path / "copy"))):
+                pass
+        file.write_bytes(good)
+    shutil.rmtree(tmp_path / "copy")
+    with refused(StorageError):
+        async with opened(memory, tmp_path, MemoryConfig(path=str(tmp_path / "copy"))):
+            pass
+
+
+@ON_DISK
+async def test_a_store_left_by_a_crash_before_its_marker_is_taken_up(
+    component: Component, tmp_path: Path
+) -> None:
+    await make(component, tmp_path)
+    (tmp_path / MARKER).unlink()
+    async with opened(component, tmp_path) as store:
+        assert len([row async for row in store.scan()]) == 2_000
+    assert (tmp_path / MARKER).exists()
+
+
+async def test_a_lock_ends_with_its_holder(tmp_path: Path) -> None:
+    async with opened(sqlite, tmp_path):
+        with refused(StoreLocked):
+            async with opened(rocksdb, tmp_path):
+                pass
+    async with opened(sqlite, tmp_path) as store:
+        assert await store.get(b"a") is None
+
+
+async def test_without_its_binding_rocksdb_is_unsupported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "rocksdict", None)
+    await refuses(rocksdb, tmp_path, Unsupported)
+    assert names_in(tmp_path) == []
+
+
+def test_declaring_the_backends_does_not_load_the_binding() -> None:
+    program = (
+        "import sys\nfrom supervm.plugins.storage import supervm_components\n"
+        "names = [component.name for component in supervm_components()]\n"
+        "assert names == ['memory', 'sqlite', 'rocksdb'], names\n"
+        "assert 'rocksdict' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
+    assert plugin.supervm_components is not None
