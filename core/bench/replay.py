@@ -39,6 +39,8 @@ CALM_WINDOW = 4096
 KILL_WINDOW = 48
 KILL_BATCH = 16
 KILL_JITTER_S = 0.1
+IN_MEMORY = "memory"
+"""The storage that leaves nothing behind, so there is nothing to verify and nothing to restart from."""
 IN_OPENING_SHARE = 0.25
 """Of the kills, how many come while the node is opening from the last one."""
 
@@ -64,7 +66,7 @@ class ReplayPlan:
 
 @attrs.frozen(kw_only=True)
 class RunFacts:
-    """What one run gave. `problems` is empty when every check held."""
+    """What one run gave. `problems` is empty when every check held; `verify` None where it wasn't run."""
 
     sent: dict[str, Any]
     state_root: str
@@ -73,6 +75,7 @@ class RunFacts:
     failed: int
     kills: int
     problems: tuple[str, ...]
+    verify: str | None = None
 
 
 def validator_set() -> ValidatorSet:
@@ -123,10 +126,13 @@ async def _run_here(plan: ReplayPlan, name: str, kills: int, block: bytes, progr
         await node.wait_ready()
         facts = await trio.to_thread.run_sync(_check, node.client, sent, log, node.kills, block, progress)
         await node.stop()
-    code, _, said = await run_command(["verify", *flags, "--data", str(folder)])
-    if code != 0:
-        facts = attrs.evolve(facts, problems=(*facts.problems, f"verify: {said.strip()}"))
-    return facts
+    if plan.storage == IN_MEMORY:
+        return facts
+    code, found, said = await run_command(["verify", *flags, "--data", str(folder), "--json"])
+    problem = f"verify: {said.strip()}" if code != 0 else ""
+    if code == 0 and (root := json.loads(found)["state_root"]) != facts.state_root:
+        problem = f"verify: the stored chain ends in {root}, the node showed {facts.state_root}"
+    return attrs.evolve(facts, verify=problem or "ok", problems=(*facts.problems, *filter(None, [problem])))
 
 
 async def _run_there(plan: ReplayPlan, api: str, chain_id: str, block: bytes, progress: Progress) -> RunFacts:
@@ -236,7 +242,7 @@ def _result(plan: ReplayPlan, workload: Workload, runs: list[RunFacts], problems
             "satoshi": sum(payment.total for payment in workload.block.payments),
             "blocks": first.height,
             "state_root": first.state_root,
-            "verify": "ok" if plan.api is None and not any("verify" in each for each in problems) else None,
+            "verify": last.verify,
             "killed": {
                 "kills": last.kills,
                 "posts": last.sent["posts"],

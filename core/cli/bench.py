@@ -64,6 +64,8 @@ def replay(
         raise click.UsageError(
             "--api and --kills exclude each other: a node that runs elsewhere isn't ours to kill"
         )
+    if kills and storage == "memory":
+        raise click.UsageError("--kills needs a storage that survives them; give --storage rocksdb or sqlite")
     try:
         with working_folder(keep) as folder:
             plan = ReplayPlan(

@@ -45,7 +45,7 @@ def suite_of(role: str) -> str:
     except ModuleNotFoundError as error:
         if error.name != f"supervm.testing.conformance.{role}":
             raise Failure(
-                f"the conformance suites need {error.name}; pip install pytest pytest-trio hypothesis"
+                f"the conformance suites need {error.name}; pip install 'supervm[testing]'"
             ) from error
         raise Failure(f"role {role!r} has no conformance suite") from error
     return f"{role.capitalize()}Conformance"

@@ -24,7 +24,7 @@ requires-python = ">=3.11"
 dependencies = ["supervm"]
 
 [project.optional-dependencies]
-test = ["pytest", "pytest-trio", "hypothesis"]
+test = ["supervm[testing]"]
 
 # SuperVM finds plugins by this group; the manifest beside the package says what is in it.
 [project.entry-points.supervm]

@@ -37,9 +37,12 @@ class Sending:
 
 
 def send_operations(
-    asked: Sending, operations: Sequence["Operation"], inputs: Sequence["Input"] = ()
+    asked: Sending, operations: Sequence["Operation"], inputs: Sequence["Input"] = (), input_bytes: int = 0
 ) -> None:
-    """Sign the operations with the sender's next nonce and send them. Raises Failure where they fail."""
+    """Sign the operations with the sender's next nonce and send them. Raises Failure where they fail.
+
+    `input_bytes`: the data that the inputs hold now, together.
+    """
     from supervm.client.build import body_of
     from supervm.types.address import parse_hex
     from supervm.types.transaction import Lane
@@ -57,6 +60,7 @@ def send_operations(
             nonce=int(account["pending_nonce"]),
             base_price=int(status["base_price"]),
             inputs=inputs,
+            input_bytes=input_bytes,
             lane=Lane[asked.lane.upper()],
         )
         signed = wallet.sign(body, key)

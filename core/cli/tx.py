@@ -303,7 +303,8 @@ def _use(sending: Sending, id_: str, access: "Access", operation: "Callable[[byt
     object_id = parse_address(id_, "ID")
     with connect(sending.api) as client:
         found = client.ledger_object(id_)
-    send_operations(sending, [operation(object_id)], [_input(object_id, found, access)])
+    data_bytes = (len(found["data"]) - len("0x")) // 2
+    send_operations(sending, [operation(object_id)], [_input(object_id, found, access)], data_bytes)
 
 
 def _input(object_id: bytes, found: dict[str, Any], access: "Access") -> "Input":

@@ -62,6 +62,8 @@ async def verify_folder(options: NodeOptions, genesis: Path | None, progress: Pr
 async def _verify(
     store: KeyValueStore, copy: KeyValueStore, genesis: Genesis, gas: GasPolicy, progress: Progress
 ) -> dict[str, Any]:
+    if "persistent" not in store.capabilities:
+        raise Failure("this storage keeps nothing on disk, so there is no stored chain to verify")
     gas_state = gas.initial_state()
     async with open_ledger(store, genesis, gas_state, gas.base_price(gas_state)) as ledger:
         tip = ledger.tip

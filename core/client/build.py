@@ -39,8 +39,12 @@ def body_of(
     lane: Lane = Lane.AUTO,
     expiry_epoch: int = 0,
     schedule: GasSchedule | None = None,
+    input_bytes: int = 0,
 ) -> Body:
-    """The body of a native transaction, with a gas limit that it can't run out of."""
+    """The body of a native transaction, with a gas limit that it can't run out of.
+
+    `input_bytes`: the data that its inputs hold now, together; owned ones are written anew.
+    """
     schedule = schedule if schedule is not None else GasSchedule()
     draft = Body(
         chain_id=chain_id,
@@ -56,14 +60,16 @@ def body_of(
     )
     # u16 count, u8 suite, two u32 lengths.
     size = len(draft.encode()) + 2 + 1 + 4 + PUBLIC_KEY_BYTES[suite] + 4 + SIGNATURE_BYTES
-    limit = gas_bound(operations, len(inputs), size, suite, schedule)
+    limit = (
+        gas_bound(operations, len(inputs), size, suite, schedule) + schedule.entry_write_byte * input_bytes
+    )
     return attrs.evolve(draft, gas_limit=min(limit, schedule.transaction_gas_max))
 
 
 def gas_bound(
     operations: Sequence[Operation], inputs: int, size_bytes: int, suite: int, schedule: GasSchedule
 ) -> int:
-    """Gas that a transaction of these operations can't exceed, whatever the state is (GAS-2)."""
+    """Gas that a transaction of these operations can't exceed, but for the data of its inputs (GAS-2)."""
     entry = _entry(schedule, ENTRY_BYTES_MAX)
     gas = schedule.transaction + schedule.transaction_byte * size_bytes + schedule.signature(suite) + entry
     # Every input is read, and an owned one gets a new version even where the transaction fails.
