@@ -40,9 +40,7 @@ def classify(
     kinds = owner_kinds(transaction, objects)
     if body.lane is Lane.ORDERED:
         return Lane.ORDERED
-    shared = (
-        shared_part(transaction, objects) if OwnerKind.SHARED in kinds else undeclared_shared(transaction)
-    )
+    shared = shared_state(transaction, objects)
     if shared:
         return ordered_unless_fast(
             body.lane, "SharedInput", f"{shared} is shared", "lane AUTO or ORDERED, which puts it in order"
@@ -82,17 +80,15 @@ def owner_kinds(transaction: Transaction, objects: Mapping[bytes, Object | None]
     return kinds
 
 
-def shared_part(transaction: Transaction, objects: Mapping[bytes, Object | None]) -> str:
-    """The first shared input, in words."""
+def shared_state(transaction: Transaction, objects: Mapping[bytes, Object | None]) -> str:
+    """The first shared thing that the transaction touches, in words; "" if there is none.
+
+    A Shared input, whatever its access; or the supply of a token that exists, which is no input.
+    """
     for declared in transaction.body.inputs:
         found = objects[declared.id]
         if found is not None and found.owner_kind is OwnerKind.SHARED:
             return f"input 0x{declared.id.hex()}"
-    raise AssertionError("asked for a shared input of a transaction that has none")
-
-
-def undeclared_shared(transaction: Transaction) -> str:
-    """What the payload touches that is shared and is no input: a token's record; "" if nothing."""
     for operation in transaction.operations:
         if type(operation) is Mint or type(operation) is Burn:
             return f"the supply of token 0x{operation.token.hex()}"

@@ -1,4 +1,4 @@
-"""Gas policy `flat`: one fixed price for the life of the chain, in the native token, without tips.
+"""Gas policy `flat`: one fixed price for the life of the chain, in the native token; no tips, no sponsors.
 
 Fees go to one account, or are burned where none is named. The configuration counts once, at genesis;
 after that the price and the account are in the chain's state and nothing in a node's file changes them.
@@ -28,6 +28,7 @@ from supervm.contracts.gas import (
     PriceTooLow,
     Quote,
     Settlement,
+    SponsorRefused,
     TokenNotAccepted,
     intrinsic_gas,
     paid_gas,
@@ -120,6 +121,10 @@ class FlatPolicy:
         return quote
 
     def _admit_fields(self, terms: FeeTerms) -> None:
+        if terms.fee_payer != terms.sender:
+            raise SponsorRefused(
+                "another account pays the fee", terms.fee_payer, "the sender pays on this chain"
+            )
         if terms.max_fee != 0:
             raise FeeFieldInvalid("max_fee given", terms.max_fee, "0: gas_limit x max_price is the cap")
         if terms.tip_price != 0:
