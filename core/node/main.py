@@ -11,6 +11,7 @@ from supervm.config import render
 from supervm.hardware.explain import one_line
 from supervm.kernel.component import Log
 from supervm.node.assembly import INSIDE, Node, open_node
+from supervm.node.chain import DEV_KEY, KEYS
 from supervm.node.compose import prepare
 from supervm.node.facts import versions
 from supervm.node.options import NodeOptions
@@ -105,9 +106,17 @@ def _announce(node: Node) -> None:
     kind = "development chain" if genesis.development else "chain"
     lines.append(f"{kind} {genesis.name} 0x{genesis.chain_id.hex()}")
     lines.append(f"API http://{node.address}")
-    lines.append(f"next: supervm query status --node http://{node.address}")
+    lines.append(f"next: {_next(node)}")
     for line in lines:
         _say(line)
+
+
+def _next(node: Node) -> str:
+    """A command that works as it stands: on a development chain made here, the funded key pays itself."""
+    where = f"--node http://{node.address}"
+    if node.chain.genesis.development and (node.folder.path / KEYS / f"{DEV_KEY}.json").exists():
+        return f"supervm tx transfer {DEV_KEY}=1 --data {node.folder.path} {where}"
+    return f"supervm query status {where}"
 
 
 def _writer(stream: Callable[[], object]) -> Callable[[str], None]:
