@@ -22,7 +22,7 @@ def check_tier(instance: object, attribute: Any, value: str) -> None:
 
 @attrs.frozen(kw_only=True)
 class NodeConfig:
-    """`[node]`: who this node is, where it keeps its data, and the genesis file of its chain.
+    """Who this node is, where it keeps its data, and the genesis file of its chain.
 
     `genesis` empty: the chain of the data folder, or a new one-validator development chain.
     """
@@ -40,7 +40,11 @@ _COUNT: list[Any] = [validators.ge(1), validators.le(1_000_000)]
 
 @attrs.frozen(kw_only=True)
 class PluginsConfig:
-    """`[plugins]` (PLUG-27): what may load, and the kernel's times and bounds."""
+    """What may load, and the kernel's times and bounds (PLUG-27).
+
+    `load`: modules to load besides installed plugins. `paths`: folders that hold plugin folders. `allow`:
+    ids that may load, all if empty; `deny` wins. `observer_queue`: events kept for each observer.
+    """
 
     load: list[str] = attrs.field(factory=list)
     paths: list[str] = attrs.field(factory=list)
