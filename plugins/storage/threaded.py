@@ -220,9 +220,10 @@ class ThreadedStore:
             raise self._failure
 
     async def close(self) -> None:
-        """Refuse new calls, wait for those that run, close the engine."""
-        self._closed = True
+        """Finish the writes that wait, refuse new calls, wait for those that run, close the engine."""
         with trio.CancelScope(shield=True):
+            async with self._writing:
+                self._closed = True
             while self._calls:
                 self._idle = trio.Event()
                 await self._idle.wait()
