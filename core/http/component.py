@@ -12,6 +12,7 @@ from supervm.contracts.roles import Role
 from supervm.http.api import Api
 from supervm.http.app import PROBES, ROUTES, build_app
 from supervm.http.config import HttpConfig, ListenError, check_exposure, is_loopback, parse_listen
+from supervm.http.health import watch_health
 from supervm.http.ports import NodeFacts
 from supervm.http.serve import Connections, open_socket, serving
 from supervm.kernel.component import Component, Context
@@ -67,6 +68,7 @@ async def open_http(facts: NodeFacts, ctx: Context, config: HttpConfig) -> Async
     async with trio.open_nursery() as nursery, AsyncExitStack() as stack:
         stack.callback(nursery.cancel_scope.cancel)
         nursery.start_soon(api.heartbeat)
+        nursery.start_soon(watch_health, api)
         addresses = []
         for listener, routes in zip(listeners, (ROUTES, PROBES), strict=False):
             app = build_app(api, ctx.metrics, ctx.log, routes)

@@ -64,6 +64,8 @@ class Guard:
         self._refused = metrics.counter(
             "supervm_http_requests_refused_total", "Refused at a bound, by bound", ("bound",)
         )
+        for slots in (self._requests, self._scrapes):
+            self._refused.inc(0, bound=slots.what.split()[0])
         self._depth = metrics.gauge("supervm_http_requests_depth", "Requests being answered")
         metrics.gauge("supervm_http_requests_limit", "Most requests at a time").set(config.requests_max)
 

@@ -103,6 +103,8 @@ class Events(Protocol):
 
     def follow(self, after: int | None = None) -> AsyncIterator[Event]: ...
 
+    def append(self, kind: str, data: Mapping[str, Any], items: int = 1) -> Any: ...
+
 
 class Queries(Protocol):
     """Reads of committed state. None where there is nothing of that name; an account always is."""

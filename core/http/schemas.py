@@ -54,7 +54,7 @@ SERVICES = [
     "snapshot",
     "bootstrap",
 ]
-LANES = ["auto", "fast", "ordered", "private"]
+LANES = ["AUTO", "FAST", "ORDERED", "PRIVATE"]
 
 SCHEMAS: dict[str, Schema] = {
     "Bytes32": text("32 bytes in hex", pattern=HEX32, minLength=66, maxLength=66),

@@ -66,7 +66,7 @@ def transaction(view: TransactionView) -> Json:
     return {
         "digest": format_hex(view.digest),
         "status": view.status.name.lower(),
-        "lane": view.lane.name.lower() if view.lane is not None else None,
+        "lane": view.lane.name if view.lane is not None else None,
         "height": str(view.height) if view.height is not None else None,
         "index": view.index,
         "receipt": receipt(view.receipt) if view.receipt is not None else None,
@@ -77,7 +77,7 @@ def transaction(view: TransactionView) -> Json:
 def receipt(found: Receipt) -> Json:
     return {
         "digest": format_hex(found.digest),
-        "lane": found.lane.name.lower(),
+        "lane": found.lane.name,
         "status": found.status.name.lower(),
         "code": found.code,
         "gas_used": str(found.gas_used),

@@ -38,7 +38,7 @@ def _level(_instance: object, attribute: "attrs.Attribute[str]", value: str) -> 
 
 @attrs.frozen(kw_only=True)
 class LogConfig:
-    """`format` is `text` for people or `json`; `levels` maps a component's name to its own level."""
+    """`format` is `text` for people or `json`; `levels` maps a component, or its role, to its own level."""
 
     format: str = attrs.field(default="text", validator=validators.in_(("text", "json")))
     level: str = attrs.field(default="info", validator=_level)
@@ -151,7 +151,11 @@ class Logs:
         registry.before_scrape(collect)
 
     def enabled(self, component: str, level: int) -> bool:
-        return level >= self._levels.get(component, self._level)
+        """Whether a component's event is written: its own level, else its role's, else everyone's."""
+        own = self._levels.get(component)
+        if own is None:
+            own = self._levels.get(component.partition(".")[0], self._level)
+        return level >= own
 
     def emit(self, component: str, level: int, event: str, fields: dict[str, Any]) -> None:
         """Queue one line. Never blocks and never raises."""

@@ -1,6 +1,6 @@
-"""Quantiles and rates over a sliding window, in bounded memory.
+"""Quantiles over a sliding window, in bounded memory.
 
-Quantiles come from logarithmic buckets: bucket i holds the values in (g^(i-1), g^i] with
+They come from logarithmic buckets: bucket i holds the values in (g^(i-1), g^i] with
 g = (1 + e) / (1 - e), and answers 2 g^i / (g + 1), which is within e of every value it holds
 (Masson, Rim and Lee, "DDSketch", VLDB 2019, section 2.2). The window is a ring of slots that are
 emptied as they come round again, so it covers between 11/12 and 12/12 of its length.
@@ -91,58 +91,3 @@ def quantiles(buckets: Iterable[dict[int, int]], asked: Sequence[float]) -> list
             seen += count
         answers[at] = value_of(bucket)
     return answers
-
-
-class WindowRate:
-    """Events a second: over the last complete 10 s (1 s buckets), the highest such window, and overall.
-
-    `now_s` is monotonic seconds and never goes back between calls (OBS-6).
-    """
-
-    WINDOW_S = 10
-
-    def __init__(self, now_s: float) -> None:
-        self._start_s = now_s
-        self._second = int(now_s)
-        self._counts = [0] * (self.WINDOW_S + 1)
-        self._in_window = 0
-        self._complete_s = 0
-        self._total = 0
-        self._peak = 0.0
-
-    def add(self, count: int, now_s: float) -> None:
-        self._turn(now_s)
-        self._counts[self._second % len(self._counts)] += count
-        self._total += count
-
-    def rate(self, now_s: float) -> float:
-        """Events a second over the last ten complete seconds, or over those complete since the start."""
-        self._turn(now_s)
-        return self._in_window / min(self._complete_s, self.WINDOW_S) if self._complete_s else 0.0
-
-    def peak(self, now_s: float) -> float:
-        """The highest complete ten-second window since the start."""
-        self._turn(now_s)
-        return self._peak
-
-    def overall(self, now_s: float) -> float:
-        """Events a second since the start."""
-        elapsed_s = now_s - self._start_s
-        return self._total / elapsed_s if elapsed_s > 0 else 0.0
-
-    def _turn(self, now_s: float) -> None:
-        """Close the seconds that have ended; a long silence costs one pass over the ring."""
-        ended = int(now_s) - self._second
-        size = len(self._counts)
-        for _ in range(min(ended, size)):
-            self._in_window += self._counts[self._second % size]
-            self._second += 1
-            self._complete_s += 1
-            oldest = self._second % size
-            self._in_window -= self._counts[oldest]
-            self._counts[oldest] = 0
-            if self._complete_s >= self.WINDOW_S:
-                self._peak = max(self._peak, self._in_window / self.WINDOW_S)
-        if ended > size:
-            self._second += ended - size
-            self._complete_s += ended - size

@@ -90,7 +90,7 @@ class LedgerDouble:
             found = digest_of(data)
             duplicate = found in self._pending
             self._pending[found] = data
-            return Admitted(digest=found, lane="fast", duplicate=duplicate)
+            return Admitted(digest=found, lane="FAST", duplicate=duplicate)
         if data.startswith(b"full"):
             return Refused(
                 code="MempoolFull",
@@ -231,6 +231,7 @@ class FactsDouble:
     def __init__(self) -> None:
         self.metrics = Registry()
         self.reasons: list[str] = []
+        self.health_now = "ok"
         self.routes: dict[str, Sequence[Any]] = {}
 
     def tier(self) -> str:
@@ -260,7 +261,7 @@ class FactsDouble:
         return self.reasons
 
     def health(self) -> str:
-        return "ok"
+        return self.health_now
 
     def peers(self) -> int:
         return 0

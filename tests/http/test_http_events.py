@@ -3,13 +3,20 @@
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
+import trio.testing
 
 from supervm.chain.events import EventLog
+from supervm.contracts.roles import Role
+from supervm.http.component import http_component
+from supervm.http.config import HttpConfig
+from supervm.testing.context import component_context
 from tests.http.conftest import Serve, Served
+from tests.http.doubles import FactsDouble, LedgerDouble
 
 Told = tuple[str, str, Any]
 
@@ -159,6 +166,29 @@ async def test_a_stream_outlives_the_time_that_a_request_has(serve: Serve) -> No
         while reader.comments < 8:
             await trio.lowlevel.checkpoint()
         served.ledger.commit()
+
+
+async def test_a_change_of_health_is_an_event_once(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    ledger, facts = LedgerDouble(), FactsDouble()
+    requires = {Role.APPLICATION: ledger, Role.ROUTING: None}
+    async with component_context(tmp_path, Role.SURFACE, "http", requires=requires) as ctx:
+        ctx.metrics = facts.metrics
+        async with http_component(facts).open(ctx, HttpConfig(listen="127.0.0.1:0")):
+            await trio.sleep(5)
+            assert ledger.events.last_id == 0
+            facts.health_now = "degraded"
+            await trio.sleep(5)
+            facts.health_now = "ok"
+            await trio.sleep(5)
+    feed = ledger.events.follow(0)
+    told = [(await anext(feed)).data for _ in range(2)]
+    assert [(each["component"], each["before"], each["health"]) for each in told] == [
+        ("node", "ok", "degraded"),
+        ("node", "degraded", "ok"),
+    ]
+    assert ledger.events.last_id == 2
 
 
 @pytest.mark.parametrize("left", ["7", "x-1", "00000000-01", "00000000-99999999999999999999", "0x1"])

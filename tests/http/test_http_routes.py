@@ -33,7 +33,7 @@ async def test_one_transaction_as_octets_is_taken_and_its_place_named(served: Se
     answer = await served.client.post("/v1/transactions", content=b"ok 1", headers=OCTETS)
     digest = hex_of(digest_of(b"ok 1"))
     assert answer.status_code == 202
-    assert answer.json() == {"digest": digest, "status": "pending", "lane": "fast", "duplicate": False}
+    assert answer.json() == {"digest": digest, "status": "pending", "lane": "FAST", "duplicate": False}
     assert (await served.client.get(answer.headers["location"])).json()["status"] == "pending"
 
 

@@ -73,6 +73,14 @@ def test_levels_hold_per_component_and_change_at_run_time() -> None:
     assert [line["event"] for line in lines(stream)] == ["2", "3"]
 
 
+def test_a_roles_level_holds_for_its_components_that_have_none_of_their_own() -> None:
+    with logging(levels={"storage": "error", "storage.sqlite": "debug"}) as (logs, stream):
+        logs.logger("storage.rocksdb").warning("1")
+        logs.logger("storage.sqlite").debug("2")
+        logs.logger("http").info("3")
+    assert [line["event"] for line in lines(stream)] == ["2", "3"]
+
+
 def test_an_unknown_level_is_refused_by_name() -> None:
     with pytest.raises(ValueError, match="'loud'"):
         LogConfig(level="loud")

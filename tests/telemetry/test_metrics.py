@@ -16,7 +16,6 @@ from supervm.telemetry.metrics import (
     exposition,
 )
 from supervm.telemetry.process import register_process
-from supervm.telemetry.quantiles import WindowRate
 
 
 class Clock:
@@ -238,33 +237,6 @@ def test_a_summary_ignores_what_is_no_number_and_holds_zero(registry: Registry) 
     assert summary.series().count == 0
     summary.observe(0)
     assert summary.series().quantiles([0.5]) == [0.0]
-
-
-def test_a_window_rate_counts_ten_complete_seconds_and_remembers_the_peak() -> None:
-    rate = WindowRate(0.0)
-    for second in range(10):
-        rate.add(100, second + 0.5)
-    assert rate.rate(9.9) == 100  # the second that runs is not counted
-    assert rate.peak(9.9) == 0  # no complete window yet
-    assert rate.rate(10.0) == rate.peak(10.0) == 100
-    rate.add(50, 10.5)
-    assert rate.rate(11.0) == 95
-    assert rate.rate(19.9) == pytest.approx(15)
-    assert rate.rate(21.0) == 0
-    assert rate.peak(21.0) == 100
-    assert rate.overall(21.0) == 1050 / 21
-
-
-@given(st.lists(st.tuples(st.floats(0, 40), st.integers(0, 1000)), max_size=30))
-def test_a_window_rate_equals_a_count_over_the_list(steps: list[tuple[float, int]]) -> None:
-    rate, now, events = WindowRate(0.0), 0.0, []
-    for pause, count in steps:
-        now += pause
-        rate.add(count, now)
-        events.append((int(now), count))
-        end = int(now)
-        expected = sum(n for second, n in events if end - 10 <= second < end)
-        assert rate.rate(now) == (expected / min(end, 10) if end else 0)
 
 
 def test_the_process_family_is_there_and_plausible(registry: Registry) -> None:
