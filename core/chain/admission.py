@@ -28,7 +28,8 @@ from supervm.types.transaction import Lane, Transaction
 if TYPE_CHECKING:
     from supervm.chain.application import Chain
 
-GROUP = 1_024
+# Judged without a pause, so few enough that nobody else waits long for the event loop.
+GROUP = 128
 TRIES = 16
 
 Answer = Admitted | Refused
@@ -41,7 +42,7 @@ class Admission:
     _chain: "Chain"
     inflight_max: int
     draining: bool = False
-    _inflight: int = 0
+    inflight: int = 0
 
     async def submit(self, transactions: Sequence[bytes]) -> list[Answer]:
         """Take or refuse each, in order. May be cancelled: what was taken by then stays taken."""
@@ -50,7 +51,7 @@ class Admission:
         if closed is not None:
             await trio.lowlevel.checkpoint()
             return [self._count(closed) for _ in transactions]
-        self._inflight += len(transactions)
+        self.inflight += len(transactions)
         try:
             judged = await self._chain.examiner.examine(transactions)
             answers: list[Answer] = []
@@ -58,7 +59,7 @@ class Admission:
                 answers += await self._admit(judged[first : first + GROUP])
             return answers
         finally:
-            self._inflight -= len(transactions)
+            self.inflight -= len(transactions)
 
     def _closed(self, count: int) -> Refused | None:
         """Why nothing is taken now, whatever it is."""
@@ -68,11 +69,11 @@ class Admission:
             return Refused(code="Busy", field="node", value="draining", mend=mend, retry_after_s=5.0)
         if engine is not None and not engine.produces:
             return Refused(code="NotProducing", field="node", value=engine.name, mend=engine.reason)
-        if self._inflight + count > self.inflight_max:
+        if self.inflight + count > self.inflight_max:
             mend = f"at most {self.inflight_max} transactions are admitted at once; send fewer, or later"
             retry_after_s = self._chain.mempool.bounds.retry_after_s
             return Refused(
-                code="Busy", field="node", value=str(self._inflight), mend=mend, retry_after_s=retry_after_s
+                code="Busy", field="node", value=str(self.inflight), mend=mend, retry_after_s=retry_after_s
             )
         return None
 

@@ -498,7 +498,13 @@ class Chain:
         """Drop what expired or waited too long, and bring the gauges up to date."""
         now_s = self.now_s()
         self.tell_dropped(self.mempool.expire(self.epoch, now_s))
-        self.figures.refresh(self.mempool.figures(), self.events, now_s)
+        bounded = {
+            "events": (len(self.events), self.events.events_max),
+            "admission": (self.admission.inflight, self.admission.inflight_max),
+            "signatures": (len(self.examiner.checked), self.examiner.checked.entries_max),
+            "recent_receipts": (len(self.recent), self.recent.entries_max),
+        }
+        self.figures.refresh(self.mempool.figures(), bounded, self.events.dropped, now_s)
 
     def tell_admitted(self, entry: Entry, asked: Lane) -> None:
         """Count a new transaction by its initial lane, and tell observers."""

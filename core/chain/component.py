@@ -16,10 +16,13 @@ from supervm.contracts.storage import KeyValueStore
 from supervm.execution.working import GAS_STATE_KEY
 from supervm.kernel.component import Component, Context
 from supervm.storage.ledger import PAGE_CACHE_BYTES, STATE_CACHE_BYTES, open_ledger
+from supervm.storage.tree import SLICES
+from supervm.storage.verify import verify_slice
 from supervm.types.genesis import Genesis
 
 THREADS_MAX = 8
 REFRESH_S = 1.0
+SPOT_CHECK_S = 600.0
 
 
 @attrs.frozen(kw_only=True)
@@ -28,7 +31,8 @@ class LedgerOptions:
 
     `mempool_*`: see `supervm.chain.mempool.MempoolBounds`. `admission_threads` 0: one for each core, at
     most 4. `admission_inflight_max`: transactions being admitted at once; beyond it clients are told to
-    come back. `signatures_remembered`: checked signatures kept.
+    come back. `signatures_remembered`: checked signatures kept. `spot_check_blocks`: after so many blocks
+    a part of the state is compared with its tree (STO-37), at most every ten minutes; 0: never.
     """
 
     mempool_transactions_max: int = attrs.field(default=20_000, validator=ge(1))
@@ -39,6 +43,7 @@ class LedgerOptions:
     admission_threads: int = attrs.field(default=0, validator=in_(range(THREADS_MAX + 1)))
     admission_inflight_max: int = attrs.field(default=16_384, validator=ge(1))
     signatures_remembered: int = attrs.field(default=32_768, validator=ge(1))
+    spot_check_blocks: int = attrs.field(default=1_000, validator=ge(0))
     page_cache_bytes: int = attrs.field(default=PAGE_CACHE_BYTES, validator=ge(0))
     state_cache_bytes: int = attrs.field(default=STATE_CACHE_BYTES, validator=ge(0))
 
@@ -110,6 +115,8 @@ async def open_chain(ctx: Context, config: LedgerConfig) -> AsyncIterator[Chain]
         for _ in range(chain.examiner.threads):
             ctx.nursery.start_soon(chain.examiner.run_worker)
         ctx.nursery.start_soon(_keep_fresh, ctx, chain)
+        if options.spot_check_blocks:
+            ctx.nursery.start_soon(_spot_check, ctx, chain, options.spot_check_blocks)
         yield chain
 
 
@@ -118,3 +125,18 @@ async def _keep_fresh(ctx: Context, chain: Chain) -> None:
     while True:
         chain.sweep()
         await ctx.clock.sleep(REFRESH_S)
+
+
+async def _spot_check(ctx: Context, chain: Chain, blocks: int) -> None:
+    """Compare a random 1/256 of the state with its tree now and then (STO-37).
+
+    Raises `StoreCorrupt` where they differ: the component fails, and nothing is voted for from then on.
+    """
+    checked_height = chain.ledger.tip.height
+    while True:
+        await ctx.clock.sleep(SPOT_CHECK_S)
+        if chain.ledger.tip.height - checked_height >= blocks:
+            checked_height = chain.ledger.tip.height
+            part = ctx.random.randrange(SLICES)
+            entries = await verify_slice(chain.ledger, part)
+            ctx.log.info("state_checked", height=checked_height, part=part, entries=entries)

@@ -1,9 +1,8 @@
 """The chain's metrics (OBS-7, 8, 10, 11, 12, 19, 23): families, and what is worked out from counts."""
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
-from supervm.chain.events import EventLog
 from supervm.chain.mempool import MempoolBounds, MempoolFigures
 from supervm.kernel.component import Metrics
 from supervm.types.receipt import Status
@@ -12,6 +11,13 @@ from supervm.types.transaction import Lane
 WINDOW_S = 10
 
 LANE_WORDS = {Lane.FAST: "fast", Lane.ORDERED: "consensus", Lane.PRIVATE: "privacy"}
+
+BOUNDED = {
+    "events": "events kept for readers that come back",
+    "admission": "transactions being admitted",
+    "signatures": "checked signatures remembered",
+    "recent_receipts": "receipts answered from memory",
+}
 
 
 class Goodput:
@@ -103,9 +109,9 @@ class ChainFigures:
         self._tps_peak = gauge("mvcc_tps_peak", "Highest goodput of a complete 10 s window")
         self._success = gauge("mvcc_success_rate", "Committed among committed and failed")
         self._commits = self._failures = 0
-        self._events = {
-            "entries": gauge("supervm_events_entries", "Events kept for readers that come back"),
-            "limit": gauge("supervm_events_limit", "Most events kept"),
+        self._bounds = {
+            name: (gauge(f"supervm_{name}_entries", help), gauge(f"supervm_{name}_limit", f"Most of: {help}"))
+            for name, help in BOUNDED.items()
         }
         self._events_dropped = counter("supervm_events_dropped_total", "Events no longer kept")
         self._events_dropped_seen = 0
@@ -155,15 +161,19 @@ class ChainFigures:
             self._latency_ms.observe(wait_s * 1000)
         self._goodput.add(good, now_s)
 
-    def refresh(self, pool: MempoolFigures, events: EventLog, now_s: float) -> None:
-        """Bring the gauges up to date."""
+    def refresh(
+        self, pool: MempoolFigures, bounded: Mapping[str, tuple[int, int]], events_dropped: int, now_s: float
+    ) -> None:
+        """Bring the gauges up to date. `bounded`: for each name of `BOUNDED`, how many and at most."""
         for name, gauge in self._pool.items():
             gauge.set(getattr(pool, name))
         self._pending.set(pool.transactions)
         self._tps.set(self._goodput.overall(now_s))
         self._tps_window.set(self._goodput.window(now_s))
         self._tps_peak.set(self._goodput.peak)
-        self._events["entries"].set(len(events))
-        self._events["limit"].set(events.events_max)
-        self._events_dropped.inc(events.dropped - self._events_dropped_seen)
-        self._events_dropped_seen = events.dropped
+        for name, (entries, limit) in bounded.items():
+            entries_gauge, limit_gauge = self._bounds[name]
+            entries_gauge.set(entries)
+            limit_gauge.set(limit)
+        self._events_dropped.inc(events_dropped - self._events_dropped_seen)
+        self._events_dropped_seen = events_dropped

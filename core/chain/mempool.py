@@ -142,6 +142,7 @@ class Mempool:
         self._ready_count = 0
         self._ready_bytes = 0
         self._handed = 0
+        self._deferred: set[bytes] = set()
         self._ready_since_s: float | None = None
 
     # What is here
@@ -347,6 +348,7 @@ class Mempool:
         if held.deferrals >= self.bounds.deferrals_max:
             return self._drop(held, "deferred", now_s)
         self._queues[held.entry.sender].deferred = True
+        self._deferred.add(held.entry.sender)
         self._reindex(held.entry.sender, now_s)
         return None
 
@@ -358,6 +360,7 @@ class Mempool:
                 held.handed = False
             queue.deferred = False
             self._reindex(sender, now_s)
+        self._deferred.clear()
 
     def drop(self, digest: bytes, reason: str, now_s: float) -> Dropped | None:
         """Take one out that can't ever be placed. Unknown digests are ignored."""
@@ -383,9 +386,10 @@ class Mempool:
             queue.next_nonce = max(queue.next_nonce, next_nonce)
             stale = [held for nonce, held in queue.held.items() if nonce < queue.next_nonce]
             dropped += [self._drop(held, "nonce_used", now_s) for held in stale]
-        for sender in [sender for sender, queue in self._queues.items() if queue.deferred]:
+        for sender in self._deferred & self._queues.keys():
             self._queues[sender].deferred = False
             self._reindex(sender, now_s)
+        self._deferred.clear()
         for sender in nonces:
             self._reindex(sender, now_s)
         return tuple(dropped)

@@ -34,7 +34,7 @@ class Examiner:
         assert threads > 0
         self.threads = threads
         self._rules = rules
-        self._checked: Recent[bytes, bytes] = Recent(remembered)
+        self.checked: Recent[bytes, bytes] = Recent(remembered)
         self._limiter = trio.CapacityLimiter(threads)
         self._send, self._receive = trio.open_memory_channel[_Chunk](CHUNKS_MAX)
 
@@ -54,7 +54,7 @@ class Examiner:
         items = [data for chunk in group for data in chunk.items]
         try:
             judged = await trio.to_thread.run_sync(
-                examine, items, self._rules(), self._checked, limiter=self._limiter
+                examine, items, self._rules(), self.checked, limiter=self._limiter
             )
         except Exception as error:
             # Our own bug: whoever waits for one of these raises it.
@@ -73,7 +73,7 @@ class Examiner:
 
     def remember(self, one: Examined) -> None:
         """These very bytes are rightly signed."""
-        self._checked.put(one.fingerprint, one.transaction.digest)
+        self.checked.put(one.fingerprint, one.transaction.digest)
 
     async def examine(self, items: Sequence[bytes]) -> list[Examined | Refused]:
         """Judge each item, in order. Waits while the channel is full; may be cancelled."""

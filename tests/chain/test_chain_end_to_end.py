@@ -4,22 +4,25 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
+from supervm.chain import component
 from supervm.chain.application import Chain
 from supervm.chain.component import LedgerOptions
 from supervm.chain.views import Admitted
 from supervm.contracts.application import Refused
 from supervm.contracts.gas import price_of
-from supervm.contracts.storage import DiskFull
+from supervm.contracts.storage import DiskFull, StoreCorrupt
 from supervm.crypto.votes import verify_certificate
 from supervm.execution.footprint import max_spend
 from supervm.plugins.consensus.solo import SoloConfig
 from supervm.plugins.storage import supervm_components as stores
 from supervm.testing.context import opened
 from supervm.types import smt
+from supervm.types.address import Suite
 from supervm.types.certificate import Certificate
 from supervm.types.operations import (
     Burn,
@@ -36,7 +39,7 @@ from supervm.types.operations import (
 )
 from supervm.types.receipt import Status
 from supervm.types.state import NATIVE_TOKEN, OwnerKind, account_key, object_id, token_id
-from supervm.types.transaction import Access, Input, Lane, Transaction, encode_transaction
+from supervm.types.transaction import Access, Input, Lane, Transaction, build, encode_transaction
 
 from .conftest import FUNDS, PRICE, Run, World, key, make_world
 
@@ -198,6 +201,31 @@ async def test_every_kind_of_bad_transaction_gets_its_code_and_a_mend(world: Wor
         assert len(node.chain.mempool) == 0
         assert isinstance((await node.chain.submit([good.data]))[0], Admitted)
         assert node.metric("supervm_transactions_total", status="refused") == len(cases)
+
+
+async def test_a_forged_signature_never_rides_on_a_checked_one(world: World, run: Run) -> None:
+    async with run(world, engine=None) as node:
+        good = world.transfer(0, 0, key(77).address, 5)
+        (answer,) = await node.chain.submit([good.data])
+        assert isinstance(answer, Admitted)
+        (answer,) = await node.chain.submit([good.data[:-1] + bytes([good.data[-1] ^ 1])])
+        assert isinstance(answer, Refused)
+        assert (answer.code, answer.digest) == ("BadSignature", good.digest)
+
+
+@pytest.mark.parametrize("suite", list(Suite))
+async def test_every_signature_suite_pays_its_way(suite: Suite, world: World, run: Run) -> None:
+    owner = key(4_242, suite)
+    async with run(world, engine=FAST_BLOCKS) as node:
+        await settle(node.chain, world.transfer(0, 0, owner.address, 10**12))
+        body = attrs.evolve(
+            world.body(0, 0, [Transfer(NATIVE_TOKEN, (Output(key(77).address, 5),))]),
+            sender=owner.address,
+            fee_payer=owner.address,
+        )
+        (receipt,) = await settle(node.chain, build(body, [owner]))
+        assert receipt.status is Status.COMMITTED
+        assert await balance(node.chain, key(77).address) == 5
 
 
 async def test_what_waits_binds_funds_so_that_nobody_is_admitted_to_overspend(world: World, run: Run) -> None:
@@ -384,7 +412,7 @@ async def test_cancelled_at_any_moment_nothing_acknowledged_is_lost_and_nothing_
 ) -> None:
     work = [world.transfer(user, nonce, key(77).address, 1) for nonce in range(12) for user in range(4)]
     acknowledged: set[bytes] = set()
-    memory = next(component for component in stores() if component.name == "memory")
+    memory = next(each for each in stores() if each.name == "memory")
     async with opened(memory, Path()) as store:
         for round_ in range(12):
             with trio.move_on_after(0.01 + 0.007 * round_):
@@ -559,3 +587,25 @@ async def test_a_block_of_a_thousand_transfers_is_committed_whole(run: Run, caps
         assert {receipt.status for receipt in receipts} == {Status.COMMITTED}
     with capsys.disabled():
         print(f"\n1,000 transfers: admitted in {admitted_s:.2f} s, admitted and final in {seconds:.2f} s")
+
+
+async def test_state_that_differs_from_its_tree_stops_the_chain(
+    world: World, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[int] = []
+
+    async def damaged(ledger: Any, first: int) -> int:
+        looked.append(ledger.tip.height)
+        raise StoreCorrupt("state entries don't make their root", first)
+
+    monkeypatch.setattr(component, "SPOT_CHECK_S", 0.01)
+    monkeypatch.setattr(component, "verify_slice", damaged)
+    options = LedgerOptions(admission_threads=1, spot_check_blocks=2)
+    with pytest.RaisesGroup(StoreCorrupt, flatten_subgroups=True, allow_unwrapped=True):
+        async with run(world, engine=FAST_BLOCKS, options=options) as node:
+            await settle(node.chain, world.transfer(0, 0, key(77).address, 5))
+            await trio.sleep(0.05)
+            assert looked == [], "it looks after every second block"
+            await settle(node.chain, world.transfer(0, 1, key(77).address, 5))
+            await trio.sleep(5)
+    assert looked == [2]
