@@ -4,8 +4,9 @@ Each check gives the problems it found, in words; none means that it holds.
 """
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ READERS = 4
 PROBLEMS_MAX = 5
 SAT = f"0x{SAT_TOKEN.hex()}"
 
-Progress = Callable[[int], object]
+Progress = Callable[[str, int], AbstractContextManager[Any]]
 
 
 def check_balances(client: NodeClient, block: bytes, progress: Progress) -> list[str]:
@@ -34,7 +35,7 @@ def check_balances(client: NodeClient, block: bytes, progress: Progress) -> list
             return f"{address} has nonce {account['nonce']}, not 1"
         return None
 
-    return _first(_in_threads(check, sorted({*paid, *spenders}), progress))
+    return _first(_in_threads(check, sorted({*paid, *spenders}), "checking balances", progress))
 
 
 def check_acknowledged(client: NodeClient, log: Path, progress: Progress) -> list[str]:
@@ -47,7 +48,7 @@ def check_acknowledged(client: NodeClient, log: Path, progress: Progress) -> lis
         return None
 
     lines = [json.loads(line) for line in log.read_text().splitlines()]
-    return _first(_in_threads(check, lines, progress))
+    return _first(_in_threads(check, lines, "checking blocks", progress))
 
 
 def check_outcomes(client: NodeClient, log: Path, progress: Progress) -> tuple[int, list[str]]:
@@ -64,16 +65,16 @@ def check_outcomes(client: NodeClient, log: Path, progress: Progress) -> tuple[i
         status = client.transaction(digest)["status"]
         return None if status == "committed" else f"{digest} is {status}"
 
-    failed = list(filter(None, _in_threads(check, list(seen), progress)))
+    failed = list(filter(None, _in_threads(check, list(seen), "checking outcomes", progress)))
     return len(failed), _first([*problems, *failed])
 
 
 def _in_threads(
-    check: Callable[[Any], str | None], items: Iterable[Any], progress: Progress
+    check: Callable[[Any], str | None], items: Sequence[Any], label: str, progress: Progress
 ) -> Iterator[str | None]:
-    with ThreadPoolExecutor(READERS, "bench-check") as pool:
+    with ThreadPoolExecutor(READERS, "bench-check") as pool, progress(label, len(items)) as bar:
         for result in pool.map(check, items):
-            progress(1)
+            bar.update(1)
             yield result
 
 

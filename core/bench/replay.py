@@ -11,6 +11,7 @@ be read. Signing is done before.
 
 import json
 import random
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -29,6 +30,7 @@ from supervm.bench.report import BenchResult, percentile
 from supervm.bench.workload import Workload, account_key, genesis_of, sign_all, workload_of
 from supervm.client.http import NodeClient
 from supervm.crypto.keyfile import write_key_file
+from supervm.node.chain import IDENTITY
 from supervm.types.codec import pack_transactions
 from supervm.types.genesis_json import dump_genesis
 from supervm.types.validators import Validator, ValidatorSet
@@ -43,6 +45,9 @@ IN_MEMORY = "memory"
 """The storage that leaves nothing behind, so there is nothing to verify and nothing to restart from."""
 IN_OPENING_SHARE = 0.25
 """Of the kills, how many come while the node is opening from the last one."""
+
+VALIDATOR = account_key(b"supervm/bench/replay/", b"validator")
+"""A key that everyone knows, so that every run is the same chain."""
 
 Progress = Callable[[str, int], AbstractContextManager[Any]]
 
@@ -79,9 +84,8 @@ class RunFacts:
 
 
 def validator_set() -> ValidatorSet:
-    """The chain's one validator: a key that everyone knows, so that every run is the same chain."""
-    key = account_key(b"supervm/bench/replay/", b"validator")
-    return ValidatorSet((Validator(key.node_id, key.public_key, 1),))
+    """The chain's one validator."""
+    return ValidatorSet((Validator(VALIDATOR.node_id, VALIDATOR.public_key, 1),))
 
 
 async def replay(plan: ReplayPlan, progress: Progress) -> BenchResult:
@@ -103,19 +107,20 @@ async def replay(plan: ReplayPlan, progress: Progress) -> BenchResult:
 
 
 def prepare_folder(folder: Path, workload: Workload, progress: Progress) -> None:
-    """Write the genesis and the signed transactions, for the node and the sender to read."""
+    """Write the genesis, the validator's identity and the signed transactions, for node and sender."""
     genesis = genesis_of(workload, validator_set())
     (folder / "genesis.json").write_bytes(dump_genesis(genesis))
     with progress("signing", len(workload.spenders)) as bar:
         signed = sign_all(workload, genesis.chain_id, bar.update)
     (folder / "transactions.bin").write_bytes(pack_transactions(signed))
+    write_key_file(folder / IDENTITY, VALIDATOR, None)
 
 
 async def _run_here(plan: ReplayPlan, name: str, kills: int, block: bytes, progress: Progress) -> RunFacts:
     """Start a node, send to it, kill it as often as asked, check it, stop it, verify its folder."""
     folder = plan.folder / name
     folder.mkdir(mode=0o700)
-    write_key_file(folder / "identity.json", account_key(b"supervm/bench/replay/", b"validator"), None)
+    shutil.copy(plan.folder / IDENTITY, folder / IDENTITY)
     settings = (f"storage.use={plan.storage}", "logs.level=warning", *plan.settings)
     flags = ["--genesis", str(plan.folder / "genesis.json")]
     flags += [flag for setting in settings for flag in ("--set", setting)]
@@ -141,8 +146,8 @@ async def _run_there(plan: ReplayPlan, api: str, chain_id: str, block: bytes, pr
         found = (await trio.to_thread.run_sync(client.status))["chain_id"]
         if found != chain_id:
             raise ReplayFailed(
-                f"{api} is on chain {found}, the replay's is {chain_id}; start the node with "
-                f"--genesis {plan.folder / 'genesis.json'} and the validator's identity"
+                f"{api} is on chain {found}, the replay's is {chain_id}; with --keep DIR, copy "
+                f"DIR/{IDENTITY} into a new data folder and start its node with --genesis DIR/genesis.json"
             )
         log = plan.folder / "there.blocks"
         sent = await _send(plan, api, log, 0, None, progress)
@@ -201,12 +206,9 @@ def _check(
     client: NodeClient, sent: dict[str, Any], log: Path, kills: int, block: bytes, progress: Progress
 ) -> RunFacts:
     status = client.status()
-    with _counting(progress, "checking balances") as tick:
-        problems = check_balances(client, block, tick)
-    with _counting(progress, "checking blocks") as tick:
-        problems += check_acknowledged(client, log, tick)
-    with _counting(progress, "checking outcomes") as tick:
-        failed, found = check_outcomes(client, log, tick)
+    problems = check_balances(client, block, progress)
+    problems += check_acknowledged(client, log, progress)
+    failed, found = check_outcomes(client, log, progress)
     return RunFacts(
         sent=sent,
         state_root=status["state_root"],
@@ -264,13 +266,6 @@ async def _lines(process: trio.Process) -> Any:
         *lines, buffer = (buffer + piece).split(b"\n")
         for line in lines:
             yield line
-
-
-@contextmanager
-def _counting(progress: Progress, label: str) -> Iterator[Callable[[int], object]]:
-    """A bar whose length isn't known beforehand."""
-    with progress(label, 0) as bar:
-        yield bar.update
 
 
 def _read(path: Path) -> bytes:

@@ -7,8 +7,14 @@ from pathlib import Path
 from supervm.cli.conformance import suite_of
 from supervm.cli.errors import Failure, Misuse
 
-ROLES = ("storage", "routing", "privacy", "gas")
-"""Roles with a component to start from; each is checked against its suite in our own tests."""
+TEMPLATES = ("storage", "routing", "privacy", "gas")
+"""Roles with a component of their own to start from, in `templates`."""
+WRAPPED = {
+    "transport": ("supervm.plugins.transport.memory", "MemoryTransportConfig", "open_memory_transport"),
+    "consensus": ("supervm.plugins.consensus.solo", "SoloConfig", "open_solo"),
+}
+"""Roles whose project starts from the component that ships: module, options, function that opens it."""
+ROLES = (*TEMPLATES, *WRAPPED)
 NAME = re.compile(r"[a-z][a-z0-9-]{1,31}")
 
 _PYPROJECT = """\
@@ -70,6 +76,44 @@ def supervm_components() -> Iterator[Component]:
     yield component
 '''
 
+_WRAPPER = '''\
+"""A {role} component that is the shipped one under another name: replace it piece by piece."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from supervm.api import Component, Context, Role
+from {module} import {options}, {opener}
+
+
+@asynccontextmanager
+async def open_{package}(ctx: Context, config: {options}) -> AsyncIterator[Any]:
+    """Open what ships; the suite says what has to hold once it is yours."""
+    async with {opener}(ctx, config) as served:
+        yield served
+
+
+component = Component(
+    role=Role.{constant},
+    name="{name}",
+    open=open_{package},
+    config={options},
+{more})
+'''
+
+_MORE = {
+    "consensus": '    requires=(Role.APPLICATION,),\n    features=frozenset({"certificates"}),\n',
+}
+
+# What a suite asks for beyond the component.
+_SUITE_MORE = {
+    "transport": """
+    def configs(self, count):  # options of nodes that reach each other
+        return [the_component.config() for _ in range(count)]
+""",
+}
+
 _TEST = '''\
 """Every promise of the role {role}, tested on this plugin's component."""
 
@@ -79,7 +123,7 @@ from supervm.testing.conformance.{role} import {suite}
 
 class Test{class_name}({suite}):
     component = the_component
-'''
+{suite_more}'''
 
 _README = """\
 # {name}
@@ -119,6 +163,7 @@ def make_project(name: str, role: str, folder: Path) -> dict[str, object]:
         "api": ".".join(str(part) for part in API_VERSION),
         "suite": suite_of(role),
         "class_name": "".join(word.capitalize() for word in name.split("-")),
+        "suite_more": _SUITE_MORE.get(role, ""),
         "use": f"'[\"{name}\"]'" if KNOWN[role].many else name,
     }
     files = {
@@ -144,6 +189,18 @@ def make_project(name: str, role: str, folder: Path) -> dict[str, object]:
 
 def _component(role: str, name: str, class_name: str) -> str:
     """The role's template under the plugin's own names."""
+    if role in WRAPPED:
+        module, options, opener = WRAPPED[role]
+        return _WRAPPER.format(
+            role=role,
+            name=name,
+            package=name.replace("-", "_"),
+            constant=role.upper(),
+            module=module,
+            options=options,
+            opener=opener,
+            more=_MORE.get(role, ""),
+        )
     source = Path(__file__).with_name("templates") / f"{role}.py"
     if not source.exists():
         raise Failure(f"{source} is missing; install supervm again")

@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from supervm.bench.bitcoin import read_block
 from supervm.bench.checks import check_balances
+from supervm.bench.node import NodeCommand, free_address, running_node
 from supervm.bench.replay import ReplayFailed, ReplayPlan, replay, working_folder
 from supervm.bench.report import BenchResult
 from supervm.bench.workload import SAT_TOKEN
@@ -99,11 +101,30 @@ class WrongNode(NodeClient):
 
 def test_the_oracle_finds_a_satoshi_too_many_and_a_spender_who_spent_twice() -> None:
     block = small_block()
-    assert check_balances(WrongNode(block, nonce="1", extra=0), block, lambda _: None) == []
-    found = check_balances(WrongNode(block, nonce="1", extra=1), block, lambda _: None)
+    assert check_balances(WrongNode(block, nonce="1", extra=0), block, quiet) == []
+    found = check_balances(WrongNode(block, nonce="1", extra=1), block, quiet)
     assert "the file says" in found[0]
-    found = check_balances(WrongNode(block, nonce="2", extra=0), block, lambda _: None)
+    found = check_balances(WrongNode(block, nonce="2", extra=0), block, quiet)
     assert "has nonce 2, not 1" in found[0]
+
+
+async def test_a_node_of_somebody_else_is_sent_to_if_it_is_on_the_replay_s_chain(tmp_path: Path) -> None:
+    (tmp_path / "first").mkdir()
+    first = await run(tmp_path / "first", storage="memory")
+    kept, data = tmp_path / "first" / "kept", tmp_path / "data"
+    data.mkdir(mode=0o700)
+    shutil.copy(kept / "identity.json", data)
+    flags = ("--genesis", str(kept / "genesis.json"), "--set", "storage.use=memory")
+    command = NodeCommand(data=data, listen=free_address(), flags=flags)
+    async with running_node(command) as node:
+        result = await run(tmp_path, api=command.url)
+        assert (result.oracle, result.extra["state_root"]) == ("ok", first.extra["state_root"])
+        await node.stop()
+    other = NodeCommand(data=tmp_path / "other", listen=free_address(), flags=flags[2:])
+    (tmp_path / "third").mkdir()
+    async with running_node(other):
+        with pytest.raises(ReplayFailed, match="is on chain"):
+            await run(tmp_path / "third", api=other.url)
 
 
 def test_a_folder_that_holds_something_is_not_used(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ def test_the_configuration_page_is_what_the_options_say() -> None:
 
 def test_every_command_of_the_tutorial_exists() -> None:
     text = (REFERENCE.parent / "tutorial.md").read_text()
-    commands = re.findall(r"^    (?:supervm|pkill .* ; supervm)(.*)$", text, re.MULTILINE)
+    commands = re.findall(r"^    (?:supervm|pkill .*; supervm)(.*)$", text, re.MULTILINE)
     assert len(commands) > 15
     for line in commands:
         context: click.Context = click.Context(supervm, info_name="supervm")
