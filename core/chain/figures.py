@@ -13,10 +13,10 @@ WINDOW_S = 10
 LANE_WORDS = {Lane.FAST: "fast", Lane.ORDERED: "consensus", Lane.PRIVATE: "privacy"}
 
 BOUNDED = {
-    "events": "events kept for readers that come back",
-    "admission": "transactions being admitted",
-    "signatures": "checked signatures remembered",
-    "recent_receipts": "receipts answered from memory",
+    "events": "Events kept for readers that come back",
+    "admission": "Transactions being admitted",
+    "signatures": "Checked signatures remembered",
+    "recent_receipts": "Receipts answered from memory",
 }
 
 
@@ -110,7 +110,10 @@ class ChainFigures:
         self._success = gauge("mvcc_success_rate", "Committed among committed and failed")
         self._commits = self._failures = 0
         self._bounds = {
-            name: (gauge(f"supervm_{name}_entries", help), gauge(f"supervm_{name}_limit", f"Most of: {help}"))
+            name: (
+                gauge(f"supervm_{name}_entries", help),
+                gauge(f"supervm_{name}_limit", f"The bound of supervm_{name}_entries"),
+            )
             for name, help in BOUNDED.items()
         }
         self._events_dropped = counter("supervm_events_dropped_total", "Events no longer kept")
