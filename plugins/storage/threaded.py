@@ -282,7 +282,9 @@ class ThreadedStore:
 
     async def _write_group(self, group: list[_Pending]) -> None:
         """Apply batches as one. Where the disk is too full for all, each is tried alone."""
-        operations = [operation for pending in group for operation in pending.operations]
+        operations: Sequence[Operation] = group[0].operations
+        if len(group) > 1:
+            operations = [operation for pending in group for operation in pending.operations]
         error: StorageError | None = None
         try:
             await self._commit(operations, max(pending.durability for pending in group))
@@ -301,7 +303,7 @@ class ThreadedStore:
             pending.done = True
             pending.error = type(error)(error.problem, error.subject, error.mend) if error else None
 
-    async def _commit(self, operations: list[Operation], durability: Durability) -> None:
+    async def _commit(self, operations: Sequence[Operation], durability: Durability) -> None:
         try:
             await self._apply(operations, durability)
             began_s = self._clock.monotonic()
@@ -320,7 +322,7 @@ class ThreadedStore:
             self._fail(failure)
             raise failure from bug
 
-    async def _apply(self, operations: list[Operation], durability: Durability) -> None:
+    async def _apply(self, operations: Sequence[Operation], durability: Durability) -> None:
         began_s = self._clock.monotonic()
         while True:
             try:

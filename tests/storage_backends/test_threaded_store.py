@@ -1,5 +1,7 @@
 """What the threaded store adds to any engine: group commit, failure that is final, views that expire."""
 
+import itertools
+import sqlite3
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +13,8 @@ import trio
 import trio.testing
 
 from supervm.contracts.storage import (
+    Delete,
+    DeleteRange,
     DiskFull,
     Durability,
     Operation,
@@ -236,6 +240,61 @@ async def test_closing_waits_for_the_write_under_way(tmp_path: Path) -> None:
             engine.may_settle.set()
     async with opened(sqlite, tmp_path) as reopened:
         assert await reopened.get(b"a") == b"v"
+
+
+BATCH: list[Operation] = [
+    Put(b"a", b"new"),
+    Delete(b"b"),
+    Put(b"c", b"new"),
+    DeleteRange(b"d", b"f"),
+    Put(b"g", b""),
+]
+
+
+@pytest.mark.parametrize("place", range(len(BATCH)))
+async def test_an_error_at_any_operation_leaves_nothing_of_the_batch_in_sqlite(
+    place: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = [(bytes([key]), b"old") for key in b"abde"]
+    calls: list[object] = []
+    apply_run = SqliteEngine._apply_run
+
+    def failing(engine: SqliteEngine, kind: Any, run: Any) -> None:
+        if len(calls) == place:
+            raise sqlite3.OperationalError("disk I/O error")
+        calls.append(kind)
+        apply_run(engine, kind, run)
+
+    async with opened(sqlite, tmp_path) as store:
+        await store.write([Put(*row) for row in old])
+        monkeypatch.setattr(SqliteEngine, "_apply_run", failing)
+        with refused(StoreFailed):
+            await store.write(BATCH)
+    monkeypatch.undo()
+    async with opened(sqlite, tmp_path) as store:
+        assert [row async for row in store.scan()] == old
+
+
+@pytest.mark.parametrize("place", range(6))
+async def test_an_error_at_any_change_leaves_nothing_of_the_batch_in_memory(
+    place: int, tmp_path: Path
+) -> None:
+    old = [(bytes([key]), b"old") for key in b"abde"]
+    async with opened(memory, tmp_path) as store:
+        await store.write([Put(*row) for row in old])
+        changes = store._changes
+
+        def failing(operations: Any) -> Any:
+            yield from itertools.islice(changes(operations), place)
+            raise MemoryError("no room")
+
+        store._changes = failing
+        async with store.snapshot() as snapshot:
+            with refused(MemoryError):
+                await store.write(BATCH)
+            for reader in (store, snapshot):
+                assert [row async for row in reader.scan()] == old
+        assert (await store.stats()).bytes == sum(len(key + value) for key, value in old)
 
 
 @BACKENDS
