@@ -56,7 +56,6 @@ class Bodies:
                 detail=f"the body did not arrive within {timeout_s:g} s",
                 value=f"{size} bytes",
                 mend="send it faster or in smaller requests",
-                headers={"connection": "close"},
             )
 
     def _release(self, chunks: list[bytes]) -> None:
@@ -78,7 +77,6 @@ class Bodies:
                 detail=f"the body has more than {limit} bytes",
                 value=f"{size} bytes",
                 mend=f"send at most {limit} bytes a request",
-                headers={"connection": "close"},
             )
         if self.held_bytes > self._config.bodies_bytes_max:
             raise overloaded("bytes of request bodies", self._config.bodies_bytes_max)
