@@ -129,7 +129,7 @@ class Kernel:
     roles: Mapping[str, RoleSpec]
     environment: Environment
     observers: Observers
-    _nursery: trio.Nursery
+    nursery: trio.Nursery
     _slots: dict[tuple[str, str], Slot] = attrs.Factory(dict)
     _fatal: trio.Event = attrs.Factory(trio.Event)
     fatal_cause: str = ""
@@ -282,7 +282,7 @@ class Kernel:
             tuple(other for other in self._slots.values() if other.key[0] in wanted),
         )
         self._slots[slot.key] = slot
-        self._nursery.start_soon(self._supervise, slot, name=f"supervise {slot.label}")
+        self.nursery.start_soon(self._supervise, slot, name=f"supervise {slot.label}")
         return slot
 
     async def _stop(self, slot: Slot, deadline: float) -> None:
@@ -406,7 +406,7 @@ class Kernel:
             finally:
                 ended.set()
 
-        nursery: trio.Nursery = await self._nursery.start(hold)
+        nursery: trio.Nursery = await self.nursery.start(hold)
         try:
             yield nursery
         finally:
