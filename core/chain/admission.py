@@ -152,7 +152,7 @@ class Admission:
         if isinstance(outcome, Refused):
             return self._count(outcome)
         chain.tell_dropped(outcome)
-        chain.tell_admitted(entry, body.lane)
+        chain.news.admitted(entry, body.lane)
         return Admitted(digest=digest, lane=found.lane.name)
 
     async def _past(self, transaction: Transaction, state: dict[bytes, bytes | None]) -> Answer:

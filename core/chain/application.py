@@ -12,12 +12,13 @@ import attrs
 import trio
 
 from supervm.chain.admission import Admission, Answer
-from supervm.chain.events import BLOCK, DROPPED, ITEMS_PER_EVENT_MAX, RECEIPTS, EventLog
+from supervm.chain.events import EventLog
 from supervm.chain.examine import ChainRules
 from supervm.chain.examine import refused as refusal
 from supervm.chain.figures import ChainFigures
 from supervm.chain.judging import admission_keys, check_batch
 from supervm.chain.mempool import Dropped, Entry, Mempool, MempoolBounds
+from supervm.chain.news import News
 from supervm.chain.queries import Queries
 from supervm.chain.recent import Recent
 from supervm.chain.roots import covered_receipts_root
@@ -63,7 +64,6 @@ from supervm.types.validators import ValidatorSet
 
 DECODED_MAX = 4_096
 ROOTS_MAX = 64
-RECEIPTS_MAX = 8_192
 
 # Refusals at the accept that time or a block may cure; all others are for good.
 DEFERRED = frozenset({"NonceGap", "VersionBehind", "InsufficientFunds", "LockBusy", "PriceTooLow", "Busy"})
@@ -114,6 +114,7 @@ class Chain:
         self.mempool = Mempool(bounds)
         self.events = EventLog()
         self.figures = ChainFigures(ctx.metrics, bounds, ctx.clock.monotonic())
+        self.news = News(ctx, self.events, self.figures)
         self.queries = Queries(self)
         self._ctx = ctx
         self._identity = identity
@@ -122,10 +123,8 @@ class Chain:
         self._executing = trio.Lock()
         self._thread = trio.CapacityLimiter(1)
         self._work = trio.Event()
-        self._outcomes: dict[bytes, trio.Event] = {}
         self._in_hand: dict[bytes, Entry] = {}
         self._decoded: Recent[bytes, Transaction] = Recent(DECODED_MAX)
-        self.recent: Recent[bytes, tuple[Receipt, bytes]] = Recent(RECEIPTS_MAX)
         self._roots: Recent[int, Roots] = Recent(ROOTS_MAX)
         tip = ledger.tip
         self._roots.put(tip.height, Roots(tip.state_root, tip.receipts_root, self.base_price))
@@ -428,55 +427,21 @@ class Chain:
         )
         for data in block.transactions:
             self._in_hand.pop(data, None)
-        self.figures.committed(
-            [receipt.status for receipt in receipts], [now_s - at for at in came if at is not None], now_s
+        self.news.committed(
+            block,
+            receipts,
+            [transaction.data for transaction in pending.transactions],
+            [now_s - at for at in came if at is not None],
+            now_s,
         )
-        self._tell_block(block, receipts)
         self.tell_dropped(dropped)
-        for receipt in receipts:
-            self.recent.put(receipt.digest, (receipt, pending.transactions[receipt.index].data))
-            self._settled(receipt.digest)
-        self._ctx.publish("block_committed", block=block, receipts=tuple(receipts))
         self.wake()
 
-    # Telling
-
-    def _tell_block(self, block: Block, receipts: Sequence[Receipt]) -> None:
-        header = block.header
-        self.events.append(
-            BLOCK,
-            {
-                "height": str(header.height),
-                "digest": "0x" + block.digest().hex(),
-                "epoch": str(header.epoch),
-                "timestamp_ms": str(header.timestamp_ms),
-                "state_root": "0x" + header.state_root.hex(),
-                "transactions": len(receipts),
-            },
-        )
-        for first in range(0, len(receipts), ITEMS_PER_EVENT_MAX):
-            some = receipts[first : first + ITEMS_PER_EVENT_MAX]
-            self.events.append(
-                RECEIPTS,
-                {"height": str(header.height), "receipts": [_brief(receipt) for receipt in some]},
-                items=len(some),
-            )
-
     def tell_dropped(self, dropped: Sequence[Dropped]) -> None:
-        """Say what left the mempool without a block: its status is unknown from now on."""
+        """Forget what left the mempool without a block, and say so."""
         for one in dropped:
-            self.figures.dropped(one.reason)
             self._in_hand.pop(one.entry.transaction.data, None)
-            self._settled(one.entry.digest)
-        for first in range(0, len(dropped), ITEMS_PER_EVENT_MAX):
-            some = dropped[first : first + ITEMS_PER_EVENT_MAX]
-            brief = [{"digest": "0x" + one.entry.digest.hex(), "reason": one.reason} for one in some]
-            self.events.append(DROPPED, {"transactions": brief}, items=len(some))
-
-    def _settled(self, digest: bytes) -> None:
-        waiting = self._outcomes.pop(digest, None)
-        if waiting is not None:
-            waiting.set()
+        self.news.dropped(dropped)
 
     def wake(self) -> None:
         """There may be work: wake whoever gathers."""
@@ -502,16 +467,9 @@ class Chain:
             "events": (len(self.events), self.events.events_max),
             "admission": (self.admission.inflight, self.admission.inflight_max),
             "signatures": (len(self.examiner.checked), self.examiner.checked.entries_max),
-            "recent_receipts": (len(self.recent), self.recent.entries_max),
+            "recent_receipts": (len(self.news.recent), self.news.recent.entries_max),
         }
         self.figures.refresh(self.mempool.figures(), bounded, self.events.dropped, now_s)
-
-    def tell_admitted(self, entry: Entry, asked: Lane) -> None:
-        """Count a new transaction by its initial lane, and tell observers."""
-        self.figures.admitted(entry.lane)
-        reason = f"asked for {asked.name}" if asked is not Lane.AUTO else "by its operations and inputs"
-        self._ctx.publish("transaction_seen", digest=entry.digest, lane=entry.lane.name)
-        self._ctx.publish("lane_chosen", digest=entry.digest, lane=entry.lane.name, reason=reason)
 
     def now_s(self) -> float:
         return self._ctx.clock.monotonic()
@@ -533,9 +491,7 @@ class Chain:
 
     def outcome(self, digest: bytes) -> trio.Event | None:
         """Set when a waiting transaction is in a block, or dropped; None for one that doesn't wait here."""
-        if digest not in self.mempool:
-            return None
-        return self._outcomes.setdefault(digest, trio.Event())
+        return self.news.outcome(digest) if digest in self.mempool else None
 
     def decode(self, data: bytes) -> Transaction:
         """A transaction of these bytes, decoded once where it is in hand or was lately."""
@@ -580,12 +536,3 @@ def _next_nonces(
         if data is not None:
             nonces[sender] = Account.decode(data).nonce
     return nonces
-
-
-def _brief(receipt: Receipt) -> dict[str, str]:
-    return {
-        "digest": "0x" + receipt.digest.hex(),
-        "status": receipt.status.name.lower(),
-        "code": receipt.code,
-        "lane": receipt.lane.name,
-    }

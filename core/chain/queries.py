@@ -130,7 +130,7 @@ class Queries:
         return TransactionView(digest=digest, status=Status.PENDING, lane=waiting[0], data=waiting[1])
 
     def _recent(self, digest: bytes) -> TransactionView | None:
-        known = self._chain.recent.get(digest)
+        known = self._chain.news.recent.get(digest)
         return None if known is None else _located(*known)
 
     async def block(self, reference: int | bytes) -> BlockView | None:
