@@ -10,6 +10,7 @@ A MEMORY batch skips the log. The next batch that does not is preceded by a flus
 lose the first and keep the second (STO-5).
 """
 
+import importlib.util
 import re
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
@@ -389,11 +390,19 @@ def _import_binding() -> None:
     assert rocksdict.Rdict is not None
 
 
+def _missing_binding() -> str:
+    """Why this machine can't run it; empty where it can."""
+    if importlib.util.find_spec("rocksdict") is not None:
+        return ""
+    return "the package rocksdict is not installed; install supervm[rocksdb]"
+
+
 rocksdb = Component(
     role=Role.STORAGE,
     name="rocksdb",
     open=open_rocksdb,
     config=RocksdbConfig,
     features=RocksdbEngine.capabilities,
+    available=_missing_binding,
     description="An LSM tree for nodes that keep much state; needs the rocksdict package.",
 )
