@@ -60,6 +60,10 @@ class Observers:
     _observers: dict[str, Observer] = attrs.Factory(dict)
     _scopes: dict[str, trio.CancelScope] = attrs.Factory(dict)
 
+    def __attrs_post_init__(self) -> None:
+        for what in ("dropped", "raised"):
+            self._counter(what)
+
     def publish(self, kind: str, **facts: Any) -> None:
         for observer in self._observers.values():
             if kind in observer.hooks and not observer.offer(kind, facts):

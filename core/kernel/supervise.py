@@ -35,6 +35,7 @@ from supervm.kernel.errors import (
     describe,
     leaf,
 )
+from supervm.kernel.figures import KernelFigures
 from supervm.kernel.lifecycle import Event, Life, State, step
 from supervm.kernel.observe import Observers
 
@@ -134,9 +135,11 @@ class Kernel:
     _fatal: trio.Event = attrs.Factory(trio.Event)
     fatal_cause: str = ""
     log: Log = attrs.field(init=False)
+    _figures: KernelFigures = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
         self.log = self.environment.log_for("kernel")
+        self._figures = KernelFigures.declare(self.environment.metrics)
 
     # -- what others ask
 
@@ -263,12 +266,7 @@ class Kernel:
         failed = new in (State.FAILED, State.BROKEN)
         tell = self.log.error if failed else self.log.debug
         tell("component_state", subject=slot.label, old=old.state, new=new, cause=cause)
-        gauge = self.environment.metrics.gauge(
-            "supervm_plugin_state", "1 for the state a component is in", ("role", "component", "state")
-        )
-        role, name = slot.key
-        gauge.set(0, role=role, component=name, state=old.state)
-        gauge.set(1, role=role, component=name, state=new)
+        self._figures.changed(*slot.key, old, slot.life)
         self.observers.publish("health_changed", component=slot.label, old=old.state, new=new, cause=cause)
 
     def _launch(self, planned: Planned) -> Slot:
@@ -282,6 +280,7 @@ class Kernel:
             tuple(other for other in self._slots.values() if other.key[0] in wanted),
         )
         self._slots[slot.key] = slot
+        self._figures.known(*slot.key)
         self.nursery.start_soon(self._supervise, slot, name=f"supervise {slot.label}")
         return slot
 
@@ -321,10 +320,7 @@ class Kernel:
             self._step(slot, Event.OPEN)
         else:
             self._step(slot, Event.RESET if slot.reset.is_set() else Event.DELAY_OVER)
-            restarts = self.environment.metrics.counter(
-                "supervm_plugin_restarts_total", "Restarts of a component", ("role", "component")
-            )
-            restarts.inc(role=slot.key[0], component=slot.key[1])
+            self._figures.restarts.inc(role=slot.key[0], component=slot.key[1])
         slot.crash, slot.leave, slot.reset = None, trio.Event(), trio.Event()
 
     def _stop_node(self, slot: Slot) -> None:

@@ -8,7 +8,7 @@ import attrs
 import trio
 
 from supervm.chain.component import LedgerConfig, LedgerOptions, ledger_component
-from supervm.config import ConfigErrors, ConfigProblem, PluginsConfig
+from supervm.config import ConfigErrors, ConfigProblem, PluginsConfig, as_text, options_from_text
 from supervm.contracts.roles import ROLES, Role
 from supervm.http.component import http_component
 from supervm.kernel.component import Backoff, Breaker, Component, RoleSpec
@@ -27,6 +27,7 @@ from supervm.storage.folder import DataFolder, open_folder
 from supervm.telemetry.logs import Logs
 from supervm.telemetry.metrics import Registry
 from supervm.telemetry.process import register_process
+from supervm.types.genesis import GenesisGas
 
 LEDGER = "application.ledger"
 INSIDE = {LEDGER: LedgerOptions}
@@ -65,11 +66,15 @@ async def open_node(prepared: Prepared, logs: Logs) -> AsyncIterator[Node]:
     ledger, http = ledger_component(), http_component(facts)
     http_config = prepared.effective.sections["api"]
     options = prepared.effective.options[Role.APPLICATION, ledger.name]
+    if http_config.token:
+        logs.protect(http_config.token)
     planned = plan(prepared, [(ledger, options), (http, http_config)])
     with open_folder(prepared.data, prepared.storage) as folder:
         tier = prepared.machine.decision.tier
         await trio.to_thread.run_sync(compare_with_last, folder.path, tier, log)
-        chain = await trio.to_thread.run_sync(open_chain, folder.path, _genesis(prepared), prepared.node.name)
+        chain = await trio.to_thread.run_sync(
+            open_chain, folder.path, _genesis(prepared), prepared.node.name, _gas(prepared)
+        )
         planned = _with_chain(prepared, planned, ledger, chain)
         _register(metrics, logs, prepared, clock)
         environment = Environment(
@@ -136,7 +141,29 @@ def _with_chain(
         raise ConfigErrors([ConfigProblem("gas.use", problem, f"set gas.use = {gas.component}")])
     options = prepared.effective.options[Role.APPLICATION, ledger.name]
     config = LedgerConfig(genesis=chain.genesis, identity=chain.identity, options=options)
-    return tuple(attrs.evolve(one, config=config) if one.component is ledger else one for one in planned)
+
+    def configured(one: Planned) -> Planned:
+        if one.component is ledger:
+            return attrs.evolve(one, config=config)
+        if one.component.role == Role.GAS:
+            parameters = options_from_text(one.component.config, dict(gas.parameters), "genesis")
+            return attrs.evolve(one, config=parameters)
+        return one
+
+    return tuple(configured(one) for one in planned)
+
+
+def _gas(prepared: Prepared) -> GenesisGas:
+    """What a development chain made here fixes: the gas component chosen, and its options that were set."""
+    name = next(iter(prepared.effective.use[Role.GAS]))
+    options = prepared.effective.options[Role.GAS, name]
+    defaults = type(options)()
+    set_here = [
+        (field.name, as_text(getattr(options, field.name)))
+        for field in attrs.fields(type(options))
+        if getattr(options, field.name) != getattr(defaults, field.name)
+    ]
+    return GenesisGas(component=name, parameters=tuple(sorted(set_here)))
 
 
 def _register(metrics: Registry, logs: Logs, prepared: Prepared, clock: SystemClock) -> None:

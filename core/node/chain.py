@@ -40,8 +40,12 @@ class OwnChain:
     created: tuple[str, ...] = ()
 
 
-def open_chain(data: Path, genesis_file: Path | None, name: str) -> OwnChain:
+def open_chain(
+    data: Path, genesis_file: Path | None, name: str, gas: GenesisGas = GenesisGas(component="flat")
+) -> OwnChain:
     """Read the folder's identity and genesis, or make them: from `genesis_file`, or a development chain.
+
+    `gas` is what a development chain made here fixes.
 
     The folder exists and is held by this process. Raises `ChainUnusable`, `ForeignChain` where
     `genesis_file` is of another chain than the folder's, `KeyFileError`, or OSError.
@@ -59,7 +63,7 @@ def open_chain(data: Path, genesis_file: Path | None, name: str) -> OwnChain:
         genesis = _read(genesis_file)
         write_synced(kept, dump_genesis(genesis))
     else:
-        genesis = _development(data, key, created)
+        genesis = _development(data, key, gas, created)
         write_synced(kept, dump_genesis(genesis))
         created.append(f"development chain {genesis.chain_id.hex()[:16]} with one validator, this node")
     identity = NodeIdentity(node_id=key.node_id, public_key=key.public_key, sign=key.sign)
@@ -81,7 +85,7 @@ def _identity(path: Path, name: str, created: list[str]) -> KeyPair:
     return key
 
 
-def _development(data: Path, key: KeyPair, created: list[str]) -> Genesis:
+def _development(data: Path, key: KeyPair, gas: GenesisGas, created: list[str]) -> Genesis:
     """One validator, this node, and one funded key whose file needs no passphrase."""
     folder = data / KEYS
     folder.mkdir(mode=0o700, exist_ok=True)
@@ -99,7 +103,7 @@ def _development(data: Path, key: KeyPair, created: list[str]) -> Genesis:
         development=True,
         validators=ValidatorSet((validator,)),
         accounts=((funded.address, DEV_BALANCE),),
-        gas=GenesisGas(component="flat"),
+        gas=gas,
     )
 
 

@@ -15,7 +15,7 @@ FOLDER = Path(supervm.kernel.__file__).parent
 MODULES = sorted(FOLDER.glob("*.py"))
 ALLOWED = {"attrs", "cattrs", "pluggy", "trio"} | sys.stdlib_module_names
 FOREIGN_WORDS = {"block", "transaction", "mempool", "token", "gas", "consensus", "ledger", "wallet"}
-CODE_LINES_MAX = 1250
+CODE_LINES_MAX = 1300
 
 
 def _code_lines(source: str) -> set[int]:
