@@ -27,6 +27,7 @@ from supervm.config.sources import (
     read_flags,
     read_settings,
 )
+from supervm.config.values import as_text
 
 __all__ = [
     "BUILT_IN",
@@ -39,6 +40,7 @@ __all__ = [
     "NodeConfig",
     "PluginsConfig",
     "RoleSection",
+    "as_text",
     "from_pairs",
     "node_sections",
     "options_from_text",

@@ -69,6 +69,14 @@ def plain(value: Any) -> Any:
     return value
 
 
+def as_text(value: Any) -> str:
+    """`value` as plain text that its option's type reads back; the inverse of an option given as text."""
+    from supervm.config.render import toml_value
+
+    value = plain(value)
+    return value if isinstance(value, str) else toml_value(value)
+
+
 _WORDS = {
     int: "a whole number",
     float: "a number",

@@ -22,6 +22,7 @@ from supervm.types.validators import Validator, ValidatorSet
 IDENTITY = "identity.json"
 GENESIS = "genesis.json"
 KEYS = "keys"
+FLAT = GenesisGas(component="flat")
 DEV_KEY = "dev"
 DEV_BALANCE = 10**9 * 10**9
 """A thousand million native coins of 10^9 base units each, on a chain for trying things out."""
@@ -40,9 +41,7 @@ class OwnChain:
     created: tuple[str, ...] = ()
 
 
-def open_chain(
-    data: Path, genesis_file: Path | None, name: str, gas: GenesisGas = GenesisGas(component="flat")
-) -> OwnChain:
+def open_chain(data: Path, genesis_file: Path | None, name: str, gas: GenesisGas = FLAT) -> OwnChain:
     """Read the folder's identity and genesis, or make them: from `genesis_file`, or a development chain.
 
     `gas` is what a development chain made here fixes.

@@ -16,6 +16,7 @@ from supervm.config import (
     Effective,
     Layer,
     RoleSection,
+    as_text,
     from_pairs,
     options_from_text,
     read_all,
@@ -197,6 +198,14 @@ def test_text_from_the_environment_is_read_by_the_type_of_its_option() -> None:
         limit=9,
         cache=Cache(entries=99, ttl_s=2.0),
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("cache_bytes", 64), ("files", ["a", "b,c"]), ("ratio", 0.25), ("path", "007")]
+)
+def test_what_is_written_as_text_is_read_back_by_its_type(name: str, value: object) -> None:
+    found = options_from_text(StoreConfig, {name: as_text(value)}, "genesis")
+    assert getattr(found, name) == value
 
 
 def test_options_fixed_as_text_are_read_by_their_types() -> None:
