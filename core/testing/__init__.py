@@ -1,5 +1,9 @@
-"""Tools for whoever writes components: a context to open one alone, and a conformance suite a role."""
+"""Tools for whoever writes components: a context to open one alone, and a conformance suite a role.
 
-from supervm.testing.context import component_context
+The suites are `supervm.testing.conformance.ROLE`; they need pytest, pytest-trio and hypothesis, which the
+extra `supervm[testing]` brings. Nothing else here needs more than the node does.
+"""
 
-__all__ = ["component_context"]
+from supervm.testing.context import RecordedMetrics, component_context, opened
+
+__all__ = ["RecordedMetrics", "component_context", "opened"]
