@@ -2,9 +2,9 @@
 
 It imports nothing of supervm: blake3 hashes, PyNaCl signs, the standard library does the rest. It builds
 and signs a transfer, sends it, waits for its receipt, and proves the receiver's balance against the block
-header that the node shows.
+header that the node shows, and the header by the signatures of the validators whom a genesis file names.
 
-    python tests/independent/client.py http://127.0.0.1:8645 SECRET_KEY_HEX TO_ADDRESS AMOUNT
+    python tests/independent/client.py http://127.0.0.1:8645 SECRET_KEY_HEX TO_ADDRESS AMOUNT GENESIS_FILE
 """
 
 import json
@@ -13,6 +13,7 @@ import urllib.error
 import urllib.request
 from typing import Any, NamedTuple
 
+import nacl.exceptions
 import nacl.signing
 from blake3 import blake3
 
@@ -20,6 +21,7 @@ ED25519 = 1
 NATIVE = bytes(32)
 EMPTY = bytes(32)
 ACCOUNT = b"\x01"
+FINALIZE = 10
 GAS_LIMIT = 30_000
 WAIT_S = 30
 
@@ -36,10 +38,18 @@ class Account(NamedTuple):
 
 class Header(NamedTuple):
     chain_id: bytes
+    epoch: int
     height: int
     root_height: int
     state_root: bytes
+    validators_digest: bytes
     digest: bytes
+
+
+class Validator(NamedTuple):
+    node_id: bytes
+    public_key: bytes
+    weight: int
 
 
 # Encoding
@@ -129,14 +139,58 @@ def read_header(data: bytes) -> Header:
     if cursor.integer(1) != 1:
         raise Refused("unknown header format")
     chain_id = cursor.take(32)
-    cursor.integer(8)  # epoch
+    epoch = cursor.integer(8)
     height = cursor.integer(8)
     cursor.take(32 + 32 + 8)  # parent, proposer, timestamp
     root_height = cursor.integer(8)
     state_root = cursor.take(32)
-    cursor.take(32 + 8 + 4 * 32)  # receipts root, base price, and four digests
+    cursor.take(32 + 8 + 32 + 32)  # receipts root, base price, transactions root, body digest
+    validators_digest = cursor.take(32)
+    cursor.take(32)  # next validators digest
     cursor.end()
-    return Header(chain_id, height, root_height, state_root, digest(b"supervm/block/v1", data))
+    whole = digest(b"supervm/block/v1", data)
+    return Header(chain_id, epoch, height, root_height, state_root, validators_digest, whole)
+
+
+def read_validators(genesis_file: str) -> list[Validator]:
+    """Return the validators that a genesis file names, by node id."""
+    with open(genesis_file, encoding="utf-8") as file:
+        listed = json.load(file)["validators"]
+    found = []
+    for each in listed:
+        key = unhex(each["public_key"])
+        node_id = digest(b"supervm/node/v1", u(1, ED25519), key)
+        found.append(Validator(node_id, key, int(each["weight"])))
+    return sorted(found)
+
+
+def verify_certificate(data: bytes, header: Header, validators: list[Validator]) -> None:
+    """Raise `Refused` unless a quorum of these validators signed the header as final."""
+    encoded = b"".join(each.node_id + each.public_key + u(8, each.weight) for each in validators)
+    listed = u(2, len(validators)) + encoded
+    if digest(b"supervm/validators/v1", listed) != header.validators_digest:
+        raise Refused("the certificate would be of other validators than the genesis names")
+    cursor = Cursor(data)
+    kind, epoch, view = cursor.integer(1), cursor.integer(8), cursor.integer(8)
+    signed = cursor.take(32)
+    if (kind, epoch, signed) != (FINALIZE, header.epoch, header.digest):
+        raise Refused("the certificate is of another block")
+    bitmap = cursor.byte_string()
+    bits = int.from_bytes(bitmap, "little")
+    if len(bitmap) != (len(validators) + 7) // 8 or bits >> len(validators):
+        raise Refused("the certificate's bitmap does not fit the validators")
+    signers = [each for number, each in enumerate(validators) if bits >> number & 1]
+    if cursor.integer(2) != len(signers):
+        raise Refused("the certificate has not one signature for each bit")
+    vote = b"supervm/vote/v1" + header.chain_id + u(8, epoch) + u(1, kind) + u(8, view) + signed
+    for signer in signers:
+        try:
+            nacl.signing.VerifyKey(signer.public_key).verify(vote, cursor.byte_string())
+        except (nacl.exceptions.BadSignatureError, ValueError):
+            raise Refused(f"the certificate's signature of {signer.node_id.hex()} is wrong") from None
+    cursor.end()
+    if 3 * sum(each.weight for each in signers) <= 2 * sum(each.weight for each in validators):
+        raise Refused("the certificate has no quorum")
 
 
 def read_account(value: bytes | None) -> Account:
@@ -213,30 +267,36 @@ def unhex(text: str) -> bytes:
     return bytes.fromhex(text[2:])
 
 
-def proven_account(node: str, address: bytes, chain_id: bytes) -> tuple[Account, Header]:
-    """Return an account as a header of this chain proves it. The header itself is taken on trust."""
+def proven_account(
+    node: str, address: bytes, chain_id: bytes, validators: list[Validator]
+) -> tuple[Account, Header]:
+    """Return an account as a final header of this chain proves it. Genesis needs no certificate."""
     answer = request(f"{node}/v1/proofs/0x{address.hex()}?kind=account")
     header = read_header(unhex(answer["header"]["bytes"]))
     if header.chain_id != chain_id:
         raise Refused("the header is of another chain")
+    if header.height > 0:
+        verify_certificate(unhex(answer["certificate"]), header, validators)
     value = verify_proof(header.state_root, ACCOUNT + address, unhex(answer["proof"]))
     return read_account(value), header
 
 
-def transfer(node: str, secret: bytes, to: bytes, amount: int) -> dict[str, Any]:
+def transfer(
+    node: str, secret: bytes, to: bytes, amount: int, validators: list[Validator]
+) -> dict[str, Any]:
     """Send `amount` base units, wait for the block, and prove what the receiver has now."""
     status = request(f"{node}/v1/status")
     chain_id = unhex(status["chain_id"])
     sender = address_of(bytes(nacl.signing.SigningKey(secret).verify_key))
     nonce = int(request(f"{node}/v1/accounts/0x{sender.hex()}")["nonce"])
-    before, _ = proven_account(node, to, chain_id)
+    before, _ = proven_account(node, to, chain_id, validators)
     body = body_of(chain_id, sender, nonce, int(status["base_price"]), transfer_payload(to, amount))
     data, transaction_digest = sign(body, secret)
     request(f"{node}/v1/transactions", data)
     found = request(f"{node}/v1/transactions/0x{transaction_digest.hex()}?wait={WAIT_S}")
     if found["status"] != "committed":
         raise Refused(f"the transfer is {found['status']}: {found.get('receipt')}")
-    after, header = proven_account(node, to, chain_id)
+    after, header = proven_account(node, to, chain_id, validators)
     if header.root_height < int(found["height"]):
         raise Refused(f"the proof is of height {header.root_height}, before {found['height']}")
     return {
@@ -249,12 +309,13 @@ def transfer(node: str, secret: bytes, to: bytes, amount: int) -> dict[str, Any]
 
 
 def main(arguments: list[str]) -> int:
-    if len(arguments) != 4:
+    if len(arguments) != 5:
         print(__doc__, file=sys.stderr)
         return 2
-    node, secret, to, amount = arguments
+    node, secret, to, amount, genesis_file = arguments
     try:
-        done = transfer(node.rstrip("/"), unhex(secret), unhex(to), int(amount))
+        validators = read_validators(genesis_file)
+        done = transfer(node.rstrip("/"), unhex(secret), unhex(to), int(amount), validators)
     except (Refused, OSError, ValueError) as error:
         print(f"client: {error}", file=sys.stderr)
         return 1

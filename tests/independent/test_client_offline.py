@@ -66,7 +66,43 @@ def test_it_verifies_each_published_proof_and_no_other(vector: dict[str, str]) -
         client.verify_proof(bytes(32), key, proof)
 
 
-def test_it_refuses_what_is_no_answer(capsys: pytest.CaptureFixture[str]) -> None:
+PLACES = {"kind": 0, "epoch": 1, "digest": 17, "bitmap size": 49, "bitmap": 53, "count": 54, "signature": 60}
+
+
+def certified() -> tuple[bytes, client.Header, list[client.Validator]]:
+    """The published finalisation, its header, and its validators: the first key alone."""
+    block, key = VECTORS["block"], VECTORS["keys"][0]
+    signer = client.Validator(raw(key["node_id"]), raw(key["public_key"]), 1)
+    return raw(block["finalisation"]), client.read_header(raw(block["header"])), [signer]
+
+
+def test_it_verifies_the_published_finalisation() -> None:
+    client.verify_certificate(*certified())
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_changed_certificate_proves_nothing(place: str) -> None:
+    data, header, validators = certified()
+    at = PLACES[place]
+    with pytest.raises(client.Refused):
+        client.verify_certificate(data[:at] + bytes((data[at] ^ 1,)) + data[at + 1 :], header, validators)
+
+
+def test_a_certificate_of_strangers_or_of_another_header_proves_nothing() -> None:
+    data, header, validators = certified()
+    stranger = validators[0]._replace(public_key=bytes(32))
+    for changed in ([stranger], [*validators, stranger], []):
+        with pytest.raises(client.Refused):
+            client.verify_certificate(data, header, changed)
+    with pytest.raises(client.Refused):
+        client.verify_certificate(data, header._replace(digest=bytes(32)), validators)
+    with pytest.raises(client.Refused):
+        client.verify_certificate(data + b"\x00", header, validators)
+
+
+def test_it_refuses_what_is_no_answer(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    genesis = tmp_path / "genesis.json"
+    genesis.write_text(json.dumps({"validators": []}))
     assert client.main([]) == 2
-    assert client.main(["http://127.0.0.1:1", "0x" + "00" * 32, "0x" + "00" * 32, "1"]) == 1
+    assert client.main(["http://127.0.0.1:1", "0x" + "00" * 32, "0x" + "00" * 32, "1", str(genesis)]) == 1
     assert "client: " in capsys.readouterr().err
