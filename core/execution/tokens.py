@@ -21,8 +21,7 @@ def transfer(turn: Turn, operation: Transfer, index: int) -> None:
     turn.meter.use(turn.schedule.credit * len(outputs))
     debit(turn, token, sum([output.amount for output in outputs]))
     for output in outputs:
-        if output.amount:
-            turn.state.add(output.to, token, output.amount)
+        turn.state.add(output.to, token, output.amount)
 
 
 def create_token(turn: Turn, operation: TokenCreate, index: int) -> None:
