@@ -29,7 +29,7 @@ class ConfigErrors(Exception):
 
 def nearest(word: str, known: Iterable[str]) -> str:
     """`did you mean 'x'?` for the closest of `known`, else the list of what there is."""
-    names = sorted(known)
+    names = sorted(str(name) for name in known)  # a StrEnum is no name to show
     close = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
     if close:
         return f"did you mean {close[0]!r}?"

@@ -5,7 +5,7 @@ allowed, versions fitting. The result is the order to open in; closing is the ex
 """
 
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -80,7 +80,9 @@ def resolve(
     chosen = _choose(roles, catalogue, choices, bad)
     for one, origin in chosen.values():
         bad += _fits(one.component, roles, host, origin)
-    bad += _requirements(roles, chosen)
+    # Of a component that was asked for and isn't installed, it was told.
+    told = {role for role, choice in choices.items() if choice.names}
+    bad += _requirements(roles, chosen, told)
     planned = {key: _plan(one, origin, configs or {}, bad) for key, (one, origin) in chosen.items()}
     order = _order(roles, [one.component for one, _ in chosen.values()], bad)
     if bad:
@@ -182,7 +184,7 @@ def _lacking(one: Component, host: Host) -> Iterable[str]:
 
 
 def _requirements(
-    roles: Mapping[str, RoleSpec], chosen: Mapping[tuple[str, str], tuple[Found, str]]
+    roles: Mapping[str, RoleSpec], chosen: Mapping[tuple[str, str], tuple[Found, str]], told: Collection[str]
 ) -> Iterable[Problem]:
     have = {role for role, _ in chosen}
     for one, origin in chosen.values():
@@ -191,7 +193,7 @@ def _requirements(
             if role not in roles:
                 yield Problem("UnknownRole", subject, f"names role {role!r}", nearest(role, roles), origin)
         for role in one.component.requires:
-            if role in roles and role not in have:
+            if role in roles and role not in have and role not in told:
                 yield Problem("MissingRequirement", subject, f"requires {role}", f"choose a {role}", origin)
 
 

@@ -4,7 +4,7 @@ What can be decided before anything is opened is decided here, so that every mis
 `probe`, `plugins list` and `run --print-config` show exactly what `run` would do.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +73,7 @@ async def prepare(
     Raises `ConfigErrors`, `UnknownTier`, `StorageError` for a data folder whose marker can't be read.
     """
     layers = options.layers()
-    first = resolve(layers, sections={"node": NodeConfig, "plugins": PluginsConfig}, partial=True)
+    first = _before_plugins(layers)
     node, plugins_config = first.sections["node"], first.sections["plugins"]
     catalogue = await trio.to_thread.run_sync(read_catalogue, plugins_config, options.plugins)
     offered, silent = probes(catalogue)
@@ -81,20 +81,40 @@ async def prepare(
     context = ProbeContext(data_dir=node.data.expanduser(), deep=deep)
     machine = await survey(offered, context, tier=node.tier, is_validator=True)
     profile = machine.profile.table()
-    storage, why = await trio.to_thread.run_sync(_storage, node.data.expanduser(), machine, catalogue)
-    profile[Role.STORAGE]["use"] = storage
-    notes += why
+    marked = await trio.to_thread.run_sync(read_marker, node.data.expanduser())
+    decided = [Layer(machine.profile.origin, profile, strict=False)]
+    if marked is None:
+        profile[Role.STORAGE]["use"], why = _storage(machine, catalogue)
+        notes += why
+    else:
+        # A data folder is opened with the backend that made it.
+        decided.append(Layer(f"data folder {node.data.expanduser()}", {Role.STORAGE: {"use": marked}}))
     ours = [
         RoleSection(role=role, many=ROLES[role].many, use=(name,), components={name: kind})
         for role, name, kind in _ours(inside or {})
     ]
     effective = resolve(
-        [Layer(machine.profile.origin, profile, strict=False), *layers],
+        [*decided, *layers],
         sections=node_sections(),
         roles=[*catalogue.sections({}), *ours],
     )
     _check_sizes(effective, machine)
     return Prepared(catalogue=catalogue, machine=machine, effective=effective, notes=tuple(notes))
+
+
+def _before_plugins(layers: Sequence[Layer]) -> Effective:
+    """What finding plugins and probing need. Raises `ConfigErrors` where `[plugins]` itself is wrong.
+
+    A mistake in `[node]` is told later, with those that show only once the plugins are known; until
+    then the section's defaults stand in.
+    """
+    sections = {"node": NodeConfig, "plugins": PluginsConfig}
+    try:
+        return resolve(layers, sections=sections, partial=True)
+    except ConfigErrors:
+        plugins = resolve(layers, sections={"plugins": PluginsConfig}, partial=True)
+        defaults = resolve([], sections={"node": NodeConfig}, partial=True)
+        return attrs.evolve(plugins, sections={**defaults.sections, **plugins.sections})
 
 
 def plan(prepared: Prepared, inside: list[tuple[Component, Any]]) -> tuple[Planned, ...]:
@@ -121,15 +141,11 @@ def _ours(inside: Mapping[str, type]) -> list[tuple[Role, str, type]]:
     return [(Role(role), name, kind) for (role, _, name), kind in parts]
 
 
-def _storage(data: Path, machine: Machine, catalogue: Catalogue) -> tuple[str, list[str]]:
-    """The storage component unless told otherwise, and the notes of what was passed over (TIER-24).
+def _storage(machine: Machine, catalogue: Catalogue) -> tuple[str, list[str]]:
+    """The storage component of a new data folder, and the notes of what was passed over (TIER-24).
 
-    A data folder is opened with the backend that made it. A new one takes the first of the profile's
-    preference that can be had here.
+    It is the first of the profile's preference that can be had here.
     """
-    marked = read_marker(data)
-    if marked is not None:
-        return marked, []
     named = catalogue.named(Role.STORAGE)
 
     def obstacle(name: str) -> str | None:

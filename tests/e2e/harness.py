@@ -46,7 +46,7 @@ def until(found: Callable[[], T | None], what: str, limit_s: float = DEADLINE_S)
         answer = found()
         if answer:
             return answer
-        assert time.monotonic() < deadline, f"within {limit_s:g} s: {what() if callable(what) else what}"
+        assert time.monotonic() < deadline, f"not within {limit_s:g} s: {what}"
         pause.wait(POLL_S)
 
 
@@ -211,7 +211,9 @@ def wait_ready(node: Node) -> None:
     def address() -> str | None:
         assert node.process.poll() is None, f"it ended with {node.process.returncode}: {node.said()}"
         lines = node.out.read_text().splitlines(keepends=True)
-        return next((line[4:].strip() for line in lines if line.startswith("API ") and line[-1] == "\n"), None)
+        return next(
+            (line[4:].strip() for line in lines if line.startswith("API ") and line[-1] == "\n"), None
+        )
 
     node.url = until(address, "the node says where its API is")
     node.client = NodeClient(node.url, timeout_s=DEADLINE_S)

@@ -8,6 +8,7 @@ header that the node shows, and the header by the signatures of the validators w
 """
 
 import json
+import pathlib
 import sys
 import urllib.error
 import urllib.request
@@ -154,8 +155,7 @@ def read_header(data: bytes) -> Header:
 
 def read_validators(genesis_file: str) -> list[Validator]:
     """Return the validators that a genesis file names, by node id."""
-    with open(genesis_file, encoding="utf-8") as file:
-        listed = json.load(file)["validators"]
+    listed = json.loads(pathlib.Path(genesis_file).read_text(encoding="utf-8"))["validators"]
     found = []
     for each in listed:
         key = unhex(each["public_key"])
@@ -281,9 +281,7 @@ def proven_account(
     return read_account(value), header
 
 
-def transfer(
-    node: str, secret: bytes, to: bytes, amount: int, validators: list[Validator]
-) -> dict[str, Any]:
+def transfer(node: str, secret: bytes, to: bytes, amount: int, validators: list[Validator]) -> dict[str, Any]:
     """Send `amount` base units, wait for the block, and prove what the receiver has now."""
     status = request(f"{node}/v1/status")
     chain_id = unhex(status["chain_id"])

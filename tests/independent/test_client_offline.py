@@ -27,7 +27,7 @@ def test_the_client_imports_nothing_of_supervm() -> None:
             [node.module or ""] if isinstance(node, ast.ImportFrom) else [a.name for a in node.names]
         )
     }
-    assert imported == {"json", "sys", "urllib", "typing", "nacl", "blake3"}
+    assert imported == {"json", "pathlib", "sys", "urllib", "typing", "nacl", "blake3"}
 
 
 def test_it_builds_and_signs_the_published_transfer() -> None:
