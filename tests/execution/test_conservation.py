@@ -7,6 +7,7 @@ import pytest
 from supervm.execution import block, recorded_supply, supply
 from supervm.execution.supply import check_conservation
 from supervm.execution.turn import Turn
+from supervm.execution.working import Value
 from supervm.types.operations import Operation, Transfer
 from supervm.types.state import NATIVE_TOKEN, Account, Token, account_key, balance_key, object_key, token_key
 
@@ -49,13 +50,14 @@ def test_the_check_weighs_balances_against_supplies() -> None:
     check_conservation([credit, (token_key(GOLD), record, minted)])
     check_conservation([(account_key(BOB), Account(0, 0, 5), Account(1, 2, 5))])
     check_conservation([(object_key(GOLD), None, owned(ALICE))])
-    for wrong in (
+    broken: list[list[tuple[bytes, Value, Value]]] = [
         [credit],
         [(token_key(GOLD), record, minted)],
         [(token_key(GOLD), None, record)],
         [credit, (token_key(b"p" * 32), record, minted)],
         [(account_key(BOB), Account(0, 0, 5), Account(0, 0, 6))],
-    ):
+    ]
+    for wrong in broken:
         with pytest.raises(AssertionError):
             check_conservation(wrong)
 

@@ -128,10 +128,12 @@ def test_what_is_not_the_senders_is_refused_in_every_lane(
 
 
 def test_exec_11_lane_fast_is_fast_or_an_error() -> None:
-    inputs = [{}, *({ID: one} for one in (owned(ALICE), owned(BOB), shared(), immutable(), TOMBSTONE, None))]
-    for objects, operations in itertools.product(inputs, ([TRANSFER], [CREATE], [Mint(ID, BOB, 1)])):
+    known = (owned(ALICE), owned(BOB), shared(), immutable(), TOMBSTONE, None)
+    inputs: list[dict[bytes, Object | None]] = [{}, *({ID: one} for one in known)]
+    operations: list[Operation] = [TRANSFER, CREATE, Mint(ID, BOB, 1)]
+    for objects, operation in itertools.product(inputs, operations):
         try:
-            assert asking(Lane.FAST, *operations, objects=objects) is Lane.FAST
+            assert asking(Lane.FAST, operation, objects=objects) is Lane.FAST
         except LaneRefused as refused:
             assert refused.code != "LaneMismatch"
 

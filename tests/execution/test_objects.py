@@ -136,7 +136,7 @@ def test_a_tombstone_is_of_no_use_and_keeps_its_version(access: Access, version:
     assert found(state, ID) == tombstone
 
 
-ENDINGS = [
+ENDINGS: list[tuple[Operation, Access]] = [
     (ObjectTransfer(ID, ALICE), Access.TRANSFER),
     (ObjectShare(ID), Access.SHARE),
     (ObjectFreeze(ID), Access.FREEZE),

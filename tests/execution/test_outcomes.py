@@ -1,15 +1,18 @@
 """Every transaction in a block has an outcome (CONS-45, EXEC-2, EXEC-5, GAS-7, GAS-21)."""
 
+from typing import Any
+
 import attrs
 import pytest
 
-from supervm.contracts.gas import NATIVE_TOKEN, GasSchedule, Quote, price_of, reserve_of
+from supervm.contracts.gas import GasSchedule, Quote, price_of, reserve_of
 from supervm.execution import BlockResult, recorded_supply, supply
 from supervm.plugins.gas.flat import FlatPolicy
 from supervm.types import merkle
 from supervm.types.codec import U64_MAX
 from supervm.types.operations import ObjectMutate, Output, Transfer
 from supervm.types.receipt import ObjectVersion, Receipt, Status
+from supervm.types.state import NATIVE_TOKEN
 from supervm.types.transaction import Access, Input, Lane, Transaction
 
 from .builders import (
@@ -165,7 +168,7 @@ def test_a_reserve_beyond_all_money_is_unfunded() -> None:
         ({"fee_payer": BOB, "sponsor_nonce": 1}, "NonceGap"),
     ],
 )
-def test_what_no_honest_accept_lets_through_is_void(fields: dict[str, object], code: str) -> None:
+def test_what_no_honest_accept_lets_through_is_void(fields: dict[str, Any], code: str) -> None:
     state = state_of()
     before = dict(state)
     result = run(state, transaction(Transfer(NATIVE_TOKEN, (Output(CAROL, 5),)), **fields), epoch=7)

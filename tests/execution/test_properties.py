@@ -224,7 +224,7 @@ def one_by_one(
     block: list[Transaction], policy: FlatPolicy
 ) -> Iterator[tuple[State, State, Transaction, Receipt]]:
     """Each transaction that is not a repetition in a block of its own: states before and after."""
-    state, seen = first_state(policy), set()
+    state, seen = first_state(policy), set[bytes]()
     for one in block:
         before = dict(state)
         result = execute(state, [one], policy, executed=frozenset(seen))

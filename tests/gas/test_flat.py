@@ -1,5 +1,7 @@
 """The gas policy `flat`: it passes the suite, and its numbers are those of GAS-2 and GAS-7."""
 
+from typing import Any
+
 import attrs
 import pytest
 
@@ -41,7 +43,7 @@ class TestFlatFree(GasConformance):
     other_options = {"price": 1}  # noqa: RUF012
 
 
-def terms(**fields: object) -> FeeTerms:
+def terms(**fields: Any) -> FeeTerms:
     given = FeeTerms(
         size_bytes=350,
         suites=(1,),
@@ -99,7 +101,7 @@ def test_fees_go_to_the_collector_or_are_burned() -> None:
     ],
 )
 def test_tips_caps_and_sponsors_are_refused_at_admission_and_harmless_in_a_block(
-    fields: dict[str, object], error: type[Exception]
+    fields: dict[str, Any], error: type[Exception]
 ) -> None:
     policy = FlatPolicy()
     with pytest.raises(error):

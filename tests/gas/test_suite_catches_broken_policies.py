@@ -11,7 +11,6 @@ import pytest
 
 from supervm.api import Component, Context, Role
 from supervm.contracts.gas import (
-    NATIVE_TOKEN,
     BlockFacts,
     Charge,
     Credit,
@@ -25,6 +24,7 @@ from supervm.contracts.gas import (
 from supervm.plugins.gas.flat import FlatConfig, FlatPolicy, FlatState
 from supervm.testing.conformance.component import only_error
 from supervm.testing.conformance.gas import GasConformance
+from supervm.types.state import NATIVE_TOKEN
 
 STRANGER = b"\x66" * 32
 
