@@ -12,7 +12,7 @@ import pluggy
 import trio
 
 from supervm.kernel.component import Clock, Log, Metrics
-from supervm.kernel.errors import describe
+from supervm.kernel.errors import contained, describe
 
 RAISES_MAX = 5
 RAISES_WINDOW_S = 60.0
@@ -125,11 +125,13 @@ class Observers:
 
         try:
             await trio.to_thread.run_sync(call, abandon_on_cancel=True, limiter=limiter)
-        except Exception as error:
+        except BaseException as error:
+            if not contained(error):
+                raise
             self._raised(observer, kind, error)
         observer.running = ""
 
-    def _raised(self, observer: Observer, kind: str, error: Exception) -> None:
+    def _raised(self, observer: Observer, kind: str, error: BaseException) -> None:
         now = self.clock.monotonic()
         observer.raised_at.append(now)
         self._counter("raised").inc(plugin=observer.plugin)

@@ -1,0 +1,3 @@
+"""A plugin whose module can't be imported."""
+
+raise RuntimeError("no luck at import")
