@@ -189,6 +189,7 @@ def execute_transaction(run: BlockRun, transaction: Transaction, index: int) -> 
         created=() if code else tuple(turn.created),
         written=tuple([ObjectVersion(*item) for item in sorted(written.items())]) if written else (),
         deleted=() if code else tuple(turn.deleted),
+        events=() if code else tuple(turn.events),
         height=run.block.height,
         index=index,
     )

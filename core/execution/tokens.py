@@ -8,6 +8,11 @@ from supervm.types.codec import U128_MAX
 from supervm.types.operations import Burn, Mint, TokenCreate, Transfer
 from supervm.types.state import NATIVE_TOKEN, TOKEN, Token, token_id
 
+# Topics of events; the emitter is the token.
+CREATED = b"token.created"
+MINTED = b"token.minted"
+BURNED = b"token.burned"
+
 
 def transfer(turn: Turn, operation: Transfer, index: int) -> None:
     """Debit the sender by the sum of the outputs, then credit each output in order.
@@ -31,6 +36,7 @@ def create_token(turn: Turn, operation: TokenCreate, index: int) -> None:
     token = token_id(turn.transaction.digest, index)
     assert turn.state.token(token) is None, f"token id {token.hex()} is taken"
     record = Token(operation.symbol, operation.decimals, turn.sender, operation.fixed, operation.supply)
+    turn.emit(token, CREATED, _amount(operation.supply))
     turn.state.write(TOKEN + token, record)
     turn.state.add(turn.sender, token, operation.supply)
 
@@ -47,6 +53,7 @@ def mint(turn: Turn, operation: Mint, index: int) -> None:
     supply = record.supply + operation.amount
     if supply > U128_MAX:
         raise Failed(Code.SUPPLY_OVERFLOW, f"the supply would be {supply}, beyond 128 bits")
+    turn.emit(operation.token, MINTED, operation.to + _amount(operation.amount))
     turn.state.write(TOKEN + operation.token, attrs.evolve(record, supply=supply))
     turn.state.add(operation.to, operation.token, operation.amount)
 
@@ -57,6 +64,7 @@ def burn(turn: Turn, operation: Burn, index: int) -> None:
         turn.use_entry()
     turn.use_entry()
     record = known_token(turn, operation.token)
+    turn.emit(operation.token, BURNED, turn.sender + _amount(operation.amount))
     debit(turn, operation.token, operation.amount)
     supply = record.supply - operation.amount
     assert supply >= 0, f"token {operation.token.hex()}: burned more than its supply"
@@ -73,6 +81,11 @@ def debit(turn: Turn, token: bytes, amount: int) -> None:
             Code.INSUFFICIENT_FUNDS, f"{amount} of token 0x{token.hex()} are needed, {have} are there"
         )
     turn.state.add(turn.sender, token, -amount)
+
+
+def _amount(amount: int) -> bytes:
+    """An amount as it stands in an event: u128, little-endian."""
+    return amount.to_bytes(16, "little")
 
 
 def known_token(turn: Turn, token: bytes) -> Token:

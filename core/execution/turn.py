@@ -6,7 +6,7 @@ from supervm.contracts.gas import GasSchedule
 from supervm.execution.errors import Code, Failed
 from supervm.execution.working import WorkingState
 from supervm.types.limits import Limits
-from supervm.types.receipt import ObjectVersion
+from supervm.types.receipt import Event, ObjectVersion
 from supervm.types.transaction import Input, Transaction
 
 
@@ -44,6 +44,7 @@ class Turn:
     written: dict[bytes, int] = attrs.Factory(dict)
     created: list[ObjectVersion] = attrs.Factory(list)
     deleted: list[ObjectVersion] = attrs.Factory(list)
+    events: list[Event] = attrs.Factory(list)
     ended: set[bytes] = attrs.Factory(set)
 
     @property
@@ -58,6 +59,12 @@ class Turn:
     def use_entry(self) -> None:
         """Pay for reading and rewriting an account, a balance or a token's record."""
         self.meter.use(self.schedule.entry_read + self.schedule.entry_write)
+
+    def emit(self, emitter: bytes, topic: bytes, data: bytes) -> None:
+        """Say in the receipt what happened, and pay for its bytes. Undone with the transaction."""
+        size_bytes = len(topic) + len(data)
+        self.meter.use(self.schedule.event + self.schedule.event_byte * size_bytes)
+        self.events.append(Event(emitter, topic, data))
 
     def use_new_entry(self, value_bytes: int) -> None:
         """Pay for an entry that wasn't there, with `value_bytes` of an object's data or a token's symbol."""

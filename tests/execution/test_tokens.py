@@ -144,12 +144,31 @@ def test_supplies_follow_through_a_block_of_failures_and_successes() -> None:
 @pytest.mark.parametrize(
     ("operation", "gas"),
     [
-        (TokenCreate(b"GOLD", 0, 5, False), 6_000 + 4 * 25 + 2_400),
-        (Mint(GOLD, BOB, 5), 1_200 + 2_400),
-        (Burn(GOLD, 5), 1_200 + 1_200),
-        (Burn(NATIVE_TOKEN, 5), 1_200),
+        (TokenCreate(b"GOLD", 0, 5, False), 6_000 + 4 * 25 + 2_400 + 100 + 5 * (13 + 16)),
+        (Mint(GOLD, BOB, 5), 1_200 + 2_400 + 100 + 5 * (12 + 48)),
+        (Burn(GOLD, 5), 1_200 + 1_200 + 100 + 5 * (12 + 48)),
+        (Burn(NATIVE_TOKEN, 5), 1_200 + 100 + 5 * (12 + 48)),
     ],
 )
 def test_gas_2_token_operations(operation: TokenCreate | Mint | Burn, gas: int) -> None:
     one = transaction(operation)
     assert run_one(gold(), one).gas_used == 10_000 + 10 * one.size_bytes + 1_200 + gas
+
+
+def test_exec_12_a_receipt_tells_what_became_of_a_supply() -> None:
+    created = run_one(gold(), transaction(TokenCreate(b"NEW", 0, 7, False)))
+    assert [(event.topic, event.data) for event in created.events] == [
+        (b"token.created", (7).to_bytes(16, "little"))
+    ]
+    both = run_one(gold(), transaction(Mint(GOLD, BOB, 5), Burn(GOLD, 2)))
+    assert [(event.emitter, event.topic) for event in both.events] == [
+        (GOLD, b"token.minted"),
+        (GOLD, b"token.burned"),
+    ]
+    assert both.events[0].data == BOB + (5).to_bytes(16, "little")
+    assert both.events[1].data[32:] == (2).to_bytes(16, "little")
+
+
+def test_exec_12_a_failed_transaction_tells_nothing() -> None:
+    failed = run_one(gold(), transaction(Mint(GOLD, BOB, 5), Burn(GOLD, 10**30)))
+    assert failed.status is Status.FAILED and failed.events == ()
