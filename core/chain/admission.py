@@ -181,6 +181,7 @@ class Admission:
 
     def _count(self, wrong: Refused) -> Refused:
         self._chain.figures.refused(wrong.code)
+        self._chain.ledger_figures.refused(wrong.code)
         return wrong
 
 

@@ -17,6 +17,7 @@ from supervm.chain.examine import ChainRules
 from supervm.chain.examine import refused as refusal
 from supervm.chain.figures import ChainFigures
 from supervm.chain.judging import admission_keys, check_batch
+from supervm.chain.ledger_figures import LedgerFigures
 from supervm.chain.mempool import Dropped, Entry, Mempool, MempoolBounds
 from supervm.chain.news import News
 from supervm.chain.queries import Queries
@@ -114,6 +115,7 @@ class Chain:
         self.mempool = Mempool(bounds)
         self.events = EventLog()
         self.figures = ChainFigures(ctx.metrics, bounds, ctx.clock.monotonic())
+        self.ledger_figures = LedgerFigures.declare(ctx.metrics)
         self.news = News(ctx, self.events, self.figures)
         self.queries = Queries(self)
         self._ctx = ctx
@@ -434,6 +436,7 @@ class Chain:
             [now_s - at for at in came if at is not None],
             now_s,
         )
+        self.ledger_figures.committed(receipts, self.gas.schedule.block_gas_limit)
         self.tell_dropped(dropped)
         self.wake()
 
@@ -470,6 +473,7 @@ class Chain:
             "recent_receipts": (len(self.news.recent), self.news.recent.entries_max),
         }
         self.figures.refresh(self.mempool.figures(), bounded, self.events.dropped, now_s)
+        self.ledger_figures.refresh(self.ledger.stats(), self.base_price)
 
     def now_s(self) -> float:
         return self._ctx.clock.monotonic()

@@ -102,6 +102,7 @@ class ChainFigures:
             "supervm_consensus_finality_ms", "Milliseconds from admission to a final, durable block"
         )
         self._latency_ms = summary("mvcc_txn_latency_ms", "Milliseconds from admission to commit")
+        self._started = counter("mvcc_txn_started_total", "Transactions whose execution began in a block")
         self._committed = counter("mvcc_txn_committed_total", "Transactions committed with success")
         self._failed = counter("mvcc_txn_failed_total", "Transactions that failed in a block")
         self._tps = gauge("mvcc_tps", "Goodput since start, transactions a second")
@@ -145,6 +146,7 @@ class ChainFigures:
     def executed(self, count: int, seconds: float) -> None:
         self._block_ms.observe(seconds * 1000)
         self._block_transactions.set(count)
+        self._started.inc(count)
 
     def committed(self, statuses: Iterable[Status], waits_s: Iterable[float], now_s: float) -> None:
         """A block is durable: its receipts' statuses, and how long those admitted here waited."""

@@ -63,6 +63,9 @@ class Observers:
     def __attrs_post_init__(self) -> None:
         for what in ("dropped", "raised"):
             self._counter(what)
+        hooks = self._hook_errors()
+        for kind in self.kinds:
+            hooks.inc(0, hook=f"supervm_{kind}")
 
     def publish(self, kind: str, **facts: Any) -> None:
         for observer in self._observers.values():
@@ -102,6 +105,9 @@ class Observers:
             f"supervm_plugin_observer_{what}_total", f"Events {what} at an observer", ("plugin",)
         )
 
+    def _hook_errors(self) -> Any:
+        return self.metrics.counter("supervm_hook_errors_total", "Observer hooks that raised", ("hook",))
+
     async def _run(self, observer: Observer, scope: trio.CancelScope) -> None:
         limiter = trio.CapacityLimiter(1)
         with scope:
@@ -135,6 +141,7 @@ class Observers:
         now = self.clock.monotonic()
         observer.raised_at.append(now)
         self._counter("raised").inc(plugin=observer.plugin)
+        self._hook_errors().inc(hook=f"supervm_{kind}")
         self.log.warning("observer_raised", plugin=observer.plugin, kind=kind, cause=describe(error))
         if len(observer.raised_at) == RAISES_MAX and now - observer.raised_at[0] <= RAISES_WINDOW_S:
             observer.muted_until = now + MUTED_S

@@ -95,7 +95,7 @@ async def open_node(prepared: Prepared, logs: Logs) -> AsyncIterator[Node]:
             prepared.effective.sections["plugins"].observer_queue,
         )
         async with (
-            watchdog(log, lambda: facts.kernel.opening() if facts.kernel else ()),
+            watchdog(log, metrics, lambda: facts.kernel.opening() if facts.kernel else ()),
             trio.open_nursery() as nursery,
             open_kernel(_roles(prepared), environment, observers, planned) as kernel,
         ):

@@ -14,7 +14,7 @@ from time import monotonic
 import attrs
 import trio
 
-from supervm.kernel.component import Log
+from supervm.kernel.component import Log, Metrics
 
 STALLED_S = 5.0
 BEAT_S = 1.0
@@ -29,9 +29,10 @@ class _Pulse:
 
 @asynccontextmanager
 async def watchdog(
-    log: Log, busy: Callable[[], tuple[str, ...]], stalled_s: float = STALLED_S
+    log: Log, metrics: Metrics, busy: Callable[[], tuple[str, ...]], stalled_s: float = STALLED_S
 ) -> AsyncIterator[None]:
     """Watch the loop for the length of the block; `busy` names what is being opened just now."""
+    stalls = metrics.counter("supervm_plugin_loop_stalls_total", "Times that the event loop was blocked")
     pulse, stop, loop_thread = _Pulse(), threading.Event(), threading.get_ident()
 
     def watch() -> None:
@@ -39,6 +40,7 @@ async def watchdog(
             late_s = monotonic() - pulse.at
             if late_s > stalled_s and not pulse.told:
                 pulse.told = True
+                stalls.inc()
                 frame = sys._current_frames().get(loop_thread)
                 stack = traceback.extract_stack(frame)[-FRAMES_MAX:] if frame else []
                 where = " < ".join(f"{each.filename}:{each.lineno} {each.name}" for each in reversed(stack))

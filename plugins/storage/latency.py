@@ -23,6 +23,7 @@ class Latency:
             "supervm_storage_corruptions_total", "Reads that met damaged data"
         )
         self._free = metrics.gauge("supervm_storage_disk_free_bytes", "Bytes free on the store's disk")
+        self._snapshots = metrics.gauge("supervm_storage_snapshots", "Snapshots and scans that are open")
 
     @contextmanager
     def read(self) -> Iterator[None]:
@@ -49,5 +50,6 @@ class Latency:
     def record(self, stats: StoreStats) -> None:
         """Set the gauges that any backend has."""
         self._bytes.set(stats.bytes)
+        self._snapshots.set(stats.snapshots_open)
         if stats.disk_free_bytes is not None:
             self._free.set(stats.disk_free_bytes)

@@ -59,7 +59,13 @@ class RocksdbMetrics:
                 "rocksdb_write_stall_micros", "Time that writes waited for flushes or compactions"
             ),
         }
-        self._hit_rate = metrics.gauge("rocksdb_cache_hit_rate", "Hits over hits and misses")
+        self._stalled_s = metrics.counter(
+            "rocksdb_write_stall_seconds", "The same as rocksdb_write_stall_micros, in seconds"
+        )
+        self._hit_rates = (
+            metrics.gauge("rocksdb_cache_hit_rate", "Hits over hits and misses"),
+            metrics.gauge("rocksdb_block_cache_hit_rate", "The same as rocksdb_cache_hit_rate"),
+        )
         self._last = dict.fromkeys(self._counters, 0.0)
 
     def report(self, stats: StoreStats) -> None:
@@ -68,7 +74,11 @@ class RocksdbMetrics:
         for name, gauge in self._gauges.items():
             gauge.set(extras[name])
         for name, counter in self._counters.items():
-            counter.inc(max(extras[name] - self._last[name], 0.0))
+            added = max(extras[name] - self._last[name], 0.0)
+            counter.inc(added)
+            if name == "write_stall_micros":
+                self._stalled_s.inc(added / 1e6)
             self._last[name] = extras[name]
         asked = stats.cache_hits + stats.cache_misses
-        self._hit_rate.set(stats.cache_hits / asked if asked else 0.0)
+        for hit_rate in self._hit_rates:
+            hit_rate.set(stats.cache_hits / asked if asked else 0.0)

@@ -2,9 +2,11 @@
 
 import json
 
+import attrs
 from prometheus_client.parser import text_string_to_metric_families
 
 from supervm.client.build import body_of
+from supervm.contracts.roles import Role
 from supervm.telemetry.metrics import exposition
 from supervm.types.codec import pack_transactions
 from supervm.types.operations import Output, Transfer
@@ -13,6 +15,7 @@ from supervm.types.state import NATIVE_TOKEN
 from supervm.types.transaction import Transaction, build
 from tests.telemetry.conftest import RunningNode
 
+LANES = ("fast", "consensus", "privacy")
 SAMPLES = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
 
@@ -60,7 +63,7 @@ async def test_every_counter_agrees_with_what_became_of_the_transactions(running
     got = scrape(running)
     assert got[("mvcc_txn_committed_total", ())] == 20
     assert got[("vm_routing_total", ())] == 20
-    lanes = sum(got[(f"vm_routing_{lane}_total", ())] for lane in ("fast", "consensus", "privacy"))
+    lanes = sum(got[(f"vm_routing_{lane}_total", ())] for lane in LANES)
     assert lanes == 20
     assert got[("supervm_transactions_total", (("status", "committed"),))] == 20
     assert got[("supervm_transactions_total", (("status", "refused"),))] == 2
@@ -74,6 +77,32 @@ async def test_every_counter_agrees_with_what_became_of_the_transactions(running
         + got[("supervm_transactions_pending", ())]
         + got[("supervm_transactions_duplicate_total", ())]
     )
+
+
+async def test_gas_fees_caches_and_heights_are_those_of_the_chain(running: RunningNode) -> None:
+    chain = running.node.kernel.require(Role.APPLICATION)
+    sent = [transfer(running, nonce, bytes([nonce + 1]) * 32, 5) for nonce in range(8)]
+    poor = transfer(running, 8, b"\x42" * 32, 5)
+    cheap = build(attrs.evolve(poor.body, max_price=1), [running.key])
+    assert (await send(running, [*(each.data for each in sent), cheap.data]))["accepted"] == 8
+    gas = fees = 0
+    for each in sent:
+        path = f"/v1/transactions/0x{each.digest.hex()}?wait=30"
+        found = (await running.client.get(path)).json()["receipt"]
+        gas, fees = gas + int(found["gas_used"]), fees + int(found["fee"])
+    chain.sweep()
+    got = scrape(running)
+    assert got[("mvcc_txn_started_total", ())] == 8
+    assert sum(got[("supervm_gas_used_total", (("lane", lane),))] for lane in LANES) == gas > 0
+    assert got[("supervm_fees_charged_total", (("token", "native"),))] == fees > 0
+    assert got[("supervm_gas_refused_total", (("reason", "PriceTooLow"),))] == 1
+    assert got[("supervm_gas_base_price", ())] == chain.base_price == 10_000
+    assert 0 < got[("supervm_gas_block_fullness", ())] < 1
+    assert got[("supervm_storage_commit_height", ())] == chain.ledger.tip.height
+    stats = chain.ledger.stats()
+    assert got[("supervm_storage_cache_hits_total", (("cache", "state"),))] == stats.state.hits > 0
+    assert got[("supervm_cache_bytes", (("cache", "pages"),))] == stats.pages.bytes > 0
+    assert got[("supervm_cache_bytes_limit", (("cache", "pages"),))] == stats.pages.bytes_max
 
 
 async def test_the_text_over_http_parses_strictly_and_has_each_family_once(running: RunningNode) -> None:

@@ -21,13 +21,19 @@ FIXED = {
         rocksdb_total_sst_size_bytes rocksdb_cache_hit_rate rocksdb_compaction_pending
         rocksdb_num_files_level0 rocksdb_num_immutable_mem_table supervm_storage_bytes
         supervm_storage_disk_free_bytes supervm_tier supervm_consensus_height supervm_consensus_view
-        routing_table_records supervm_probe_seconds supervm_plugin_state""",
+        routing_table_records supervm_probe_seconds supervm_plugin_state supervm_storage_commit_height
+        supervm_storage_snapshots supervm_gas_base_price supervm_gas_block_fullness supervm_cache_bytes
+        supervm_circuit_open supervm_health supervm_component_open_ms rocksdb_block_cache_hit_rate""",
     "counter": """mvcc_txn_committed_total mvcc_txn_failed_total vm_routing_fast_total
         vm_routing_consensus_total vm_routing_privacy_total vm_routing_total supervm_transactions_total
         supervm_mempool_refused_total rocksdb_cache_hit_total rocksdb_cache_miss_total
         rocksdb_compaction_cpu_micros rocksdb_compaction_write_bytes rocksdb_write_stall_micros
         supervm_storage_corruptions_total supervm_consensus_view_changes_total
-        supervm_probe_failures_total supervm_label_overflow_total process_cpu_seconds_total""",
+        supervm_probe_failures_total supervm_label_overflow_total process_cpu_seconds_total
+        mvcc_txn_started_total supervm_storage_cache_hits_total supervm_storage_cache_misses_total
+        supervm_gas_used_total supervm_gas_refused_total supervm_fees_charged_total
+        supervm_plugin_restarts_total supervm_hook_errors_total supervm_plugin_loop_stalls_total
+        rocksdb_write_stall_seconds""",
     "summary": """mvcc_txn_latency_ms supervm_exec_block_ms supervm_storage_write_ms
         supervm_storage_sync_ms supervm_storage_read_ms supervm_consensus_block_interval_ms
         supervm_consensus_finality_ms""",
