@@ -64,7 +64,7 @@ def read_file(path: Path) -> Layer:
         table = tomllib.loads(data.decode("utf-8"))
     except UnicodeDecodeError as error:
         raise _refuse(str(path), f"not UTF-8 at byte {error.start}", "save the file as UTF-8") from error
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise _refuse(str(path), f"not TOML: {error}", "mend that line") from error
     return Layer(f"file {path}", table)
 

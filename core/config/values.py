@@ -105,7 +105,8 @@ def _read_text(text: str, kind: Any) -> Any:
 def _toml(text: str) -> Any:
     try:
         return tomllib.loads(f"value = {text}")["value"] if "\n" not in text else text
-    except (tomllib.TOMLDecodeError, RecursionError):
+    except (ValueError, RecursionError):
+        # ValueError: not TOML, or a number with more digits than Python reads.
         return text
 
 

@@ -63,7 +63,7 @@ def read_manifest(path: Path) -> Manifest:
         if len(data) > MANIFEST_BYTES_MAX:
             raise ManifestInvalid(f"{path}: {len(data)} bytes, at most {MANIFEST_BYTES_MAX} are allowed")
         values = tomllib.loads(data.decode())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ManifestInvalid(f"{path}: {error}") from error
     try:
         return _converter.structure(values, Manifest)
