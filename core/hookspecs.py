@@ -48,7 +48,7 @@ class Extend:
 
     @hookspec
     def supervm_tier_profiles(self) -> Mapping[str, Mapping[str, Any]]:
-        """Give named profiles: name -> configuration values. Tier thresholds can't be changed."""
+        """Give named profiles: name -> {dotted key: value}, used by `node.profile = NAME`."""
         raise AssertionError("a specification is never called")
 
     @hookspec

@@ -6,10 +6,41 @@ import click
 import trio
 
 from supervm.cli.errors import Failure
-from supervm.cli.output import json_option, print_facts, print_json, progress
+from supervm.cli.output import json_option, note, print_facts, print_json, progress
 
 
-@click.group()
+class Benchmarks(click.Group):
+    """Ours, and those that plugins give by the hook `supervm_benchmarks`. Ours can't be replaced."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted({*super().list_commands(ctx), *_given()})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        return super().get_command(ctx, cmd_name) or _given().get(cmd_name)
+
+
+def _given() -> dict[str, click.Command]:
+    """The benchmarks of plugins; the first of a name counts, and a plugin that fails is told on stderr."""
+    from supervm.cli.plugins import read
+    from supervm.kernel.errors import contained, describe
+
+    found: dict[str, click.Command] = {}
+    for plugin, hook in read(None, ()).extensions("supervm_benchmarks"):
+        try:
+            given = {str(name): command for name, command in hook().items()}
+            wrong = [name for name, command in given.items() if not isinstance(command, click.Command)]
+            if wrong:
+                raise TypeError(f"{wrong[0]} is not a click.Command")
+        except BaseException as error:
+            if not contained(error):
+                raise
+            note(f"plugin {plugin.id} gave no benchmarks: {describe(error)}")
+            continue
+        found = {**given, **found}
+    return found
+
+
+@click.group(cls=Benchmarks)
 def bench() -> None:
     """Run a benchmark. Each ends with its oracle, and exits 1 if that doesn't hold.
 

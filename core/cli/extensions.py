@@ -20,7 +20,7 @@ class PluginVerbs(click.Group):
         group = click.Group(cmd_name, help=f"Verbs of the plugin {cmd_name}.")
         try:
             extending[cmd_name](group)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise Misuse(
                 f"plugin {cmd_name} gave no verbs: {type(error).__name__}: {error}; mend it"
             ) from error

@@ -24,12 +24,14 @@ def check_tier(instance: object, attribute: Any, value: str) -> None:
 class NodeConfig:
     """Who this node is, where it keeps its data, and the genesis file of its chain.
 
-    `genesis` empty: the chain of the data folder, or a new one-validator development chain.
+    `genesis` empty: the chain of the data folder, or a new one-validator development chain. `profile`:
+    a plugin's profile, laid over the tier's.
     """
 
     name: str = attrs.field(factory=socket.gethostname, validator=validators.max_len(64))
     data: Path = Path("~/.supervm/data")
     tier: str = attrs.field(default="auto", validator=check_tier)
+    profile: str = attrs.field(default="", validator=validators.max_len(64))
     region: str = attrs.field(default="Other", validator=validators.max_len(64))
     genesis: str = ""
 

@@ -35,6 +35,7 @@ from supervm.kernel.compose import resolve as resolve_composition
 from supervm.kernel.errors import Problem
 from supervm.node.catalogue import Catalogue, probes, read_catalogue
 from supervm.node.options import NodeOptions
+from supervm.node.profiles import named_profile
 from supervm.storage.folder import read_marker
 
 OURS = "supervm"
@@ -83,6 +84,8 @@ async def prepare(
     profile = machine.profile.table()
     marked = await trio.to_thread.run_sync(read_marker, node.data.expanduser())
     decided = [Layer(machine.profile.origin, profile, strict=False)]
+    if node.profile:
+        decided.append(named_profile(node.profile, catalogue))
     if marked is None:
         profile[Role.STORAGE]["use"], why = _storage(machine, catalogue)
         notes += why
