@@ -263,7 +263,8 @@ class Kernel:
         new = slot.life.state
         if new is old.state:
             return
-        failed = new in (State.FAILED, State.BROKEN)
+        # A crash is told where it is noticed, with its cause, once (OBS-40).
+        failed = new in (State.FAILED, State.BROKEN) and event is not Event.CRASHED
         tell = self.log.error if failed else self.log.debug
         tell("component_state", subject=slot.label, old=old.state, new=new, cause=cause)
         self._figures.changed(*slot.key, old, slot.life)
@@ -298,7 +299,8 @@ class Kernel:
         try:
             for other in slot.needs:
                 await other.opened.wait()
-            while not slot.leaving:
+            # Nothing opens, or opens again, in a node that is going to stop.
+            while not slot.leaving and not self._fatal.is_set():
                 self._begin(slot)
                 await self._live(slot)
                 slot.opened.set()
@@ -325,7 +327,7 @@ class Kernel:
 
     def _stop_node(self, slot: Slot) -> None:
         self.fatal_cause = f"{slot.label} failed: {slot.life.causes[-1]}"
-        self.log.error("node_must_stop", cause=self.fatal_cause)
+        self.log.error("node_must_stop", component=slot.label)
         self._step(slot, Event.DRAIN)
         self._fatal.set()
 
@@ -378,8 +380,12 @@ class Kernel:
 
     def _crashed(self, slot: Slot) -> None:
         assert slot.crash is not None
-        cause = describe(slot.crash)
-        self.log.error("component_crashed", subject=slot.label, exc_info=leaf(slot.crash))
+        error, cause = leaf(slot.crash), describe(slot.crash)
+        if hasattr(error, "mend"):
+            # An error that names its mend says enough; any other is a bug, and where it was is worth knowing.
+            self.log.error("component_failed", subject=slot.label, cause=cause)
+        else:
+            self.log.error("component_crashed", subject=slot.label, exc_info=error)
         self._step(slot, Event.CRASHED, cause)
 
     @asynccontextmanager

@@ -379,3 +379,50 @@ async def test_an_error_in_the_body_still_closes_everything(rig: Rig, autojump_c
 async def test_the_kernel_opens_with_no_plugins(rig: Rig, autojump_clock: MockClock) -> None:
     async with rig.run() as kernel:
         assert kernel.status() == ()
+
+
+async def test_after_one_that_the_node_must_have_nothing_else_is_opened(
+    rig: Rig, autojump_clock: MockClock
+) -> None:
+    async def act(ctx: Context) -> None:
+        raise OSError("no disk")
+
+    parts = [
+        component("base", "bb", rig.notes, act),
+        component("one", "oo", rig.notes, requires=("base",)),
+    ]
+    with pytest.raises(StartFailed, match="no disk"):
+        async with rig.run(*parts):
+            pass
+    assert "opening base" in rig.notes.lines and "opening one" not in rig.notes.lines
+
+
+@attrs.define
+class Errors(Notes):
+    """Keeps what is told as an error."""
+
+    def pass_over(self, event: str, **fields: Any) -> None:
+        return None
+
+    debug = info = warning = pass_over
+
+
+class Refusal(Exception):
+    mend = "use another"
+
+
+@pytest.mark.parametrize(
+    ("error", "told"), [(RuntimeError("broken"), "component_crashed"), (Refusal("full"), "component_failed")]
+)
+async def test_the_cause_of_a_failure_is_told_once(
+    error: Exception, told: str, rig: Rig, autojump_clock: MockClock
+) -> None:
+    rig.notes = Errors()
+
+    async def act(ctx: Context) -> None:
+        ctx.nursery.start_soon(fail_after, 1.0, error)
+
+    async with rig.run(component("base", "bb", Notes(), act)) as kernel:
+        assert "base.bb failed" in await kernel.wait_fatal()
+    assert [line.split()[0] for line in rig.notes.lines] == [told, "node_must_stop"]
+    assert sum(str(error) in line for line in rig.notes.lines) == 1
