@@ -72,7 +72,7 @@ def read_marker(path: Path) -> str | None:
     """The backend that made the folder at `path`, or None where there is no marker. Needs no lock."""
     marker = path / MARKER_NAME
     try:
-        with marker.open("rb") as file:
+        with _file_errors(path), marker.open("rb") as file:
             data = file.read(MARKER_BYTES_MAX + 1)
     except FileNotFoundError:
         return None
@@ -158,10 +158,8 @@ def _file_errors(path: Path) -> Iterator[None]:
             ) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise ReadOnly(
-                "the data folder can't be written", where, "Give this user the right, or use --data."
+                "the data folder can't be used", where, "Give this user the right, or use --data."
             ) from error
         if error.errno in (errno.ENOTDIR, errno.EEXIST):
-            raise StorageError(
-                "the data folder is not a folder", where, "Give another with --data."
-            ) from error
+            raise StorageError("the data folder is not a folder", path, "Give another with --data.") from error
         raise

@@ -8,7 +8,10 @@ import click
 
 @click.command()
 @click.option(
-    "--data", type=click.Path(path_type=Path), metavar="DIR", help="Data folder.  [default: ~/.supervm/data]"
+    "--data",
+    type=click.Path(path_type=Path, readable=False),
+    metavar="DIR",
+    help="Data folder.  [default: ~/.supervm/data]",
 )
 @click.option(
     "--config", "file", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="TOML file."

@@ -12,7 +12,7 @@ from supervm.contracts.application import NodeIdentity
 from supervm.crypto.keyfile import read_key_file, write_key_file
 from supervm.crypto.keys import KeyPair, generate
 from supervm.storage.errors import ForeignChain, LedgerError
-from supervm.storage.folder import write_synced
+from supervm.storage.folder import STORE_NAME, write_synced
 from supervm.types.address import Suite, format_address
 from supervm.types.errors import InvalidInput
 from supervm.types.genesis import Genesis, GenesisGas
@@ -58,6 +58,13 @@ def open_chain(data: Path, genesis_file: Path | None, name: str, gas: GenesisGas
             asked = _read(genesis_file)
             if asked.chain_id != genesis.chain_id:
                 raise ForeignChain(genesis.chain_id, asked.chain_id)
+    elif (data / STORE_NAME).exists():
+        # A genesis is kept before its store is made, so this one was lost; another would only hide that.
+        raise ChainUnusable(
+            f"the data folder holds a chain, and {GENESIS}, which says of which, is missing",
+            data,
+            "Put the file back: every node of the chain has the same.",
+        )
     elif genesis_file is not None:
         genesis = _read(genesis_file)
         write_synced(kept, dump_genesis(genesis))

@@ -1,12 +1,18 @@
 """What bad input raises: one family, with a code, the offending value and the mend."""
 
 import reprlib
+from pathlib import PurePath
 
 VALUE_CHARS_MAX = 80
 
 
 def shorten(value: object) -> str:
-    """Return `value` as text of at most about 80 characters; bytes as 0x hex with their length."""
+    """Return `value` as text of at most about 80 characters; bytes as 0x hex with their length.
+
+    A path, which is never a stranger's, is given whole.
+    """
+    if isinstance(value, PurePath):
+        return str(value)
     if isinstance(value, bytes | bytearray | memoryview):
         data = bytes(value[:32])
         return f"0x{data.hex()}" if len(value) <= 32 else f"0x{data.hex()}... ({len(value)} bytes)"
