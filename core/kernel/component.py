@@ -19,6 +19,8 @@ TIERS = ("L1", "L2", "L3", "L4")
 
 
 class HealthState(StrEnum):
+    """How a component says that it is; `failing` three times in a row closes it and opens it again."""
+
     OK = "ok"
     DEGRADED = "degraded"
     FAILING = "failing"

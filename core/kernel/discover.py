@@ -176,10 +176,8 @@ def _register(manager: pluggy.PluginManager, plugin: Plugin) -> Plugin:
         wrong = [one for one in components if not isinstance(one, Component)]
         if wrong or len(components) > COMPONENTS_MAX:
             raise TypeError(f"supervm_components gave {wrong[0]!r}" if wrong else "too many components")
-    except BaseException as error:
+    except (Exception, SystemExit) as error:
         _forget(manager, module)
-        if isinstance(error, KeyboardInterrupt):
-            raise
         refused = attrs.evolve(plugin, module=None)
         return _refused(refused, "ImportFailed", describe(error), f"mend or remove {plugin.source.location}")
     difference = _difference(plugin.manifest, components)

@@ -53,7 +53,16 @@ class Manifest:
         return int(major), int(minor)
 
 
+def _exact(value: Any, kind: type) -> Any:
+    """TOML's own type and no other: `api = 1.0` is a number, and 1.10 would be 1.1."""
+    if type(value) is not kind:
+        raise TypeError(f"{value!r} isn't {'text in quotes' if kind is str else 'a whole number'}")
+    return value
+
+
 _converter = cattrs.Converter(forbid_extra_keys=True)
+_converter.register_structure_hook(str, _exact)
+_converter.register_structure_hook(int, _exact)
 
 
 def read_manifest(path: Path) -> Manifest:

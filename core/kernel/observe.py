@@ -12,7 +12,7 @@ import pluggy
 import trio
 
 from supervm.kernel.component import Clock, Log, Metrics
-from supervm.kernel.errors import contained, describe
+from supervm.kernel.errors import describe
 
 RAISES_MAX = 5
 RAISES_WINDOW_S = 60.0
@@ -131,9 +131,7 @@ class Observers:
 
         try:
             await trio.to_thread.run_sync(call, abandon_on_cancel=True, limiter=limiter)
-        except BaseException as error:
-            if not contained(error):
-                raise
+        except (Exception, SystemExit) as error:
             self._raised(observer, kind, error)
         observer.running = ""
 

@@ -14,7 +14,7 @@ from supervm.contracts.roles import ROLES, Role
 from supervm.hardware.facts import Probe
 from supervm.kernel.compose import Found
 from supervm.kernel.discover import Plugin, Rules, catalogue, discover, sources
-from supervm.kernel.errors import contained, describe
+from supervm.kernel.errors import describe
 
 GROUP = "supervm"
 DISTRIBUTION = "supervm"
@@ -80,9 +80,7 @@ def probes(plugins: Catalogue) -> tuple[list[Probe], dict[str, str]]:
             if wrong:
                 raise TypeError(f"{wrong[0]!r} is not a Probe")
             given += offered
-        except BaseException as error:
-            if not contained(error):
-                raise
+        except (Exception, SystemExit) as error:
             failed[plugin.id] = describe(error)
     return given, failed
 
@@ -94,8 +92,6 @@ def http_routes(plugins: Catalogue) -> tuple[dict[str, list[Any]], dict[str, str
     for plugin, function in plugins.extensions("supervm_http_routes"):
         try:
             given[plugin.id] = list(function())
-        except BaseException as error:
-            if not contained(error):
-                raise
+        except (Exception, SystemExit) as error:
             failed[plugin.id] = describe(error)
     return given, failed

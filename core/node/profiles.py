@@ -5,7 +5,7 @@ from typing import Any
 
 from supervm.config import ConfigErrors, ConfigProblem, Layer, from_pairs
 from supervm.config.errors import nearest
-from supervm.kernel.errors import contained, describe
+from supervm.kernel.errors import describe
 from supervm.node.catalogue import Catalogue
 
 KEY = "node.profile"
@@ -20,9 +20,7 @@ def named_profile(name: str, plugins: Catalogue) -> Layer:
     for plugin, function in plugins.extensions("supervm_tier_profiles"):
         try:
             given: Mapping[str, Mapping[str, Any]] = dict(function())
-        except BaseException as error:
-            if not contained(error):
-                raise
+        except (Exception, SystemExit) as error:
             failed.append(f"; plugin {plugin.id} gave none: {describe(error)}")
             continue
         if name in given:
