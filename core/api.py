@@ -26,13 +26,17 @@ from supervm.kernel.component import (
     Supervision,
 )
 from supervm.kernel.errors import RoleUnavailable
+from supervm.types.address import Address
 from supervm.types.block import Block
 from supervm.types.receipt import Receipt
+from supervm.types.state import NATIVE_TOKEN
 
 API_VERSION = (1, 0)
 
 __all__ = [
     "API_VERSION",
+    "NATIVE_TOKEN",
+    "Address",
     "Backoff",
     "Block",
     "Breaker",

@@ -10,6 +10,8 @@ from supervm.kernel.component import RoleSpec, Supervision
 
 
 class Role(StrEnum):
+    """The jobs that components can take. `application` and `surface` are the node's own."""
+
     STORAGE = "storage"
     TRANSPORT = "transport"
     ROUTING = "routing"

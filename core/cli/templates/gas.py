@@ -5,29 +5,9 @@ from contextlib import asynccontextmanager
 
 import attrs
 
-from supervm.api import Component, Context, Role
-from supervm.contracts.gas import (
-    AmountOverflow,
-    BlockFacts,
-    Charge,
-    FeeFieldInvalid,
-    FeeTerms,
-    GasLimitTooHigh,
-    GasLimitTooLow,
-    GasSchedule,
-    GasStateUnreadable,
-    PriceTooLow,
-    Quote,
-    Settlement,
-    TokenNotAccepted,
-    intrinsic_gas,
-    paid_gas,
-    price_of,
-    reserve_of,
-)
-from supervm.types.address import Address
-from supervm.types.codec import U128_MAX
-from supervm.types.state import NATIVE_TOKEN
+from supervm.api import NATIVE_TOKEN, Address, Component, Context, Role, gas
+
+U128_MAX = 2**128 - 1
 
 STATE_BYTES = 9
 
@@ -44,57 +24,57 @@ class ExamplePolicy:
     """A `GasPolicy`. Its state is u8 format = 1 and the price as a u64."""
 
     config: ExampleConfig = ExampleConfig()
-    schedule: GasSchedule = GasSchedule()
+    schedule: gas.GasSchedule = gas.GasSchedule()
 
     def intrinsic(self, size_bytes: int, suites: Sequence[int]) -> int:
-        return intrinsic_gas(self.schedule, size_bytes, suites)
+        return gas.intrinsic_gas(self.schedule, size_bytes, suites)
 
     def initial_state(self) -> bytes:
         return b"\x01" + self.config.price.to_bytes(8, "little")
 
     def base_price(self, state: bytes) -> int:
         if len(state) != STATE_BYTES or state[0] != 1:
-            raise GasStateUnreadable("not this policy's state", state, "use the genesis' gas component")
+            raise gas.GasStateUnreadable("not this policy's state", state, "use the genesis' gas component")
         return int.from_bytes(state[1:], "little")
 
     def payees(self, state: bytes) -> frozenset[Address]:
         self.base_price(state)
         return frozenset()
 
-    def admit(self, terms: FeeTerms, state: bytes) -> Quote:
+    def admit(self, terms: gas.FeeTerms, state: bytes) -> gas.Quote:
         quote = self.quote(terms, state)
         if terms.max_fee != 0:
-            raise FeeFieldInvalid("max_fee given", terms.max_fee, "0: gas_limit x max_price is the cap")
+            raise gas.FeeFieldInvalid("max_fee given", terms.max_fee, "0: gas_limit x max_price is the cap")
         if terms.tip_price != 0:
-            raise FeeFieldInvalid("tip_price given", terms.tip_price, "0: there are no tips")
+            raise gas.FeeFieldInvalid("tip_price given", terms.tip_price, "0: there are no tips")
         intrinsic = self.intrinsic(terms.size_bytes, terms.suites)
         if terms.gas_limit < intrinsic:
-            raise GasLimitTooLow("gas_limit too low", terms.gas_limit, f"at least {intrinsic}")
+            raise gas.GasLimitTooLow("gas_limit too low", terms.gas_limit, f"at least {intrinsic}")
         if terms.gas_limit > self.schedule.transaction_gas_max:
             most = f"at most {self.schedule.transaction_gas_max}"
-            raise GasLimitTooHigh("gas_limit too high", terms.gas_limit, most)
+            raise gas.GasLimitTooHigh("gas_limit too high", terms.gas_limit, most)
         base = self.base_price(state)
         if terms.max_price < base:
-            raise PriceTooLow("max_price too low", terms.max_price, f"at least {base}")
+            raise gas.PriceTooLow("max_price too low", terms.max_price, f"at least {base}")
         if quote.reserve > U128_MAX:
-            raise AmountOverflow("the reserve is beyond 128 bits", quote.reserve, "lower gas_limit")
+            raise gas.AmountOverflow("the reserve is beyond 128 bits", quote.reserve, "lower gas_limit")
         return quote
 
-    def quote(self, terms: FeeTerms, state: bytes) -> Quote:
+    def quote(self, terms: gas.FeeTerms, state: bytes) -> gas.Quote:
         price = min(terms.max_price, self.base_price(state))
         if terms.gas_token != NATIVE_TOKEN:
-            raise TokenNotAccepted("fees in this token", terms.gas_token, f"0x{NATIVE_TOKEN.hex()}")
-        return Quote(terms, reserve_of(terms), NATIVE_TOKEN, price)
+            raise gas.TokenNotAccepted("fees in this token", terms.gas_token, f"0x{NATIVE_TOKEN.hex()}")
+        return gas.Quote(terms, gas.reserve_of(terms), NATIVE_TOKEN, price)
 
-    def charge(self, quote: Quote, gas_used: int, refund_gas: int) -> Charge:
-        gas_paid = paid_gas(gas_used, refund_gas)
-        fee = min(quote.reserve, price_of(gas_paid, quote.price))
-        return Charge(quote, gas_used, gas_paid, fee, quote.reserve - fee)
+    def charge(self, quote: gas.Quote, gas_used: int, refund_gas: int) -> gas.Charge:
+        gas_paid = gas.paid_gas(gas_used, refund_gas)
+        fee = min(quote.reserve, gas.price_of(gas_paid, quote.price))
+        return gas.Charge(quote, gas_used, gas_paid, fee, quote.reserve - fee)
 
-    def end_block(self, state: bytes, charges: Sequence[Charge], facts: BlockFacts) -> Settlement:
+    def end_block(self, state: bytes, charges: Sequence[gas.Charge], facts: gas.BlockFacts) -> gas.Settlement:
         self.base_price(state)
         fees = sum(charge.fee for charge in charges)
-        return Settlement(state, burned=((NATIVE_TOKEN, fees),) if fees else ())
+        return gas.Settlement(state, burned=((NATIVE_TOKEN, fees),) if fees else ())
 
 
 @asynccontextmanager

@@ -9,8 +9,7 @@ from contextlib import asynccontextmanager
 import attrs
 import trio
 
-from supervm.api import Component, Context, NoConfig, Role
-from supervm.contracts.privacy import BATCH_MAX, CircuitInfo, PrivacyError, ProofItem, VerifierUnavailable
+from supervm.api import Component, Context, NoConfig, Role, privacy
 
 
 @attrs.frozen
@@ -20,18 +19,18 @@ class ExampleScheme:
     backend: str = "noop"
     payload_kinds: frozenset[int] = frozenset()
 
-    def circuits(self) -> Mapping[str, CircuitInfo]:
+    def circuits(self) -> Mapping[str, privacy.CircuitInfo]:
         return {}
 
-    async def verify(self, item: ProofItem) -> bool:
+    async def verify(self, item: privacy.ProofItem) -> bool:
         await trio.lowlevel.checkpoint()
-        raise VerifierUnavailable("this scheme has no verifier yet")
+        raise privacy.VerifierUnavailable("this scheme has no verifier yet")
 
-    async def verify_batch(self, items: Sequence[ProofItem]) -> Sequence[bool | PrivacyError]:
+    async def verify_batch(self, items: Sequence[privacy.ProofItem]) -> Sequence[bool | privacy.PrivacyError]:
         await trio.lowlevel.checkpoint()
-        if len(items) > BATCH_MAX:
-            raise PrivacyError(f"{len(items)} proofs in a batch, at most {BATCH_MAX}")
-        return [VerifierUnavailable("this scheme has no verifier yet") for _ in items]
+        if len(items) > privacy.BATCH_MAX:
+            raise privacy.PrivacyError(f"{len(items)} proofs in a batch, at most {privacy.BATCH_MAX}")
+        return [privacy.VerifierUnavailable("this scheme has no verifier yet") for _ in items]
 
 
 @asynccontextmanager

@@ -5,17 +5,7 @@ from contextlib import asynccontextmanager
 
 import attrs
 
-from supervm.api import Component, Context, Role
-from supervm.contracts.routing import (
-    ANSWER_MAX,
-    TIERS,
-    BadQuery,
-    BadRecord,
-    NodeEntry,
-    NodeFilter,
-    NodeRecord,
-    UnknownNode,
-)
+from supervm.api import Component, Context, Role, routing
 
 ADDRESSES_MAX = 8
 LOAD_UNKNOWN = 50
@@ -35,41 +25,41 @@ class ExampleTable:
     """A `Routing` without I/O."""
 
     table_max: int
-    _entries: dict[bytes, NodeEntry] = attrs.field(factory=dict, init=False)
+    _entries: dict[bytes, routing.NodeEntry] = attrs.field(factory=dict, init=False)
 
-    def register(self, record: NodeRecord) -> bool:
+    def register(self, record: routing.NodeRecord) -> bool:
         if len(record.node_id) != 32:
-            raise BadRecord("a node id is 32 bytes", record.node_id.hex())
-        if record.tier not in TIERS:
-            raise BadRecord("unknown tier", record.tier, f"use {', '.join(TIERS)}")
+            raise routing.BadRecord("a node id is 32 bytes", record.node_id.hex())
+        if record.tier not in routing.TIERS:
+            raise routing.BadRecord("unknown tier", record.tier, f"use {', '.join(routing.TIERS)}")
         if len(record.addresses) > ADDRESSES_MAX:
-            raise BadRecord("too many addresses", len(record.addresses), f"at most {ADDRESSES_MAX}")
+            raise routing.BadRecord("too many addresses", len(record.addresses), f"at most {ADDRESSES_MAX}")
         known = self._entries.get(record.node_id)
         if known is not None and record.sequence <= known.record.sequence:
             return False
         if known is None and len(self._entries) >= self.table_max:
-            raise BadRecord("the table is full", self.table_max, "raise table_max")
-        seen = known if known is not None else NodeEntry(record=record)
+            raise routing.BadRecord("the table is full", self.table_max, "raise table_max")
+        seen = known if known is not None else routing.NodeEntry(record=record)
         self._entries[record.node_id] = attrs.evolve(seen, record=record)
         return True
 
-    def lookup(self, node_id: bytes) -> NodeEntry:
+    def lookup(self, node_id: bytes) -> routing.NodeEntry:
         entry = self._entries.get(node_id)
         if entry is None:
-            raise UnknownNode("no such node in the table", node_id.hex(), "register it first")
+            raise routing.UnknownNode("no such node in the table", node_id.hex(), "register it first")
         return entry
 
-    def find_nodes(self, wanted: NodeFilter) -> tuple[NodeEntry, ...]:
-        if wanted.tier is not None and wanted.tier not in TIERS:
-            raise BadQuery("unknown tier", wanted.tier, f"use {', '.join(TIERS)}")
-        if not 1 <= wanted.limit <= ANSWER_MAX:
-            raise BadQuery("limit out of range", wanted.limit, f"use 1 to {ANSWER_MAX}")
+    def find_nodes(self, wanted: routing.NodeFilter) -> tuple[routing.NodeEntry, ...]:
+        if wanted.tier is not None and wanted.tier not in routing.TIERS:
+            raise routing.BadQuery("unknown tier", wanted.tier, f"use {', '.join(routing.TIERS)}")
+        if not 1 <= wanted.limit <= routing.ANSWER_MAX:
+            raise routing.BadQuery("limit out of range", wanted.limit, f"use 1 to {routing.ANSWER_MAX}")
         fitting = [entry for entry in self._entries.values() if _fits(entry, wanted)]
         return tuple(sorted(fitting, key=_rank)[: wanted.limit])
 
     def heartbeat(self, node_id: bytes, load: int, now_ms: int) -> None:
         if not 0 <= load <= 100:
-            raise BadRecord("load out of range", load, "a load is 0 to 100")
+            raise routing.BadRecord("load out of range", load, "a load is 0 to 100")
         entry = self.lookup(node_id)
         self._entries[node_id] = attrs.evolve(entry, load=load, last_seen_ms=now_ms, failures=0)
 
@@ -87,15 +77,15 @@ class ExampleTable:
         return len(self._entries)
 
 
-def _latency_ms(entry: NodeEntry) -> float:
+def _latency_ms(entry: routing.NodeEntry) -> float:
     return LATENCY_UNKNOWN_MS if entry.rtt_ms is None else entry.rtt_ms
 
 
-def _load(entry: NodeEntry) -> int:
+def _load(entry: routing.NodeEntry) -> int:
     return LOAD_UNKNOWN if entry.load is None else entry.load
 
 
-def _fits(entry: NodeEntry, wanted: NodeFilter) -> bool:
+def _fits(entry: routing.NodeEntry, wanted: routing.NodeFilter) -> bool:
     record = entry.record
     return (
         (wanted.tier is None or record.tier == wanted.tier)
@@ -106,7 +96,7 @@ def _fits(entry: NodeEntry, wanted: NodeFilter) -> bool:
     )
 
 
-def _rank(entry: NodeEntry) -> tuple[bool, float, bytes]:
+def _rank(entry: routing.NodeEntry) -> tuple[bool, float, bytes]:
     """Those that answer before those that don't, then near and idle, then by id."""
     cost = _latency_ms(entry) + 5 * _load(entry)
     return (entry.failures >= FAILURES_DEMOTE, cost, entry.record.node_id)
