@@ -4,9 +4,10 @@ import json
 import re
 import tomllib
 from pathlib import Path
+from types import ModuleType
 
 import click
-import jsonschema
+import jsonschema  # type: ignore[import-untyped]
 import pytest
 
 import supervm.api
@@ -127,7 +128,7 @@ def test_the_kernels_page_names_every_state_and_module() -> None:
 
 
 @pytest.mark.parametrize("module", [supervm.api, supervm.testing])
-def test_the_public_surface_is_sorted_whole_and_says_what_each_thing_is(module: object) -> None:
+def test_the_public_surface_is_sorted_whole_and_says_what_each_thing_is(module: ModuleType) -> None:
     names = list(module.__all__)
     assert sorted(names, key=lambda name: (not name.isupper(), name[0].islower(), name)) == names
     for name in names:

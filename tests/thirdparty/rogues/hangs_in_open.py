@@ -10,7 +10,7 @@ from supervm.api import Component, Context, NoConfig, Role, hookimpl
 
 @asynccontextmanager
 async def open_hanging(ctx: Context, config: NoConfig) -> AsyncIterator[object]:
-    await trio.sleep_forever()
+    await trio.Event().wait()
     yield object()
 
 
