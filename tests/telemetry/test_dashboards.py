@@ -81,9 +81,9 @@ def mistakes(query: Query, known: dict[str, Shown]) -> list[str]:
             found.append(f"{use.name} is a {shown.kind}: quantile {quantile}")
         if quantile is not None and quantile not in QUANTILES:
             found.append(f"{use.name} has no quantile {quantile}")
-    strange = query.labels - labels
-    if strange:
-        found.append(f"nothing here has the label {', '.join(sorted(strange))}")
+    unknown = query.labels - labels
+    if unknown:
+        found.append(f"nothing here has the label {', '.join(sorted(unknown))}")
     return found
 
 
