@@ -28,6 +28,7 @@ from supervm.types.state import (
     object_key,
     token_key,
 )
+from supervm.types.transaction import digest_of
 
 if TYPE_CHECKING:
     from supervm.chain.application import Chain
@@ -144,7 +145,7 @@ class Queries:
             digest=block.digest(),
             header=block.header,
             certificate=certificate,
-            transactions=tuple(self._digests(block.transactions)),
+            transactions=tuple(map(digest_of, block.transactions)),
         )
 
     async def blocks(self, first: int, limit: int) -> list[BlockView]:
@@ -162,9 +163,6 @@ class Queries:
         certificate = await self._ledger.certificate(header.height)
         assert certificate is not None, "a stored block has a certificate"
         return ProofView(header=header, certificate=certificate, proof=proof)
-
-    def _digests(self, transactions: tuple[bytes, ...]) -> list[bytes]:
-        return [self._chain.decode(data).digest for data in transactions]
 
     async def _at_one_height(self, read: Callable[[], Awaitable[T]], tries: int = 8) -> T:
         """What `read` gives, read again while blocks came between; the last try stands."""

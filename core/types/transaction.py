@@ -32,6 +32,7 @@ _HEAD = struct.Struct("<B32s32s32sQQQBQQQ32sQQH")
 _INPUT = struct.Struct("<32sQB")
 _PAYLOAD = struct.Struct("<HI")
 _U16 = struct.Struct("<H")
+_U32 = struct.Struct("<I")
 
 
 class Lane(IntEnum):
@@ -207,6 +208,22 @@ class Transaction:
 def signing_digest(body_bytes: bytes) -> Digest:
     """Return the 32 bytes that are signed and that name the transaction."""
     return digest(digests.TRANSACTION, body_bytes)
+
+
+def digest_of(data: bytes) -> Digest:
+    """Return the digest of a transaction that was decoded once, a stored one, without decoding it again.
+
+    Only what says where the body ends is read. Bytes too short for that raise `DecodeError`.
+    """
+    try:
+        inputs_at = _HEAD.size + 32 * _U16.unpack_from(data, _HEAD.size - 2)[0]
+        payload_at = inputs_at + 2 + _INPUT.size * _U16.unpack_from(data, inputs_at)[0] + _PAYLOAD.size
+        end = payload_at + _U32.unpack_from(data, payload_at - 4)[0]
+    except struct.error:
+        end = len(data) + 1
+    if end > len(data):
+        raise DecodeError("Truncated", "transaction", f"{len(data)} bytes", "a whole transaction")
+    return signing_digest(data[:end])
 
 
 def sign(body_bytes: bytes, signer: Signer) -> Authorization:

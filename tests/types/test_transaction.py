@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import attrs
 import pytest
+from hypothesis import given
 
 from supervm.types import digests
 from supervm.types.errors import DecodeError, InvalidInput
@@ -29,9 +30,11 @@ from supervm.types.transaction import (
     Lane,
     Transaction,
     build,
+    digest_of,
     encode_transaction,
     signing_digest,
 )
+from tests.types.strategies import transactions
 
 A, B, C = b"a" * 32, b"b" * 32, b"c" * 32
 
@@ -92,6 +95,15 @@ def test_the_digest_leaves_the_signatures_out_and_equality_does_not() -> None:
     assert one.digest == other.digest == signing_digest(one.body_bytes)
     assert one != other
     assert len({one, other}) == 2
+
+
+@given(transactions)
+def test_the_digest_of_a_stored_transaction_needs_no_decoding(transaction: Transaction) -> None:
+    assert digest_of(transaction.data) == transaction.digest
+    for size in range(len(transaction.body_bytes)):
+        with pytest.raises(DecodeError) as refused:
+            digest_of(transaction.data[:size])
+        assert refused.value.code == "Truncated"
 
 
 def test_a_sponsored_transaction_needs_both_signatures_in_order() -> None:
