@@ -19,6 +19,7 @@ import attrs
 from supervm.types.address import Address, Suite
 from supervm.types.errors import InvalidInput
 from supervm.types.state import NATIVE_TOKEN
+from supervm.types.transaction import Body
 
 TokenId: TypeAlias = bytes
 
@@ -246,8 +247,11 @@ class GasPolicy(Protocol):
         """Divide the block's fees, given in block order, and make the next state."""
 
 
-def reserve_of(terms: FeeTerms) -> int:
-    """Base units of `gas_token` that leave the payer before execution (GAS-7). May exceed 128 bits."""
+def reserve_of(terms: FeeTerms | Body) -> int:
+    """Base units of `gas_token` that leave the payer before execution (GAS-7). May exceed 128 bits.
+
+    A body has all the fields that count here, so the terms need not be gathered for it.
+    """
     if terms.gas_token == NATIVE_TOKEN:
         return price_of(terms.gas_limit, terms.max_price)
     return terms.max_fee

@@ -99,7 +99,7 @@ def max_spend(transaction: Transaction) -> dict[tuple[Address, bytes], int]:
         if amount:
             spend[address, token] = spend.get((address, token), 0) + amount
 
-    count(body.fee_payer, body.gas_token, reserve_of(fee_terms(transaction, body.lane)))
+    count(body.fee_payer, body.gas_token, reserve_of(body))
     for operation in transaction.operations:
         match operation:
             case Transfer(token, outputs):
