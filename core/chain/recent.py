@@ -1,5 +1,6 @@
 """A bounded memory of recent things: the oldest goes first."""
 
+from collections import OrderedDict
 from typing import Generic, TypeVar
 
 K = TypeVar("K")
@@ -15,7 +16,7 @@ class Recent(Generic[K, V]):
     def __init__(self, entries_max: int) -> None:
         assert entries_max > 0
         self.entries_max = entries_max
-        self._entries: dict[K, V] = {}
+        self._entries: OrderedDict[K, V] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -27,4 +28,4 @@ class Recent(Generic[K, V]):
         self._entries.pop(key, None)
         self._entries[key] = value
         if len(self._entries) > self.entries_max:
-            del self._entries[next(iter(self._entries))]
+            self._entries.popitem(last=False)
