@@ -1,6 +1,6 @@
 """The chain's metrics (OBS-7, 8, 10, 11, 12, 19, 23): families, and what is worked out from counts."""
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Mapping
 
 from supervm.chain.mempool import MempoolBounds, MempoolFigures
@@ -128,9 +128,6 @@ class ChainFigures:
         self._lanes[lane] += 1
         self._lane_totals[lane].inc()
         self._lane_total.inc()
-        total = sum(self._lanes.values())
-        for each, ratio in self._lane_ratios.items():
-            ratio.set(self._lanes[each] / total)
 
     def duplicate(self) -> None:
         self._duplicates.inc()
@@ -150,11 +147,11 @@ class ChainFigures:
 
     def committed(self, statuses: Iterable[Status], waits_s: Iterable[float], now_s: float) -> None:
         """A block is durable: its receipts' statuses, and how long those admitted here waited."""
-        good = bad = 0
-        for status in statuses:
-            self._statuses.inc(status=status.name.lower())
-            good += status is Status.COMMITTED
-            bad += status is not Status.COMMITTED
+        counts = Counter(statuses)
+        for status, count in counts.items():
+            self._statuses.inc(count, status=status.name.lower())
+        good = counts[Status.COMMITTED]
+        bad = counts.total() - good
         self._committed.inc(good)
         self._failed.inc(bad)
         self._commits += good
@@ -173,6 +170,9 @@ class ChainFigures:
         for name, gauge in self._pool.items():
             gauge.set(getattr(pool, name))
         self._pending.set(pool.transactions)
+        total = sum(self._lanes.values())
+        for lane, ratio in self._lane_ratios.items():
+            ratio.set(self._lanes[lane] / total if total else 0.0)
         self._tps.set(self._goodput.overall(now_s))
         self._tps_window.set(self._goodput.window(now_s))
         self._tps_peak.set(self._goodput.peak)
