@@ -57,7 +57,7 @@ publisher = "unknown"
 licence = "unknown"
 description = "A {role} component"
 components = [
-    {{ role = "{role}", name = "{name}" }},
+    {{ role = "{role}", name = "{name}"{manifest_more} }},
 ]
 """
 
@@ -105,6 +105,8 @@ component = Component(
 _MORE = {
     "consensus": '    requires=(Role.APPLICATION,),\n    features=frozenset({"certificates"}),\n',
 }
+
+_MANIFEST_MORE = {"consensus": ', features = ["certificates"]'}
 
 # What a suite asks for beyond the component.
 _SUITE_MORE = {
@@ -163,6 +165,7 @@ def make_project(name: str, role: str, folder: Path) -> dict[str, object]:
         "api": ".".join(str(part) for part in API_VERSION),
         "suite": suite_of(role),
         "class_name": "".join(word.capitalize() for word in name.split("-")),
+        "manifest_more": _MANIFEST_MORE.get(role, ""),
         "suite_more": _SUITE_MORE.get(role, ""),
         "use": f"'[\"{name}\"]'" if KNOWN[role].many else name,
     }

@@ -21,17 +21,11 @@ class SystemClock:
 
 
 @attrs.frozen
-class TrioClock:
+class TrioClock(SystemClock):
     """Dates that advance with Trio's clock, so that a mock clock drives both."""
 
     _origin_ms: int = 1_700_000_000_000
     _started: float = attrs.field(factory=trio.current_time)
 
-    def monotonic(self) -> float:
-        return trio.current_time()
-
     def wall_ms(self) -> int:
         return self._origin_ms + round((trio.current_time() - self._started) * 1000)
-
-    async def sleep(self, seconds: float) -> None:
-        await trio.sleep(seconds)

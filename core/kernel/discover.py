@@ -199,14 +199,18 @@ def _forget(manager: pluggy.PluginManager, module: Any) -> None:
 
 
 def _difference(manifest: Manifest | None, components: Sequence[Component]) -> str:
-    """What the manifest and the code say differently; empty where they agree."""
+    """What the manifest and the code say differently; empty where they agree, or there is no manifest."""
     if manifest is None:
         return ""
-    said = {(one.role, one.name) for one in manifest.components}
-    done = {(str(one.role), one.name) for one in components}
-    parts = [f"the manifest names {role} {name}, the code doesn't declare it" for role, name in said - done]
-    parts += [f"the code declares {role} {name}, the manifest doesn't name it" for role, name in done - said]
-    return "; ".join(sorted(parts))
+    said = {_said(one.role, one.name, one.contract, one.features) for one in manifest.components}
+    done = {_said(one.role, one.name, ".".join(map(str, one.contract)), one.features) for one in components}
+    parts = [f"only the manifest has {one}" for one in sorted(said - done)]
+    return "; ".join(parts + [f"only the code has {one}" for one in sorted(done - said)])
+
+
+def _said(role: str, name: str, contract: str, features: Iterable[str]) -> str:
+    offered = ", ".join(sorted(features)) or "no features"
+    return f"{role} {name}, contract {contract}, {offered}"
 
 
 def _refused(plugin: Plugin, kind: str, cause: str, mend: str) -> Plugin:

@@ -36,6 +36,10 @@ class HotPlugRefused(KernelError):
     """A component can't be loaded or unloaded while the node runs; the message says why."""
 
 
+class PluginUnknown(HotPlugRefused):
+    """No plugin of that id is installed, or none is loaded; the message names the nearest."""
+
+
 @attrs.frozen
 class Problem:
     """One thing wrong with a composition. `kind` is the stable name; `origin` is where the value stands."""

@@ -273,7 +273,9 @@ class Kernel:
     def _launch(self, planned: Planned) -> Slot:
         """Start supervising a component; it opens when those it needs have opened or failed."""
         component = planned.component
-        wanted = {*component.requires, *component.wants} - {component.role}
+        # What it merely wants of a `many` role may come later: one that hangs there holds up nobody.
+        single = {role for role in component.wants if not self.roles[role].many}
+        wanted = {*component.requires, *single} - {component.role}
         slot = Slot(
             planned,
             component.supervision or self.roles[component.role].supervision,

@@ -184,6 +184,20 @@ def test_a_module_that_does_not_exist_is_named(folder: Path) -> None:
     assert plugins[0].problem is not None and "no_such" in plugins[0].problem.cause
 
 
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ('contract = "1.7"', "storage mine, contract 1.7"),
+        ('features = ["persistent"]', "storage mine, contract 1.0, persistent"),
+    ],
+)
+def test_a_manifest_that_says_more_than_the_code_is_refused(folder: Path, wrong: str, says: str) -> None:
+    write(folder, "proud_one", manifest=MANIFEST.replace('name = "{name}"', f'name = "{{name}}", {wrong}'))
+    plugin = load(folder)[1]["proud-one"]
+    assert refusal(plugin) == "ManifestMismatch"
+    assert plugin.problem is not None and f"only the manifest has {says}" in plugin.problem.cause
+
+
 def test_the_manifest_of_a_package_is_found_without_importing_it(folder: Path) -> None:
     package = folder / "quiet_package" / "inner"
     package.mkdir(parents=True)
