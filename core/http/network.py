@@ -1,4 +1,4 @@
-"""/v1/plugins: what this node is composed of; /v1/nodes: other nodes, as the routing table knows them."""
+"""/v1/nodes: other nodes, as the routing table knows them."""
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -12,13 +12,6 @@ from supervm.http.responses import JsonResponse
 
 LATENCY_MS_MAX = 2**31
 SERVICES = tuple(service.name.lower() for service in Service if service.name)
-
-
-async def plugins(request: Request) -> Response:
-    """What is loaded, from where, and how healthy (PLUG-23)."""
-    no_query(request)
-    found = api_of(request).facts.plugins()
-    return JsonResponse({"plugins": [views.plugin(each) for each in found]})
 
 
 async def nodes(request: Request) -> Response:
@@ -58,6 +51,6 @@ async def node(request: Request) -> Response:
 def _services(text: str) -> Service:
     """Names with commas between them."""
     found = Service(0)
-    for name in text.split(",", len(SERVICES)):
+    for name in text.split(","):
         found |= Service[parameters.one_of(name, "services", SERVICES).upper()]
     return found
