@@ -22,7 +22,10 @@ DEFAULT_VERB = "run"
 VERBS = {
     "run": ("supervm.cli.run:run", "Compose a node by the hardware and serve until Ctrl-C (the default)."),
     "probe": ("supervm.cli.probe:probe", "Show the hardware facts, the tier, the profile, and why."),
-    "plugins": ("supervm.cli.plugins:plugins", "List, show, check and make plugins."),
+    "plugins": (
+        "supervm.cli.plugins:plugins",
+        "List, show, check and make plugins; load them at a running node.",
+    ),
     "keys": ("supervm.cli.keys:keys", "Make, list and show encrypted key files."),
     "tx": ("supervm.cli.tx:tx", "Build, sign, send and await transactions."),
     "query": ("supervm.cli.query:query", "Read from a node; proofs are checked on this side."),

@@ -26,8 +26,9 @@ def api_option(command: Command) -> Command:
     )(command)
 
 
-def connect(api: str) -> "NodeClient":
+def connect(api: str, timeout_s: float | None = None) -> "NodeClient":
     """A client of the node; use it in a `with`. A token is taken from SUPERVM_API_TOKEN."""
-    from supervm.client.http import NodeClient
+    from supervm.client.http import TIMEOUT_S, NodeClient
 
-    return NodeClient(api, token=os.environ.get("SUPERVM_API_TOKEN", ""))
+    token = os.environ.get("SUPERVM_API_TOKEN", "")
+    return NodeClient(api, token=token, timeout_s=timeout_s or TIMEOUT_S)

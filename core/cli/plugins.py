@@ -3,13 +3,14 @@
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import attrs
 import click
 
 from supervm.cli.errors import Failure, Misuse
-from supervm.cli.node_option import connect
-from supervm.cli.output import json_option, print_facts, print_table
+from supervm.cli.node_option import api_option, connect
+from supervm.cli.output import json_option, note, print_facts, print_table
 
 if TYPE_CHECKING:
     from supervm.kernel.component import Component
@@ -17,9 +18,13 @@ if TYPE_CHECKING:
     from supervm.node.catalogue import Catalogue
 
 
+CHANGE_TIMEOUT_S = 330.0
+"""A little more than the node itself takes at most to change a plugin."""
+
+
 @click.group()
 def plugins() -> None:
-    """List, show, check and make plugins.
+    """List, show, check and make plugins; load, unload and reset them at a running node.
 
     \b
     Example:
@@ -135,6 +140,66 @@ def new(name: str, role: str, folder: Path, as_json: bool) -> None:
     from supervm.cli.scaffold import make_project
 
     print_facts(make_project(name, role, folder), as_json)
+
+
+@plugins.command()
+@click.argument("plugin", metavar="ID")
+@api_option
+@json_option
+def load(plugin: str, api: str, as_json: bool) -> None:
+    """Load an installed plugin at a running node, and open its components of roles that take many.
+
+    The node must have an api.token; it is taken from SUPERVM_API_TOKEN.
+
+    \b
+    Example:
+      supervm plugins load my-chain
+    """
+    done = _change(api, plugin, "load", as_json)
+    if not done["components"] and not as_json:
+        note("its hooks are in use; its components, routes and verbs wait for the next start")
+
+
+@plugins.command()
+@click.argument("plugin", metavar="ID")
+@api_option
+@json_option
+def unload(plugin: str, api: str, as_json: bool) -> None:
+    """Drain a plugin at a running node, close its components and forget its hooks.
+
+    The node must have an api.token; it is taken from SUPERVM_API_TOKEN.
+
+    \b
+    Example:
+      supervm plugins unload my-chain
+    """
+    _change(api, plugin, "unload", as_json)
+
+
+@plugins.command()
+@click.argument("plugin", metavar="ID")
+@api_option
+@json_option
+def reset(plugin: str, api: str, as_json: bool) -> None:
+    """Try a plugin's waiting and broken components at a running node again now.
+
+    The node must have an api.token; it is taken from SUPERVM_API_TOKEN.
+
+    \b
+    Example:
+      supervm plugins reset my-chain
+    """
+    done = _change(api, plugin, "reset", as_json)
+    if not done["components"] and not as_json:
+        note("none of its components waits or is broken")
+
+
+def _change(api: str, plugin: str, verb: str, as_json: bool) -> dict[str, Any]:
+    """Ask the node, and print what it did and to which components."""
+    with connect(api, CHANGE_TIMEOUT_S) as client:
+        done: dict[str, Any] = client.post(f"/v1/plugins/{quote(plugin, safe='')}/{verb}")
+    print_facts(done, as_json)
+    return done
 
 
 def read(file: Path | None, modules: tuple[str, ...]) -> "Catalogue":

@@ -83,6 +83,11 @@ class NodeClient:
         with self._stream("GET", path, params=query) as response:
             return self._json(response)
 
+    def post(self, path: str) -> Any:
+        """Post nothing to `path`; its JSON. Raises RequestRefused, NodeUnreachable, AnswerInvalid."""
+        with self._stream("POST", path) as response:
+            return self._json(response)
+
     def ready(self) -> bool:
         """Whether the node says that it is ready to serve. False when it can't be reached."""
         try:

@@ -100,6 +100,28 @@ def decimal(most: int, **more: Any) -> Schema:
     return {"type": "integer", "minimum": 0, "maximum": most, **more}
 
 
+def change(name: str, summary: str, **problems: str) -> Schema:
+    """A POST route that changes the node's plugins; for its operator only."""
+    also = {
+        403: "The node has no api.token, so nobody may",
+        404: "No such plugin",
+        408: "A body came, and too slowly",
+        409: "It can't be done while the node runs; `detail` says why",
+        413: "A body came, and too large",
+    }
+    return {
+        "post": operation(
+            "node",
+            f"{name}_plugin",
+            summary,
+            {"200": answer("Done", ref("PluginChange"))},
+            also | {int(status[1:]): text for status, text in problems.items()},
+            parameters=[path("id", "The plugin's id", {"type": "string", "pattern": WORD})],
+            security=[{"token": []}],
+        )
+    }
+
+
 BUSY = "Too many scrapes at a time"
 TEXT = {"type": "string"}
 HEIGHT = {"type": "string", "pattern": DECIMAL, "maxLength": 19, "description": "A height in decimal"}
@@ -280,4 +302,11 @@ PATHS: dict[str, Schema] = {
     "/v1/plugins": get(
         "node", "plugins", "What is loaded, version, health, restarts", answer("Plugins", ref("Plugins"))
     ),
+    "/v1/plugins/{id}/load": change(
+        "load",
+        "Load an installed plugin, and open its components of roles that take many",
+        e502="A component did not open: `value` names it, `detail` its cause. Nothing of it is loaded",
+    ),
+    "/v1/plugins/{id}/unload": change("unload", "Drain a plugin, close it and forget its hooks"),
+    "/v1/plugins/{id}/reset": change("reset", "Try a plugin's waiting and broken components again now"),
 }

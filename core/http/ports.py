@@ -50,12 +50,42 @@ class PluginFacts:
     components: tuple[ComponentFacts, ...] = ()
 
 
+class ComponentName(Protocol):
+    """Which component something was done to."""
+
+    @property
+    def role(self) -> str: ...
+
+    @property
+    def name(self) -> str: ...
+
+
+class PluginControl(Protocol):
+    """What an operator may do to the plugins of a running node. One at a time; each names the components.
+
+    Raises `PluginUnknown`, `HotPlugRefused` with the reason, `StartFailed` naming the component.
+    """
+
+    async def load(self, plugin_id: str) -> Sequence[ComponentName]:
+        """Load an installed plugin; the components that opened."""
+
+    async def unload(self, plugin_id: str) -> Sequence[ComponentName]:
+        """Drain a plugin, close it and forget its hooks; the components that closed."""
+
+    async def reset(self, plugin_id: str) -> Sequence[ComponentName]:
+        """Try what waits or is broken again now; the components that are tried."""
+
+
 class NodeFacts(Protocol):
-    """What the node knows of itself."""
+    """What the node knows of itself, and the way to change its plugins."""
 
     @property
     def metrics(self) -> Registry:
         """The node's one registry."""
+
+    @property
+    def control(self) -> PluginControl | None:
+        """None until the node is open."""
 
     def tier(self) -> str:
         """L1, L2, L3 or L4."""

@@ -284,6 +284,12 @@ SCHEMAS: dict[str, Schema] = {
         digest=text("Of its content; may be empty"),
         components=array(ref("Component")),
     ),
+    "PluginChange": closed(
+        "What was done to a plugin, and to which of its components",
+        id=text("The plugin"),
+        done=text("What was done", enum=["loaded", "unloaded", "reset"]),
+        components=array(text("As ROLE.NAME")),
+    ),
     "Component": closed(
         "One component",
         role=text("The job it does"),

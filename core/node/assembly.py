@@ -10,6 +10,7 @@ import trio
 from supervm.chain.component import LedgerConfig, LedgerOptions, ledger_component
 from supervm.config import ConfigErrors, ConfigProblem, PluginsConfig, as_text, options_from_text
 from supervm.contracts.roles import ROLES, Role
+from supervm.hardware import fastpath
 from supervm.http.component import http_component
 from supervm.kernel.component import Backoff, Breaker, Component, RoleSpec
 from supervm.kernel.compose import Planned
@@ -20,6 +21,7 @@ from supervm.kernel.supervise import Environment, Kernel, Timing, open_kernel
 from supervm.node.catalogue import OBSERVED, http_routes
 from supervm.node.chain import OwnChain, open_chain
 from supervm.node.compose import Prepared, plan
+from supervm.node.control import Control
 from supervm.node.facts import Facts
 from supervm.node.reprobe import compare_with_last, report_changes
 from supervm.node.watchdog import watchdog
@@ -100,6 +102,7 @@ async def open_node(prepared: Prepared, logs: Logs) -> AsyncIterator[Node]:
             open_kernel(_roles(prepared), environment, observers, planned) as kernel,
         ):
             facts.kernel = kernel
+            facts.control = Control(kernel, facts, prepared.effective.sections["plugins"])
             nursery.start_soon(report_changes, prepared, clock, log)
             address = await _address(kernel)
             try:
@@ -168,6 +171,11 @@ def _gas(prepared: Prepared) -> GenesisGas:
 
 def _register(metrics: Registry, logs: Logs, prepared: Prepared, clock: SystemClock) -> None:
     logs.register(metrics)
+    native = metrics.gauge(
+        "supervm_fast_path_native", "1 where compiled code runs, 0 where its Python twin does", ("name",)
+    )
+    for name, path in fastpath.report().items():
+        native.set(int(path.native), name=name)
     register_process(metrics, clock.wall_ms())
     metrics.gauge("supervm_tier", "The tier of this machine, 1 to 4").set(
         int(prepared.machine.decision.tier.removeprefix("L"))

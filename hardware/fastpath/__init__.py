@@ -27,6 +27,7 @@ __all__ = [
 ]
 
 DEFAULT_LIMITS = ScanLimits()
+PYTHON = "python"
 
 
 @attrs.frozen
@@ -35,6 +36,11 @@ class FastPath:
 
     path: str
     reason: str
+
+    @property
+    def native(self) -> bool:
+        """Whether compiled code runs, and not its twin."""
+        return self.path != PYTHON
 
 
 def _choose() -> tuple[bool, str]:
@@ -80,5 +86,5 @@ def compiler() -> str | None:
 
 def report() -> Mapping[str, FastPath]:
     """Each fast path's name, what runs for it, and why."""
-    path = "native" if NATIVE else "python"
+    path = "native" if NATIVE else PYTHON
     return MappingProxyType({"scan_transactions": FastPath(path, _REASON)})

@@ -225,6 +225,31 @@ class LedgerDouble:
         return ProofView(header=self.blocks[-1].header, certificate=b"c", proof=prove(self.state, key))
 
 
+class ControlDouble:
+    """Fulfils `supervm.http.ports.PluginControl`; remembers what was asked, and raises `failure`."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, str]] = []
+        self.failure: Exception | None = None
+        self.takes_s = 0.0
+
+    async def load(self, plugin_id: str) -> Sequence[ComponentFacts]:
+        return await self._answer("load", plugin_id)
+
+    async def unload(self, plugin_id: str) -> Sequence[ComponentFacts]:
+        return await self._answer("unload", plugin_id)
+
+    async def reset(self, plugin_id: str) -> Sequence[ComponentFacts]:
+        return await self._answer("reset", plugin_id)
+
+    async def _answer(self, verb: str, plugin_id: str) -> Sequence[ComponentFacts]:
+        self.asked.append((verb, plugin_id))
+        await trio.sleep(self.takes_s)
+        if self.failure is not None:
+            raise self.failure
+        return [ComponentFacts(role="chain", name="watcher", contract="1.0", state="serving", health="ok")]
+
+
 class FactsDouble:
     """Fulfils `supervm.http.ports.NodeFacts`."""
 
@@ -233,6 +258,7 @@ class FactsDouble:
         self.reasons: list[str] = []
         self.health_now = "ok"
         self.routes: dict[str, Sequence[Any]] = {}
+        self.control: ControlDouble | None = ControlDouble()
 
     def tier(self) -> str:
         return "L3"

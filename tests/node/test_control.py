@@ -11,7 +11,7 @@ import trio
 from supervm.config import PluginsConfig
 from supervm.contracts.roles import ROLES
 from supervm.kernel.context import SystemClock
-from supervm.kernel.errors import HotPlugRefused, StartFailed
+from supervm.kernel.errors import HotPlugRefused, PluginUnknown, StartFailed
 from supervm.kernel.observe import Observers
 from supervm.kernel.supervise import Environment, open_kernel
 from supervm.node.catalogue import OBSERVED, read_catalogue
@@ -145,12 +145,12 @@ async def test_a_plugin_that_does_not_open_leaves_nothing(folder: Path) -> None:
 async def test_what_cannot_be_done_is_refused_with_the_reason(folder: Path) -> None:
     write(folder, "late_one")
     async with running(folder) as control:
-        with pytest.raises(HotPlugRefused, match="did you mean late-one"):
+        with pytest.raises(PluginUnknown, match="did you mean late-one"):
             await control.load("late-oen")
         await control.load("late-one")
         with pytest.raises(HotPlugRefused, match="loaded already"):
             await control.load("late-one")
-        with pytest.raises(HotPlugRefused, match="no plugin 'other' is loaded"):
+        with pytest.raises(PluginUnknown, match="no plugin 'other' is loaded"):
             await control.unload("other")
         assert await control.reset("late-one") == ()
 
@@ -161,3 +161,35 @@ async def test_a_component_of_a_one_role_is_left_to_the_next_start(folder: Path)
         assert await control.load("store-one") == ()
         assert control.kernel.status() == ()
         await control.unload("store-one")
+
+
+async def test_a_plugin_has_the_id_of_its_manifest_whatever_its_folder_is_called(folder: Path) -> None:
+    write(folder, "late_one")
+    (folder / "plugins" / "late-one").rename(folder / "plugins" / "late-one-0.1")
+    async with running(folder) as control:
+        await control.load("late-one")
+        for name in ("late-one", "late-one-0.1"):
+            with pytest.raises(HotPlugRefused, match=r"loaded already|is installed; did you mean late-one"):
+                await control.load(name)
+        assert sys.modules["late_one"].lives == ["opened"]
+        assert control.facts.catalogue.manager.has_plugin("late-one")
+
+
+async def test_options_without_a_default_are_left_to_the_next_start(folder: Path) -> None:
+    write(folder, "picky_one")
+    module = folder / "plugins" / "picky-one" / "picky_one.py"
+    wanted = "import attrs\n@attrs.frozen\nclass Wanted:\n    key: str\n"
+    code = module.read_text().replace("open=open_watcher)", "open=open_watcher, config=Wanted)")
+    module.write_text(wanted + code)
+    async with running(folder) as control:
+        with pytest.raises(HotPlugRefused, match=r"watcher has no default options .*'key'"):
+            await control.load("picky-one")
+        assert not control.facts.catalogue.manager.has_plugin("picky-one")
+
+
+async def test_nothing_is_loaded_while_the_node_drains(folder: Path) -> None:
+    write(folder, "late_one")
+    async with running(folder) as control:
+        control.facts.draining = True
+        with pytest.raises(HotPlugRefused, match="draining"):
+            await control.load("late-one")

@@ -23,7 +23,8 @@ FIXED = {
         supervm_storage_disk_free_bytes supervm_tier supervm_consensus_height supervm_consensus_view
         routing_table_records supervm_probe_seconds supervm_plugin_state supervm_storage_commit_height
         supervm_storage_snapshots supervm_gas_base_price supervm_gas_block_fullness supervm_cache_bytes
-        supervm_circuit_open supervm_health supervm_component_open_ms rocksdb_block_cache_hit_rate""",
+        supervm_circuit_open supervm_health supervm_component_open_ms rocksdb_block_cache_hit_rate
+        supervm_fast_path_native""",
     "counter": """mvcc_txn_committed_total mvcc_txn_failed_total vm_routing_fast_total
         vm_routing_consensus_total vm_routing_privacy_total vm_routing_total supervm_transactions_total
         supervm_mempool_refused_total rocksdb_cache_hit_total rocksdb_cache_miss_total
