@@ -11,7 +11,7 @@ import attrs
 import nacl.bindings
 import nacl.exceptions
 
-from supervm.crypto.provider import RandomBytes
+from supervm.crypto.provider import RandomBytes, UnfitLibrary
 from supervm.types.address import Suite
 from supervm.types.errors import InvalidInput
 
@@ -71,10 +71,6 @@ _LIBRARY_RULES: tuple[tuple[str, bool, str, str], ...] = (
         _R + "ea7e26e5384da55a050000000000000000000000000000000000000000000000",
     ),
 )
-
-
-class UnfitLibrary(Exception):
-    """The installed library follows another rule than the chain's; this node could leave the consensus."""
 
 
 @attrs.frozen

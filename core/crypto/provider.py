@@ -10,6 +10,10 @@ GENERATE_TRIES_MAX = 256
 """A fair source fails a single try with less than one half; so many failures mean a broken source."""
 
 
+class UnfitLibrary(Exception):
+    """The library follows another rule than the chain's; a node with it could leave the consensus."""
+
+
 class SignatureProvider(Protocol):
     """One suite. Keys and signatures are bytes of fixed length, in one canonical form each.
 

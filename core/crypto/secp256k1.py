@@ -8,6 +8,7 @@ compressed form. Nonces are those of RFC 6979.
 import attrs
 import coincurve
 
+from supervm.crypto.der import to_der
 from supervm.crypto.provider import GENERATE_TRIES_MAX, RandomBytes
 from supervm.types.address import Suite
 from supervm.types.errors import InvalidInput
@@ -60,7 +61,7 @@ class Secp256k1:
             key = coincurve.PublicKey(public_key)
         except ValueError:
             return False
-        return key.verify(_der(r, s), message, hasher=None)
+        return key.verify(to_der(r, s), message, hasher=None)
 
 
 def _private_key(secret: bytes) -> coincurve.PrivateKey:
@@ -69,12 +70,3 @@ def _private_key(secret: bytes) -> coincurve.PrivateKey:
         mend = "32 bytes, 1 to the group order - 1"
         raise InvalidInput("BadSecretKey", "not a secp256k1 secret key", f"{len(secret)} bytes", mend)
     return coincurve.PrivateKey(secret)
-
-
-def _der(r: int, s: int) -> bytes:
-    """Return the DER form that the library reads: SEQUENCE of two INTEGERs, shortest encoding."""
-    content = b"".join(
-        b"\x02" + bytes((len(number),)) + number
-        for number in (each.to_bytes(each.bit_length() // 8 + 1, "big") for each in (r, s))
-    )
-    return b"\x30" + bytes((len(content),)) + content

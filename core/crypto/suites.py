@@ -1,9 +1,12 @@
 """The suites by number and name, and verification of many signatures at once."""
 
+import os
 from collections.abc import Iterable
 
+import attrs
+
 from supervm.crypto.ed25519 import Ed25519, check_library
-from supervm.crypto.provider import SignatureProvider
+from supervm.crypto.provider import SignatureProvider, UnfitLibrary
 from supervm.types.address import Suite
 from supervm.types.errors import InvalidInput
 
@@ -13,6 +16,15 @@ SignatureItem = tuple[int, bytes, bytes, bytes]
 SUITE_NAMES: dict[str, int] = {"ed25519": Suite.ED25519, "secp256k1": Suite.SECP256K1, "sm2": Suite.SM2}
 
 _providers: dict[int, SignatureProvider] = {}
+_reasons: dict[int, str] = {}
+
+
+@attrs.frozen
+class ProviderFacts:
+    """Which library does a suite's arithmetic, and why this one."""
+
+    provider: str
+    reason: str
 
 
 def suite(number: int) -> SignatureProvider:
@@ -23,7 +35,9 @@ def suite(number: int) -> SignatureProvider:
     """
     provider = _providers.get(number)
     if provider is None:
-        provider = _providers[number] = _load(number)
+        # Two threads may both load one: they get the same, and the last stays.
+        provider, _reasons[number] = _load(number)
+        _providers[number] = provider
     return provider
 
 
@@ -35,21 +49,45 @@ def suite_named(name: str) -> SignatureProvider:
     return suite(number)
 
 
-def _load(number: int) -> SignatureProvider:
+def provider_facts(name: str) -> ProviderFacts:
+    """Return what serves a suite here; raises `InvalidInput` (`UnknownSuite`). Loads its library."""
+    provider = suite_named(name)
+    return ProviderFacts(provider.provider, _reasons[provider.suite])
+
+
+def _load(number: int) -> tuple[SignatureProvider, str]:
+    """Return the provider of a suite, and why it was chosen."""
     # Imported where needed: gmssl and its ASN.1 library cost memory that most nodes never use.
     if number == Suite.ED25519:
         provider = Ed25519()
         check_library(provider)
-        return provider
+        return provider, "the only provider"
     if number == Suite.SECP256K1:
         from supervm.crypto.secp256k1 import Secp256k1
 
-        return Secp256k1()
+        return Secp256k1(), "the only provider"
     if number == Suite.SM2:
-        from supervm.crypto.sm2 import Sm2
-
-        return Sm2()
+        return _load_sm2()
     raise InvalidInput("UnknownSuite", "unknown signature suite", number, "1 ed25519, 2 secp256k1, 3 sm2")
+
+
+def _load_sm2() -> tuple[SignatureProvider, str]:
+    """The machine's libcrypto where it keeps the rule, else gmssl, which gives the same answers slowly."""
+    if os.environ.get("SUPERVM_NATIVE", "on").strip().lower() == "off":
+        reason = "SUPERVM_NATIVE is off"
+    else:
+        from supervm.crypto import sm2_check, sm2_openssl
+        from supervm.crypto.libcrypto import LibraryMissing, open_libcrypto
+
+        try:
+            native = sm2_openssl.open_provider(open_libcrypto())
+            sm2_check.check_library(native)
+            return native, "the machine's libcrypto keeps the rule"
+        except (LibraryMissing, UnfitLibrary) as error:
+            reason = str(error)
+    from supervm.crypto.sm2 import Sm2
+
+    return Sm2(), reason
 
 
 def verify(number: int, public_key: bytes, message: bytes, signature: bytes) -> bool:
@@ -62,6 +100,6 @@ def verify(number: int, public_key: bytes, message: bytes, signature: bytes) -> 
 def verify_many(items: Iterable[SignatureItem]) -> list[bool]:
     """Return for each item whether its signature is right, in order. Never raises.
 
-    Meant for a thread: libsodium and libsecp256k1 work without the interpreter's lock.
+    Meant for a thread: libsodium, libsecp256k1 and libcrypto work without the interpreter's lock.
     """
     return [verify(*item) for item in items]
