@@ -1,14 +1,13 @@
 """The chain's metrics (OBS-7, 8, 10, 11, 12, 19, 23): families, and what is worked out from counts."""
 
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterable, Mapping
 
+from supervm.chain.goodput import Goodput
 from supervm.chain.mempool import MempoolBounds, MempoolFigures
 from supervm.kernel.component import Metrics
 from supervm.types.receipt import Status
 from supervm.types.transaction import Lane
-
-WINDOW_S = 10
 
 LANE_WORDS = {Lane.FAST: "fast", Lane.ORDERED: "consensus", Lane.PRIVATE: "privacy"}
 
@@ -18,42 +17,6 @@ BOUNDED = {
     "signatures": "Checked signatures remembered",
     "recent_receipts": "Receipts answered from memory",
 }
-
-
-class Goodput:
-    """Committed, successful transactions a second (OBS-6, OBS-7): overall, in the last 10 s, and the peak.
-
-    Pure; `now_s` is monotonic seconds and never goes back.
-    """
-
-    def __init__(self, now_s: float) -> None:
-        self._began_s = now_s
-        self._total = 0
-        self._buckets: deque[tuple[int, int]] = deque()
-        self.peak = 0.0
-
-    def add(self, count: int, now_s: float) -> None:
-        second = int(now_s)
-        self._total += count
-        if self._buckets and self._buckets[-1][0] == second:
-            self._buckets[-1] = (second, self._buckets[-1][1] + count)
-        else:
-            self._buckets.append((second, count))
-        self.window(now_s)
-
-    def window(self, now_s: float) -> float:
-        """Of the last 10 whole seconds; also brings the peak up to date."""
-        second = int(now_s)
-        while self._buckets and self._buckets[0][0] < second - WINDOW_S:
-            self._buckets.popleft()
-        rate = sum(count for at, count in self._buckets if at < second) / WINDOW_S
-        if now_s - self._began_s >= WINDOW_S:
-            self.peak = max(self.peak, rate)
-        return rate
-
-    def overall(self, now_s: float) -> float:
-        """Since the start."""
-        return self._total / max(now_s - self._began_s, 1.0)
 
 
 class ChainFigures:
@@ -175,7 +138,7 @@ class ChainFigures:
             ratio.set(self._lanes[lane] / total if total else 0.0)
         self._tps.set(self._goodput.overall(now_s))
         self._tps_window.set(self._goodput.window(now_s))
-        self._tps_peak.set(self._goodput.peak)
+        self._tps_peak.set(self._goodput.peak(now_s))
         for name, (entries, limit) in bounded.items():
             entries_gauge, limit_gauge = self._bounds[name]
             entries_gauge.set(entries)
