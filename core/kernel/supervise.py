@@ -460,7 +460,7 @@ class Kernel:
         if drain is not None:
             deadline = min(slot.deadline, trio.current_time() + self.environment.timing.drain_timeout_s)
             try:
-                with trio.CancelScope(deadline=deadline):
+                with trio.fail_at(deadline):
                     await drain(deadline)
             except Exception as error:
                 self.log.error("component_drain", subject=slot.label, cause=describe(error))

@@ -98,8 +98,9 @@ async def open_node(prepared: Prepared, logs: Logs) -> AsyncIterator[Node]:
         )
         async with (
             watchdog(log, metrics, lambda: facts.kernel.opening() if facts.kernel else ()),
-            trio.open_nursery() as nursery,
             open_kernel(_roles(prepared), environment, observers, planned) as kernel,
+            # Inside the kernel: what ends this nursery must not end the drain.
+            trio.open_nursery() as nursery,
         ):
             facts.kernel = kernel
             facts.control = Control(kernel, facts, prepared.effective.sections["plugins"])

@@ -426,3 +426,19 @@ async def test_the_cause_of_a_failure_is_told_once(
         assert "base.bb failed" in await kernel.wait_fatal()
     assert [line.split()[0] for line in rig.notes.lines] == [told, "node_must_stop"]
     assert sum(str(error) in line for line in rig.notes.lines) == 1
+
+
+async def test_a_drain_that_takes_too_long_is_cut_short_and_told(rig: Rig, autojump_clock: MockClock) -> None:
+    @asynccontextmanager
+    async def open_it(ctx: Context, config: Any) -> AsyncIterator[Any]:
+        yield Slow()
+
+    class Slow:
+        async def drain(self, deadline: float) -> None:
+            await trio.sleep_forever()
+
+    began = trio.current_time()
+    async with rig.run(Component(role="base", name="bb", open=open_it)):
+        pass
+    assert trio.current_time() - began == pytest.approx(30)
+    assert "component_drain subject=base.bb cause=TooSlowError" in rig.notes.lines
