@@ -14,6 +14,7 @@ from supervm.execution.footprint import entry_key, fee_terms, locks_of, max_spen
 from supervm.execution.lanes import classify
 from supervm.types.address import Address
 from supervm.types.errors import InvalidInput
+from supervm.types.operations import Burn, Transfer
 from supervm.types.state import ACCOUNT, NATIVE_TOKEN, OBJECT, Account, Object, OwnerKind, decode_balance
 from supervm.types.transaction import Access, Lane, Transaction
 
@@ -33,11 +34,16 @@ class Judged:
 
 
 def admission_keys(transaction: Transaction) -> set[bytes]:
-    """The state keys that judging a transaction reads."""
+    """The state keys that judging a transaction reads: nonces, inputs, and what `max_spend` may name."""
     body = transaction.body
-    keys = {ACCOUNT + body.sender, ACCOUNT + body.fee_payer}
-    keys.update(OBJECT + each.id for each in body.inputs)
-    keys.update(entry_key(address, token) for address, token in max_spend(transaction))
+    sender = body.sender
+    keys = {ACCOUNT + sender, ACCOUNT + body.fee_payer, entry_key(body.fee_payer, body.gas_token)}
+    if body.inputs:
+        keys.update([OBJECT + each.id for each in body.inputs])
+    for operation in transaction.operations:
+        match operation:
+            case Transfer(token, _) | Burn(token, _):
+                keys.add(entry_key(sender, token))
     return keys
 
 
