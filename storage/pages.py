@@ -114,10 +114,11 @@ def encode_page(slots: Sequence[bytes]) -> bytes:
     """u8 format || u16 which slots are leaves || u16 which are children || the slots (little-endian)."""
     leaves = children = 0
     for i, slot in enumerate(slots):
-        if len(slot) == LEAF_BYTES:
-            leaves |= 1 << i
-        elif len(slot) == CHILD_BYTES:
-            children |= 1 << i
+        if slot:
+            if len(slot) == LEAF_BYTES:
+                leaves |= 1 << i
+            else:
+                children |= 1 << i
     head = bytes((PAGE_FORMAT,)) + leaves.to_bytes(2, "little") + children.to_bytes(2, "little")
     return head + b"".join(slots)
 
@@ -131,11 +132,13 @@ def decode_page(key: bytes, data: bytes) -> Slots:
     length = 5 + LEAF_BYTES * leaves.bit_count() + CHILD_BYTES * children.bit_count()
     if leaves & children or len(data) != length:
         raise PageInvalid(key, "its length is not what its slots need")
-    slots = []
+    slots = [EMPTY] * SLOTS
     at = 5
-    for i in range(SLOTS):
-        bit = 1 << i
-        size = LEAF_BYTES if leaves & bit else CHILD_BYTES if children & bit else 0
-        slots.append(data[at : at + size])
+    filled = leaves | children
+    while filled:
+        lowest = filled & -filled
+        size = LEAF_BYTES if leaves & lowest else CHILD_BYTES
+        slots[lowest.bit_length() - 1] = data[at : at + size]
         at += size
+        filled ^= lowest
     return tuple(slots)
