@@ -122,9 +122,11 @@ class Writer:
         self._parts: list[bytes] = []
 
     def _integer(self, value: int, size: int, field: str) -> Self:
-        if not 0 <= value < 1 << 8 * size:
-            raise InvalidInput("OutOfRange", f"{field}: out of range", value, f"0 to 2^{8 * size} - 1")
-        self._parts.append(value.to_bytes(size, "little"))
+        try:
+            self._parts.append(value.to_bytes(size, "little"))
+        except OverflowError:
+            wanted = f"0 to 2^{8 * size} - 1"
+            raise InvalidInput("OutOfRange", f"{field}: out of range", value, wanted) from None
         return self
 
     def u8(self, value: int, field: str = "u8") -> Self:
