@@ -103,7 +103,8 @@ class FlatPolicy:
         return frozenset() if collector is None else frozenset({collector})
 
     def admit(self, terms: FeeTerms, state: bytes) -> Quote:
-        quote = self.quote(terms, state)
+        base = self.base_price(state)
+        quote = self._quote_at(base, terms)
         self._admit_fields(terms)
         intrinsic = self.intrinsic(terms.size_bytes, terms.suites)
         if terms.gas_limit < intrinsic:
@@ -111,7 +112,6 @@ class FlatPolicy:
         limit = self.schedule.transaction_gas_max
         if terms.gas_limit > limit:
             raise GasLimitTooHigh("gas_limit too high", terms.gas_limit, f"at most {limit}")
-        base = self.base_price(state)
         if terms.max_price < base:
             raise PriceTooLow("max_price too low", terms.max_price, f"at least {base}")
         if quote.reserve > U128_MAX:
@@ -131,14 +131,16 @@ class FlatPolicy:
             raise FeeFieldInvalid("tip_price given", terms.tip_price, "0: this chain takes no tips")
 
     def quote(self, terms: FeeTerms, state: bytes) -> Quote:
+        return self._quote_at(self.base_price(state), terms)
+
+    def _quote_at(self, base: int, terms: FeeTerms) -> Quote:
         if terms.gas_token != NATIVE_TOKEN:
             raise TokenNotAccepted(
                 "fees can't be paid in this token",
                 terms.gas_token,
                 f"the native token, 0x{NATIVE_TOKEN.hex()}",
             )
-        price = min(terms.max_price, FlatState.decode(state).price)
-        return Quote(terms, reserve_of(terms), NATIVE_TOKEN, price)
+        return Quote(terms, reserve_of(terms), NATIVE_TOKEN, min(terms.max_price, base))
 
     def charge(self, quote: Quote, gas_used: int, refund_gas: int) -> Charge:
         gas_paid = paid_gas(gas_used, refund_gas)
