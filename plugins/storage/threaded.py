@@ -96,12 +96,12 @@ class _View:
 
 @attrs.define(eq=False)
 class _Pending:
-    """A batch that waits to be applied; `done` once it was, `error` where it could not be."""
+    """A batch that waits to be applied; `done` is set once it was, with `error` where it could not be."""
 
     operations: tuple[Operation, ...]
     size_bytes: int
     durability: Durability
-    done: bool = False
+    done: trio.Event = attrs.Factory(trio.Event)
     error: StorageError | None = None
 
 
@@ -254,17 +254,21 @@ class ThreadedStore:
             self._idle.set()
 
     async def _write(self, pending: _Pending) -> None:
-        # Both are first in, first out, and nothing comes between: who gets the lock is first in the queue.
         self._queue.append(pending)
         try:
             async with self._writing:
-                if not pending.done:
-                    assert self._queue[0] is pending
+                # The first in the queue may be one that is cancelled and hasn't left yet, so that a group
+                # need not reach this one.
+                while not pending.done.is_set():
                     with trio.CancelScope(shield=True):
                         await self._write_group(self._take_group())
         finally:
             if pending in self._queue:
                 self._queue.remove(pending)
+            elif not pending.done.is_set():
+                # Somebody else's group has it: begun, so it is finished before its caller may go.
+                with trio.CancelScope(shield=True):
+                    await pending.done.wait()
         if pending.error is not None:
             raise pending.error
 
@@ -300,8 +304,8 @@ class ThreadedStore:
         else:
             self._disk_full = ""
         for pending in group:
-            pending.done = True
             pending.error = type(error)(error.problem, error.subject, error.mend) if error else None
+            pending.done.set()
 
     async def _commit(self, operations: Sequence[Operation], durability: Durability) -> None:
         try:

@@ -50,6 +50,12 @@ class WatchedEngine(SqliteEngine):
         self.apply_errors: list[Exception] = []
         self.settle_errors: list[Exception] = []
         self.operations_max = 1_000
+        self.held_after = 0
+
+    def hold_after(self, settles: int) -> None:
+        """Let so many settle, and hold those after them."""
+        self.held_after = settles
+        self.may_settle.set()
 
     def apply(self, operations: Sequence[Operation], durability: Durability) -> None:
         if self.apply_errors:
@@ -63,6 +69,8 @@ class WatchedEngine(SqliteEngine):
         if self.settle_errors:
             raise self.settle_errors.pop()
         super().settle(durability)
+        if len(self.levels) + 1 == self.held_after:
+            self.may_settle.clear()
         self.levels.append(durability)
 
 
@@ -146,6 +154,66 @@ async def test_a_write_under_way_is_finished_though_its_caller_is_cancelled(tmp_
             await trio.testing.wait_all_tasks_blocked()
             engine.may_settle.set()
         assert await store.get_many([b"0", b"1", b"2"]) == [b"v", None, b"v"]
+        await store.close()
+
+
+async def test_a_write_in_the_group_of_another_is_finished_before_its_cancelled_caller_goes(
+    tmp_path: Path,
+) -> None:
+    engine = WatchedEngine(tmp_path)
+    async with component_context(tmp_path) as ctx:
+        store = make(ctx, engine)
+        engine.may_settle.clear()
+        seen: list[bytes | None] = []
+        scope = trio.CancelScope()
+
+        async def cancelled() -> None:
+            with scope:
+                try:
+                    await store.write([Put(b"theirs", b"v")])
+                finally:
+                    with trio.CancelScope(shield=True):
+                        seen.append(await store.get(b"theirs"))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(store.write, [Put(b"first", b"v")])
+            await begun(store)
+            nursery.start_soon(store.write, [Put(b"leader", b"v")])
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.start_soon(cancelled)
+            await trio.testing.wait_all_tasks_blocked()
+            engine.hold_after(1)
+            while len(engine.levels) < 1 or not store._calls:
+                await trio.lowlevel.checkpoint()
+            await trio.testing.wait_all_tasks_blocked()
+            scope.cancel()
+            await trio.testing.wait_all_tasks_blocked()
+            engine.may_settle.set()
+        assert seen == [b"v"]
+        await store.close()
+
+
+async def test_a_caller_that_is_cancelled_on_its_way_into_the_queue_hurts_no_other(tmp_path: Path) -> None:
+    async with component_context(tmp_path) as ctx:
+        store = make(ctx, WatchedEngine(tmp_path))
+
+        async def after(checkpoints: int, scope: trio.CancelScope, key: bytes) -> None:
+            for _ in range(checkpoints):
+                await trio.lowlevel.checkpoint()
+            with scope:
+                await store.write([Put(key, b"v")], Durability.BUFFERED)
+
+        # Trio runs ready tasks in random order, so each way that they can meet is tried many times.
+        for turn in range(200):
+            scope = trio.CancelScope()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(after, 0, scope, b"cancelled")
+                for i in range(5):
+                    nursery.start_soon(after, i, trio.CancelScope(), b"%d" % i)
+                for _ in range(turn % 5):
+                    await trio.lowlevel.checkpoint()
+                scope.cancel()
+        assert await store.get_many([b"%d" % i for i in range(5)]) == [b"v"] * 5
         await store.close()
 
 
