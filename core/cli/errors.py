@@ -33,6 +33,7 @@ _KNOWN = (
     ("supervm.hardware.profiles", "ComponentUnavailable", COULD_NOT),
     ("supervm.http.config", "ListenError", COULD_NOT),
     ("supervm.bench.bitcoin", "BlockInvalid", COULD_NOT),
+    ("supervm.telemetry.audit", "AuditBroken", COULD_NOT),
     ("supervm.contracts.storage", "StorageError", COULD_NOT),
 )
 

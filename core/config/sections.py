@@ -69,9 +69,16 @@ class PluginsConfig:
 def node_sections() -> Mapping[str, type]:
     """The node's own sections: `[api]` is the HTTP API's options, `[logs]` the log writer's."""
     from supervm.http.config import HttpConfig
+    from supervm.telemetry.audit import ObservabilityConfig
     from supervm.telemetry.logs import LogConfig
 
-    return {"node": NodeConfig, "api": HttpConfig, "plugins": PluginsConfig, "logs": LogConfig}
+    return {
+        "node": NodeConfig,
+        "api": HttpConfig,
+        "plugins": PluginsConfig,
+        "logs": LogConfig,
+        "observability": ObservabilityConfig,
+    }
 
 
 @attrs.frozen(kw_only=True)

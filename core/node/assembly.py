@@ -18,6 +18,7 @@ from supervm.kernel.context import SystemClock
 from supervm.kernel.errors import KernelError
 from supervm.kernel.observe import Observers
 from supervm.kernel.supervise import Environment, Kernel, Timing, open_kernel
+from supervm.node.auditing import Audited, audited
 from supervm.node.catalogue import OBSERVED, http_routes
 from supervm.node.chain import OwnChain, open_chain
 from supervm.node.compose import Prepared, plan
@@ -57,7 +58,7 @@ async def open_node(prepared: Prepared, logs: Logs) -> AsyncIterator[Node]:
     """Run a prepared node for the length of the block; drain it at the end.
 
     Raises `CompositionError` before anything is written, `StorageError` for the data folder,
-    `ChainUnusable`, `ConfigErrors`, `StartFailed`, or `SurfaceFailed`.
+    `ChainUnusable`, `ConfigErrors`, `StartFailed`, `SurfaceFailed`, or `AuditBroken`.
     """
     clock, metrics = SystemClock(), Registry()
     routes, silent = http_routes(prepared.catalogue)
@@ -71,7 +72,10 @@ async def open_node(prepared: Prepared, logs: Logs) -> AsyncIterator[Node]:
     if http_config.token:
         logs.protect(http_config.token)
     planned = plan(prepared, [(ledger, options), (http, http_config)])
-    with open_folder(prepared.data, prepared.storage) as folder:
+    with (
+        open_folder(prepared.data, prepared.storage) as folder,
+        audited(prepared, folder.path, clock, log) as audit,
+    ):
         tier = prepared.machine.decision.tier
         await trio.to_thread.run_sync(compare_with_last, folder.path, tier, log)
         chain = await trio.to_thread.run_sync(
@@ -103,7 +107,8 @@ async def open_node(prepared: Prepared, logs: Logs) -> AsyncIterator[Node]:
             trio.open_nursery() as nursery,
         ):
             facts.kernel = kernel
-            facts.control = Control(kernel, facts, prepared.effective.sections["plugins"])
+            control = Control(kernel, facts, prepared.effective.sections["plugins"])
+            facts.control = Audited(control, audit, log) if audit is not None else control
             nursery.start_soon(report_changes, prepared, clock, log)
             address = await _address(kernel)
             try:
