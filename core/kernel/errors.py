@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 
 import attrs
+import trio
 
 
 class KernelError(Exception):
@@ -76,7 +77,7 @@ def contained(error: BaseException) -> bool:
     """Whether a component's error stays its own: all but cancellation and Ctrl-C, SystemExit included."""
     if isinstance(error, BaseExceptionGroup):
         return all(contained(one) for one in error.exceptions)
-    return isinstance(error, Exception | SystemExit)
+    return not isinstance(error, trio.Cancelled | KeyboardInterrupt | GeneratorExit)
 
 
 def leaf(error: BaseException) -> BaseException:

@@ -126,12 +126,16 @@ class Observers:
         given = {name: facts[name] for name in impl.argnames if name in facts}
         observer.running = kind
 
-        def call() -> None:
-            impl.function(**given)
+        def call() -> BaseException | None:
+            try:
+                impl.function(**given)
+            except BaseException as error:
+                return error
+            return None
 
-        try:
-            await trio.to_thread.run_sync(call, abandon_on_cancel=True, limiter=limiter)
-        except (Exception, SystemExit) as error:
+        # Whatever it raises is caught in its thread, where it can't be our own cancellation or Ctrl-C.
+        error = await trio.to_thread.run_sync(call, abandon_on_cancel=True, limiter=limiter)
+        if error is not None:
             self._raised(observer, kind, error)
         observer.running = ""
 

@@ -6,7 +6,9 @@ from typing import Any
 
 import attrs
 import pluggy
+import pytest
 import trio
+import trio.testing
 
 from supervm import hookspecs
 from supervm.hookspecs import hookimpl
@@ -94,6 +96,29 @@ async def test_an_observer_that_keeps_raising_is_muted() -> None:
         while told.waiting("bad"):
             await trio.lowlevel.checkpoint()
         assert calls.values == list(range(RAISES_MAX))
+        nursery.cancel_scope.cancel()
+
+
+class Foreign(BaseException):
+    """As another event loop's cancellation is: no `Exception`."""
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), GeneratorExit(), Foreign()])
+async def test_an_observer_that_raises_what_no_except_exception_catches_hurts_nobody(
+    error: BaseException,
+) -> None:
+    seen = Seen()
+
+    def bad(peer: Any) -> None:
+        raise error
+
+    told = observers(manager_with(bad=plugin(bad), good=plugin(lambda peer: seen.add(peer))))
+    async with trio.open_nursery() as nursery:
+        told.watch(nursery)
+        for number in range(3):
+            told.publish("peer_seen", peer=number)
+            await seen.wait(number + 1)
+            await trio.testing.wait_all_tasks_blocked()
         nursery.cancel_scope.cancel()
 
 
