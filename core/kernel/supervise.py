@@ -210,8 +210,10 @@ class Kernel:
         if not self.roles[role].many:
             raise HotPlugRefused(f"role {role} needs its component; change the composition and restart")
         await self._stop(slot, inf)
-        self._step(slot, Event.UNLOAD)
-        del self._slots[slot.key]
+        # Two may unload it at the same time: the first forgets it.
+        if self._slots.get(slot.key) is slot:
+            self._step(slot, Event.UNLOAD)
+            del self._slots[slot.key]
 
     def reset(self, role: str, name: str) -> bool:
         """Try a waiting or broken component again now; False when it is neither."""
@@ -342,7 +344,8 @@ class Kernel:
         timing, planned = self.environment.timing, slot.planned
         try:
             async with self._own_nursery(slot) as nursery:
-                with trio.CancelScope(deadline=trio.current_time() + timing.open_timeout_s) as scope:
+                # Who is told to leave before there is anything to cancel has no time to open.
+                with trio.move_on_after(0 if slot.leaving else timing.open_timeout_s) as scope:
                     slot.scope = scope
                     context = self._context(slot, nursery)
                     async with planned.component.open(context, planned.config) as served:
@@ -388,7 +391,9 @@ class Kernel:
             self.log.error("component_failed", subject=slot.label, cause=cause)
         else:
             self.log.error("component_crashed", subject=slot.label, exc_info=error)
-        self._step(slot, Event.CRASHED, cause)
+        # Its health may have failed it while a task of it crashed: then it fails once, and both are told.
+        if slot.life.state is not State.FAILED:
+            self._step(slot, Event.CRASHED, cause)
 
     @asynccontextmanager
     async def _own_nursery(self, slot: Slot) -> AsyncIterator[trio.Nursery]:
@@ -445,12 +450,7 @@ class Kernel:
         except Exception as error:
             health = Health(HealthState.FAILING, describe(error))
         slot.health = health
-        event = {
-            HealthState.OK: Event.HEALTH_OK,
-            HealthState.DEGRADED: Event.HEALTH_DEGRADED,
-            HealthState.FAILING: Event.HEALTH_FAILING,
-        }[health.state]
-        self._step(slot, event, health.detail)
+        self._step(slot, Event(f"health {health.state}"), health.detail)
         if slot.life.state is State.FAILED:
             slot.leave.set()
 

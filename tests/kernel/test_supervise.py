@@ -1,7 +1,6 @@
 """PLUG-9..12: what happens to components that crash, hang, raise or leave, and to everybody else."""
 
 import random
-import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -235,15 +234,20 @@ async def test_a_fatal_failure_while_running_tells_the_node_to_stop_with_the_cau
     assert sum(line == "opening base" for line in rig.notes.lines) == 1, "storage is never restarted in place"
 
 
-async def test_a_component_that_exits_the_interpreter_only_fails_itself(
-    rig: Rig, autojump_clock: MockClock
+class Foreign(BaseException):
+    """As another event loop's cancellation is: no `Exception`."""
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), Foreign()])
+async def test_a_component_that_raises_what_no_except_exception_catches_only_fails_itself(
+    error: BaseException, rig: Rig, autojump_clock: MockClock
 ) -> None:
     async def act(ctx: Context) -> None:
-        sys.exit(3)
+        raise error
 
     async with rig.run(component("base", "bb", rig.notes), component("one", "oo", rig.notes, act)) as kernel:
         status = next(status for status in kernel.status() if status.role == "one")
-        assert status.causes[0].startswith("SystemExit")
+        assert status.causes[0].startswith(type(error).__name__)
 
 
 async def test_a_component_that_leaves_its_scope_by_an_error_on_close_is_logged_and_closed(
@@ -294,6 +298,38 @@ async def test_failing_health_three_times_restarts_and_a_slow_answer_counts_as_f
         await trio.sleep(2)
         status = next(status for status in kernel.status() if status.role == "one")
         assert status.causes == ("did not answer in time",)
+
+
+async def test_a_component_whose_health_fails_while_a_task_of_it_crashes_is_closed_in_the_ordinary_way(
+    rig: Rig, autojump_clock: MockClock
+) -> None:
+    ends: list[str] = []
+
+    @asynccontextmanager
+    async def open_it(ctx: Context, config: Any) -> AsyncIterator[Echo]:
+        asked = 0
+
+        async def answer() -> Health:
+            nonlocal asked
+            asked += 1
+            if asked == 3:
+                ctx.nursery.start_soon(fail_after, 0.1, ValueError("boom"))
+                await trio.sleep(1)
+            return Health(HealthState.FAILING, "bad")
+
+        try:
+            yield Echo(ctx, answer)
+        except BaseException as error:
+            ends.append(repr(error))
+            raise
+        ends.append("closed")
+
+    async with rig.run(Component(role="one", name="oo", open=open_it)) as kernel:
+        await trio.sleep(17)
+        status = next(iter(kernel.status()))
+        assert status.causes == ("bad",) and status.restarts == 1
+    assert ends == ["closed", "closed"]
+    assert any("boom" in line for line in rig.notes.lines)
 
 
 async def test_degraded_health_is_shown_and_still_serves(rig: Rig, autojump_clock: MockClock) -> None:
@@ -355,6 +391,34 @@ async def test_components_of_many_roles_come_and_go_while_the_node_runs(
         await kernel.unload("many", "late")
         assert kernel.all("many") == () and len(kernel.status()) == 2
         assert rig.notes.lines.count("closed many") == 1
+
+
+async def test_two_who_unload_one_component_at_the_same_time_both_succeed(
+    rig: Rig, autojump_clock: MockClock
+) -> None:
+    async with rig.run() as kernel:
+        await kernel.load(Planned(component=component("many", "late", rig.notes), config=None))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(kernel.unload, "many", "late")
+            nursery.start_soon(kernel.unload, "many", "late")
+        assert kernel.status() == () and rig.notes.lines.count("closed many") == 1
+
+
+async def test_a_component_told_to_leave_at_the_moment_it_begins_to_open_does_not_open(
+    rig: Rig, autojump_clock: MockClock
+) -> None:
+    async def hang(ctx: Context) -> None:
+        await trio.sleep(29)
+
+    async with rig.run() as kernel:
+        began = trio.current_time()
+        slow = Planned(component=component("many", "slow", rig.notes, hang), config=None)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(kernel.load, slow)
+            while not kernel.opening():
+                await trio.lowlevel.checkpoint()
+            await kernel.unload("many", "slow")
+        assert trio.current_time() - began < 1 and kernel.status() == ()
 
 
 async def test_a_component_that_fails_to_load_leaves_nothing_behind(
