@@ -186,7 +186,7 @@ class Solo:
         return Health()
 
     async def drain(self, deadline: float) -> None:
-        """See the contract. The block in hand is finished; no other is started."""
+        """See the contract. The block in hand is finished, unless the disk is full; no other is started."""
         self._draining = True
         if self._idle is not None:
             self._idle.cancel()
@@ -439,16 +439,23 @@ class Solo:
             raise SelfCheckFailed("own block would be refused", str(error)) from error
 
     async def _commit(self, block: Block, certificate: Certificate) -> None:
-        """Make it durable. While the disk is full, wait and try the same block again (CONS-66)."""
+        """Make it durable. While the disk is full, wait and try the same block again (CONS-66).
+
+        Drained meanwhile, it leaves the block: nothing of it was written, and nobody was told of it.
+        """
         wait_s = 1.0
         while True:
             try:
                 await self._application.commit(block, certificate.encode())
                 break
             except DiskFull as error:
-                self._stalled = f"the disk is full, no block can be written: {error}; free some space"
+                self._stalled = f"the disk is full, no block can be written: {error}"
                 self._ctx.log.error("disk_full", height=block.header.height, retry_s=wait_s, cause=str(error))
-            await self._ctx.clock.sleep(wait_s)
+            if self._draining:
+                return
+            with trio.CancelScope() as self._idle:
+                await self._ctx.clock.sleep(wait_s)
+            self._idle = None
             wait_s = min(2 * wait_s, DISK_RETRY_S_MAX)
         self._stalled = ""
         now_s = self._ctx.clock.monotonic()

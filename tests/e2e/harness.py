@@ -73,10 +73,12 @@ def command(*arguments: str | Path) -> list[str]:
     return [sys.executable, "-m", "supervm", *map(str, arguments)]
 
 
-def verb(*arguments: str | Path, limit_s: float = DEADLINE_S, **environ: str) -> Ended:
+def verb(
+    *arguments: str | Path, limit_s: float = DEADLINE_S, inside: Sequence[str] = (), **environ: str
+) -> Ended:
     """Run one verb to its end, in a process of its own."""
     done = subprocess.run(
-        command(*arguments),
+        [*inside, *command(*arguments)],
         capture_output=True,
         text=True,
         check=False,
@@ -89,9 +91,9 @@ def verb(*arguments: str | Path, limit_s: float = DEADLINE_S, **environ: str) ->
     return ended
 
 
-def refused(code: int, *arguments: str | Path, **environ: str) -> str:
+def refused(code: int, *arguments: str | Path, inside: Sequence[str] = (), **environ: str) -> str:
     """Run a verb that must end with `code` and one line that says why; gives the line."""
-    ended = verb(*arguments, **environ)
+    ended = verb(*arguments, inside=inside, **environ)
     assert ended.code == code, ended
     assert len(ended.errors) == 1, ended.err
     return ended.errors[0].removeprefix("supervm: ")
@@ -178,10 +180,15 @@ class Node:
 
 
 @contextmanager
-def started(data: Path, *flags: str | Path, api: str = ANY_PORT, **environ: str) -> Iterator[Node]:
-    """A node that was started and may not be ready; whatever happens, it has ended at the end."""
+def started(
+    data: Path, *flags: str | Path, api: str = ANY_PORT, inside: Sequence[str] = (), **environ: str
+) -> Iterator[Node]:
+    """A node that was started and may not be ready; whatever happens, it has ended at the end.
+
+    `inside` is a command that runs another one, to be put before the node's.
+    """
     out, err = data.with_name(data.name + ".out"), data.with_name(data.name + ".err")
-    arguments = command("run", "--data", data, "--api", api, *flags)
+    arguments = [*inside, *command("run", "--data", data, "--api", api, *flags)]
     with out.open("wb") as said, err.open("wb") as logged:
         process = subprocess.Popen(
             arguments, stdin=subprocess.DEVNULL, stdout=said, stderr=logged, env=environment(**environ)
@@ -195,9 +202,11 @@ def started(data: Path, *flags: str | Path, api: str = ANY_PORT, **environ: str)
 
 
 @contextmanager
-def running(data: Path, *flags: str | Path, api: str = ANY_PORT, **environ: str) -> Iterator[Node]:
+def running(
+    data: Path, *flags: str | Path, api: str = ANY_PORT, inside: Sequence[str] = (), **environ: str
+) -> Iterator[Node]:
     """A node that is ready. When the block ends well, so must the node, unless the test ended it."""
-    with started(data, *flags, api=api, **environ) as node:
+    with started(data, *flags, api=api, inside=inside, **environ) as node:
         wait_ready(node)
         with node.client:
             yield node
