@@ -161,5 +161,7 @@ def _file_errors(path: Path) -> Iterator[None]:
                 "the data folder can't be used", where, "Give this user the right, or use --data."
             ) from error
         if error.errno in (errno.ENOTDIR, errno.EEXIST):
-            raise StorageError("the data folder is not a folder", path, "Give another with --data.") from error
+            raise StorageError(
+                "the data folder is not a folder", path, "Give another with --data."
+            ) from error
         raise
