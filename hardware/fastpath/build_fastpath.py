@@ -11,8 +11,8 @@ from pathlib import Path
 from cffi import FFI
 
 FOLDER = "hardware/fastpath"
-SOURCES = [f"{FOLDER}/svm_scan.c", f"{FOLDER}/svm_cpu.c"]
-HEADERS = ("svm_scan.h", "svm_cpu.h")
+SOURCES = [f"{FOLDER}/svm_{name}.c" for name in ("scan", "cpu", "pool")]
+HEADERS = ("svm_scan.h", "svm_cpu.h", "svm_pool.h")
 
 
 def declarations(header: str) -> str:
