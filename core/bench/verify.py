@@ -22,7 +22,8 @@ import attrs
 
 from supervm.bench.report import BenchResult
 from supervm.bench.verify_peers import Peer, peers_of
-from supervm.crypto.suites import SUITE_NAMES, SignatureItem, provider_facts, suite_named, verify_many
+from supervm.crypto.batch import verify_many
+from supervm.crypto.suites import SUITE_NAMES, SignatureItem, provider_facts, suite_named
 
 ALL_SUITES = tuple(SUITE_NAMES)
 PAIRS_MIN = 5

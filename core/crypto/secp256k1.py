@@ -1,25 +1,26 @@
-"""Suite 2, secp256k1 ECDSA by libsecp256k1 (coincurve).
+"""Suite 2, secp256k1 ECDSA by libsecp256k1 (coincurve). Nonces are those of RFC 6979.
 
-The message is a 32-byte digest, taken as the hash. A signature is r || s, 32 big-endian bytes each, with
-1 <= r < n and 1 <= s <= n/2 (low-s only, so that it cannot be flipped); a public key is the 33-byte
-compressed form. Nonces are those of RFC 6979.
+The message is a 32-byte digest, taken as the hash. `supervm.crypto.secp256k1_rule` says what a signature is.
 """
 
 import attrs
 import coincurve
 
+from supervm.crypto import questions
 from supervm.crypto.der import to_der
-from supervm.crypto.provider import GENERATE_TRIES_MAX, RandomBytes
+from supervm.crypto.provider import GENERATE_TRIES_MAX, RandomBytes, SignatureProvider
+from supervm.crypto.secp256k1_check import QUESTIONS
+from supervm.crypto.secp256k1_rule import (
+    MESSAGE_BYTES,
+    ORDER,
+    PUBLIC_KEY_BYTES,
+    SIGNATURE_BYTES,
+    signature_numbers,
+)
 from supervm.types.address import Suite
 from supervm.types.errors import InvalidInput
 
-ORDER = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141
-"""n, the order of the group (SEC 2, section 2.4.1)."""
-
-MESSAGE_BYTES = 32
 SECRET_KEY_BYTES = 32
-PUBLIC_KEY_BYTES = 33
-SIGNATURE_BYTES = 64
 
 
 @attrs.frozen
@@ -47,21 +48,14 @@ class Secp256k1:
         return _private_key(secret).sign_recoverable(message, hasher=None)[:SIGNATURE_BYTES]
 
     def verify(self, public_key: bytes, message: bytes, signature: bytes) -> bool:
-        if (
-            len(public_key) != PUBLIC_KEY_BYTES
-            or len(message) != MESSAGE_BYTES
-            or len(signature) != SIGNATURE_BYTES
-        ):
-            return False
-        r = int.from_bytes(signature[:32], "big")
-        s = int.from_bytes(signature[32:], "big")
-        if not (1 <= r < ORDER and 1 <= s <= ORDER // 2):
+        numbers = signature_numbers(public_key, message, signature)
+        if numbers is None:
             return False
         try:
             key = coincurve.PublicKey(public_key)
         except ValueError:
             return False
-        return key.verify(to_der(r, s), message, hasher=None)
+        return key.verify(to_der(*numbers), message, hasher=None)
 
 
 def _private_key(secret: bytes) -> coincurve.PrivateKey:
@@ -70,3 +64,12 @@ def _private_key(secret: bytes) -> coincurve.PrivateKey:
         mend = "32 bytes, 1 to the group order - 1"
         raise InvalidInput("BadSecretKey", "not a secp256k1 secret key", f"{len(secret)} bytes", mend)
     return coincurve.PrivateKey(secret)
+
+
+def check_library(provider: SignatureProvider) -> None:
+    """Raise `UnfitLibrary` unless verification keeps the rule. Takes about a millisecond."""
+    questions.put(
+        QUESTIONS,
+        provider.provider,
+        lambda asked: [provider.verify(each.public_key, each.message, each.signature) for each in asked],
+    )

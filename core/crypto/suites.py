@@ -1,7 +1,6 @@
-"""The suites by number and name, and verification of many signatures at once."""
+"""The suites by number and name. Many signatures at once are for `supervm.crypto.batch`."""
 
 import os
-from collections.abc import Iterable
 
 import attrs
 
@@ -63,9 +62,11 @@ def _load(number: int) -> tuple[SignatureProvider, str]:
         check_library(provider)
         return provider, "the only provider"
     if number == Suite.SECP256K1:
-        from supervm.crypto.secp256k1 import Secp256k1
+        from supervm.crypto import secp256k1
 
-        return Secp256k1(), "the only provider"
+        coins = secp256k1.Secp256k1()
+        secp256k1.check_library(coins)
+        return coins, "the only provider"
     if number == Suite.SM2:
         return _load_sm2()
     raise InvalidInput("UnknownSuite", "unknown signature suite", number, "1 ed25519, 2 secp256k1, 3 sm2")
@@ -95,11 +96,3 @@ def verify(number: int, public_key: bytes, message: bytes, signature: bytes) -> 
     if number not in SUITE_NAMES.values():
         return False
     return suite(number).verify(public_key, message, signature)
-
-
-def verify_many(items: Iterable[SignatureItem]) -> list[bool]:
-    """Return for each item whether its signature is right, in order. Never raises.
-
-    Meant for a thread: libsodium, libsecp256k1 and libcrypto work without the interpreter's lock.
-    """
-    return [verify(*item) for item in items]

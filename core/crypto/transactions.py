@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from supervm.crypto.suites import SignatureItem, verify_many
+from supervm.crypto.batch import verify_many
+from supervm.crypto.suites import SignatureItem
 from supervm.types.errors import InvalidInput
 from supervm.types.transaction import Transaction
 
@@ -26,21 +27,30 @@ def signature_items(transaction: Transaction) -> list[SignatureItem]:
     ]
 
 
-def verify_transactions(transactions: Sequence[Transaction]) -> list[InvalidInput | None]:
+def verify_transactions(
+    transactions: Sequence[Transaction], *, threads: int = 1
+) -> list[InvalidInput | None]:
     """Return for each transaction None, or why it isn't signed: `WrongSigner` or `BadSignature`.
 
     Pure and CPU-bound: call it in a thread, with many transactions at once. A PRIVATE transaction that
     names no account has no signatures here; its payload's proof speaks for it.
     """
-    verdicts: list[InvalidInput | None] = []
-    for transaction in transactions:
+    verdicts: list[InvalidInput | None] = [None] * len(transactions)
+    items: list[SignatureItem] = []
+    places: list[tuple[int, int]] = []
+    for at, transaction in enumerate(transactions):
         try:
             check_signers(transaction)
         except InvalidInput as refused:
-            verdicts.append(refused)
+            verdicts[at] = refused
             continue
-        right = verify_many(signature_items(transaction))
-        verdicts.append(None if all(right) else _bad_signature(transaction, right.index(False)))
+        for index, item in enumerate(signature_items(transaction)):
+            items.append(item)
+            places.append((at, index))
+    for (at, index), right in zip(places, verify_many(items, threads=threads), strict=True):
+        # The first that is wrong answers.
+        if not right and verdicts[at] is None:
+            verdicts[at] = _bad_signature(transactions[at], index)
     return verdicts
 
 

@@ -1,5 +1,6 @@
 """Signing votes and verifying certificates (CONS-38). Votes are ed25519."""
 
+from supervm.crypto.batch import verify_many
 from supervm.crypto.keys import KeyPair
 from supervm.crypto.suites import verify
 from supervm.types.address import Suite
@@ -59,7 +60,8 @@ def verify_batch_signature(header: BatchHeader, signature: bytes, builder_key: b
 
 
 def _verify_all(signed: list[tuple[bytes, bytes]], message: bytes) -> None:
-    for public_key, signature in signed:
-        if not verify(Suite.ED25519, public_key, message, signature):
+    items = [(int(Suite.ED25519), public_key, message, signature) for public_key, signature in signed]
+    for (public_key, signature), right in zip(signed, verify_many(items), strict=True):
+        if not right:
             mend = f"the vote of the validator with key 0x{public_key.hex()}"
             raise ProofInvalid("BadSignature", "a vote's signature is wrong", signature, mend)

@@ -87,4 +87,5 @@ def compiler() -> str | None:
 def report() -> Mapping[str, FastPath]:
     """Each fast path's name, what runs for it, and why."""
     path = "native" if NATIVE else PYTHON
-    return MappingProxyType({"scan_transactions": FastPath(path, _REASON)})
+    names = ("scan_transactions", "verify_signatures")
+    return MappingProxyType({name: FastPath(path, _REASON) for name in names})

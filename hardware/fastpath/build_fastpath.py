@@ -11,8 +11,8 @@ from pathlib import Path
 from cffi import FFI
 
 FOLDER = "hardware/fastpath"
-SOURCES = [f"{FOLDER}/svm_{name}.c" for name in ("scan", "cpu", "pool")]
-HEADERS = ("svm_scan.h", "svm_cpu.h", "svm_pool.h")
+SOURCES = [f"{FOLDER}/svm_{name}.c" for name in ("scan", "cpu", "pool", "verify")]
+HEADERS = ("svm_scan.h", "svm_cpu.h", "svm_pool.h", "svm_verify.h")
 
 
 def declarations(header: str) -> str:

@@ -12,7 +12,8 @@ import pytest
 from supervm.bench import verify, verify_peers
 from supervm.bench.report import BenchResult
 from supervm.bench.verify import BATCH, Turn, VerifyPlan, run_verify, signed_items
-from supervm.crypto.suites import SUITE_NAMES, SignatureItem, provider_facts, verify_many
+from supervm.crypto.batch import verify_many
+from supervm.crypto.suites import SUITE_NAMES, SignatureItem, provider_facts
 
 SHAPE = {"name", "parameters", "goodput", "attempts", "failed", "latency_ms", "ratios", "peers_missing"}
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import random
+import re
 from types import SimpleNamespace
 
 import coincurve
@@ -9,13 +10,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from supervm.crypto import ed25519, keys, secp256k1, sm2_rule, suites
+from supervm.crypto import keys, secp256k1_rule, sm2_rule, suites
+from supervm.crypto.batch import verify_many
 from supervm.crypto.ed25519 import Ed25519, check_library
+from supervm.crypto.ed25519_check import QUESTIONS
 from supervm.crypto.keys import KeyPair
 from supervm.crypto.provider import UnfitLibrary
 from supervm.crypto.secp256k1 import Secp256k1
 from supervm.crypto.sm2 import Sm2
-from supervm.crypto.suites import suite, suite_named, verify, verify_many
+from supervm.crypto.suites import suite, suite_named, verify
 from supervm.types.errors import InvalidInput
 
 FAST = ["ed25519", "secp256k1"]
@@ -154,16 +157,17 @@ def test_the_installed_ed25519_library_follows_the_consensus_rule() -> None:
     check_library(Ed25519())
 
 
-@pytest.mark.parametrize("rule", range(len(ed25519._LIBRARY_RULES)))
-def test_a_library_that_breaks_one_rule_is_refused_by_its_name(rule: int) -> None:
-    broken_key = bytes.fromhex(ed25519._LIBRARY_RULES[rule][2])
-    broken_signature = bytes.fromhex(ed25519._LIBRARY_RULES[rule][3])
+@pytest.mark.parametrize("number", range(len(QUESTIONS)))
+def test_a_library_that_breaks_one_rule_is_refused_by_its_name(number: int) -> None:
+    broken = QUESTIONS[number]
 
     def other_answer(public_key: bytes, message: bytes, signature: bytes) -> bool:
-        answer = Ed25519().verify(public_key, message, signature)
-        return not answer if (public_key, signature) == (broken_key, broken_signature) else answer
+        asked = (public_key, message, signature)
+        return (asked == (broken.public_key, broken.message, broken.signature)) is not Ed25519().verify(
+            *asked
+        )
 
-    with pytest.raises(UnfitLibrary, match=ed25519._LIBRARY_RULES[rule][0]):
+    with pytest.raises(UnfitLibrary, match=re.escape(broken.what)):
         check_library(SimpleNamespace(verify=other_answer))  # type: ignore[arg-type]
 
 
@@ -185,15 +189,15 @@ def test_secp256k1_refuses_the_high_s_twin_of_a_signature() -> None:
     key = key_of("secp256k1")
     signature = key.sign(DIGEST)
     s = int.from_bytes(signature[32:], "big")
-    assert s <= secp256k1.ORDER // 2
-    twin = signature[:32] + (secp256k1.ORDER - s).to_bytes(32, "big")
+    assert s <= secp256k1_rule.ORDER // 2
+    twin = signature[:32] + (secp256k1_rule.ORDER - s).to_bytes(32, "big")
     assert not key.verify(DIGEST, twin)
 
 
 def test_secp256k1_refuses_r_and_s_out_of_range() -> None:
     key = key_of("secp256k1")
     good = key.sign(DIGEST)
-    for wrong in (bytes(32), secp256k1.ORDER.to_bytes(32, "big"), b"\xff" * 32):
+    for wrong in (bytes(32), secp256k1_rule.ORDER.to_bytes(32, "big"), b"\xff" * 32):
         assert not key.verify(DIGEST, wrong + good[32:])
         assert not key.verify(DIGEST, good[:32] + wrong)
 
@@ -217,14 +221,14 @@ def test_secp256k1_signatures_of_any_length_of_r_and_s_pass_the_library() -> Non
         assert key.verify(message, key.sign(message))
 
 
-@pytest.mark.parametrize("secret", [0, secp256k1.ORDER, secp256k1.ORDER + 1, 2**256 - 1])
+@pytest.mark.parametrize("secret", [0, secp256k1_rule.ORDER, secp256k1_rule.ORDER + 1, 2**256 - 1])
 def test_secp256k1_secrets_out_of_range_are_refused(secret: int) -> None:
     with pytest.raises(InvalidInput):
         Secp256k1().public_key(secret.to_bytes(32, "big"))
 
 
 @pytest.mark.parametrize(
-    ("provider", "bound"), [(Sm2(), sm2_rule.ORDER - 2), (Secp256k1(), secp256k1.ORDER - 1)]
+    ("provider", "bound"), [(Sm2(), sm2_rule.ORDER - 2), (Secp256k1(), secp256k1_rule.ORDER - 1)]
 )
 def test_keys_are_drawn_by_rejection(provider: Sm2 | Secp256k1, bound: int) -> None:
     drawn = iter([b"\xff" * 32, bytes(32), (bound + 1).to_bytes(32, "big"), bound.to_bytes(32, "big")])
