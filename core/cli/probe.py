@@ -33,9 +33,32 @@ def probe(deep: bool, data: Path | None, file: Path | None, tier: str | None, as
 
     async def look() -> None:
         prepared = await prepare(options, deep=deep)
+        signatures = await trio.to_thread.run_sync(_signatures)
         if as_json:
-            print_json({**report_json(prepared.machine), "notes": list(prepared.notes)})
+            report = report_json(prepared.machine)
+            print_json({**report, "signatures": signatures, "notes": list(prepared.notes)})
         else:
-            click.echo("\n".join([*explain(prepared.machine), *prepared.notes]))
+            lines = ["", "signatures"]
+            for name, facts in signatures.items():
+                lines.append(f"  {name:28} {facts['provider']} ({facts['reason']})")
+                lines.append(f"  {'':28} in batches: {facts['batch']} ({facts['batch_reason']})")
+            click.echo("\n".join([*explain(prepared.machine), *lines, *prepared.notes]))
 
     trio.run(look)
+
+
+def _signatures() -> dict[str, dict[str, str]]:
+    """What checks the signatures of each suite here, one and many, and why. Opens the libraries."""
+    from supervm.crypto.batch import batch_facts
+    from supervm.crypto.suites import provider_facts
+
+    found = {}
+    for name, batch in batch_facts().items():
+        one = provider_facts(name)
+        found[name] = {
+            "provider": one.provider,
+            "reason": one.reason,
+            "batch": batch.batch,
+            "batch_reason": batch.reason,
+        }
+    return found
