@@ -103,6 +103,16 @@ def _cryptography_ed25519() -> tuple[Prepare, Callable[..., bool]]:
     return _as_is, check
 
 
+def _solders() -> tuple[Prepare, Callable[..., bool]]:
+    from solders.pubkey import Pubkey
+    from solders.signature import Signature
+
+    def check(public_key: bytes, message: bytes, signature: bytes) -> bool:
+        return bool(Signature(signature).verify(Pubkey(public_key), message))
+
+    return _as_is, check
+
+
 def _cryptography_secp256k1() -> tuple[Prepare, Callable[..., bool]]:
     from cryptography.exceptions import InvalidSignature
     from cryptography.hazmat.primitives.asymmetric import ec
@@ -122,7 +132,7 @@ def _cryptography_secp256k1() -> tuple[Prepare, Callable[..., bool]]:
 
 
 _PEERS: dict[str, dict[str, Callable[[], tuple[Prepare, Callable[..., bool]]]]] = {
-    "ed25519": {"PyNaCl": _pynacl, "cryptography": _cryptography_ed25519},
+    "ed25519": {"PyNaCl": _pynacl, "cryptography": _cryptography_ed25519, "solders": _solders},
     "secp256k1": {"coincurve": _coincurve, "cryptography": _cryptography_secp256k1},
     "sm2": {"gmssl": _gmssl},
 }

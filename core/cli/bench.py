@@ -145,8 +145,8 @@ def verify(
 ) -> None:
     """Check signatures of each suite, on one thread and on all, beside other libraries.
 
-    Right and wrong signatures in turns of equal time; every answer is compared. PyNaCl and coincurve are
-    also the libraries behind our own checks, so their ratio is the cost of our wrapping.
+    Right and wrong signatures in turns of equal time; every answer is compared. PyNaCl and coincurve
+    have the libraries that our own checks ask, unless `supervm probe` names a faster one.
 
     \b
     Example:

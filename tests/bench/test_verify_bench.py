@@ -11,8 +11,8 @@ import pytest
 
 from supervm.bench import verify, verify_peers
 from supervm.bench.report import BenchResult
-from supervm.bench.verify import BATCH, Turn, VerifyPlan, run_verify, signed_items
-from supervm.crypto.batch import verify_many
+from supervm.bench.verify import WRONG_ONE_IN, Turn, VerifyPlan, run_verify, signed_items
+from supervm.crypto.batch import batch_facts, verify_many
 from supervm.crypto.suites import SUITE_NAMES, SignatureItem, provider_facts
 
 SHAPE = {"name", "parameters", "goodput", "attempts", "failed", "latency_ms", "ratios", "peers_missing"}
@@ -36,7 +36,7 @@ def short(**plan: object) -> BenchResult:
 def test_one_signature_in_each_batch_is_wrong_and_the_rest_are_right(name: str) -> None:
     items = signed_items(name, 3)
     assert verify_many([item for item, _ in items]) == [right for _, right in items]
-    assert [right for _, right in items].count(False) * BATCH == len(items)
+    assert [right for _, right in items].count(False) * WRONG_ONE_IN == len(items)
     assert signed_items(name, 3)[0][0][:3] == items[0][0][:3]
 
 
@@ -54,12 +54,13 @@ def test_a_run_gives_the_shape_of_every_benchmark_with_a_ratio_for_each_peer_and
     json.dumps(found)
     assert set(found) >= {*SHAPE, "oracle", "machine"}
     assert (found["oracle"], found["failed"]) == ("ok", 0)
-    assert found["attempts"] >= 3 * 2 * 5 * BATCH
+    assert found["attempts"] >= 3 * 2 * 5 * WRONG_ONE_IN
     assert {"PyNaCl ed25519 one", "coincurve secp256k1 all", "gmssl sm2 one"} <= set(found["ratios"])
     for name in SUITE_NAMES:
         facts = found["verify"][name]
         assert facts["provider"] == provider_facts(name).provider
         assert facts["reason"]
+        assert (facts["batch"], facts["batch_reason"]) == attrs.astuple(batch_facts()[name])
         for mode, threads in (("one", 1), ("all", 2)):
             assert facts[mode]["threads"] == threads
             rates = facts[mode]["a_second"]
@@ -85,7 +86,7 @@ def test_a_wrong_answer_of_ours_breaks_the_oracle(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(verify, "verify_many", yes_to_all)
     result = short(suites=("ed25519",), threads=1)
-    assert result.failed * BATCH == result.attempts
+    assert result.failed * WRONG_ONE_IN == result.attempts
     assert result.oracle == f"supervm gave {result.failed} wrong answers on ed25519"
 
 
@@ -103,11 +104,11 @@ def test_a_missing_peer_is_named_and_left_out(monkeypatch: pytest.MonkeyPatch) -
 
     peers = {name: dict(each) for name, each in verify_peers._PEERS.items()}
     for each in peers.values():
-        if "cryptography" in each:
-            each["cryptography"] = absent  # type: ignore[assignment]
+        for optional in {"cryptography", "solders"} & each.keys():
+            each[optional] = absent  # type: ignore[assignment]
     monkeypatch.setattr(verify_peers, "_PEERS", peers)
     result = short(suites=("ed25519", "secp256k1"), threads=1)
-    assert result.peers_missing == ("cryptography",)
+    assert set(result.peers_missing) == {"cryptography", "solders"}
     assert set(result.ratios) == {"PyNaCl ed25519 one", "coincurve secp256k1 one"}
 
 
