@@ -9,9 +9,9 @@ from collections.abc import Sequence
 
 import attrs
 
-from supervm.chain.recent import Recent
 from supervm.contracts.application import Refused
 from supervm.contracts.gas import GasError
+from supervm.crypto.remembered import RememberedSignatures
 from supervm.crypto.transactions import verify_transactions
 from supervm.execution.errors import AcceptRefused, ExecutionError
 from supervm.execution.lanes import check_kind
@@ -56,20 +56,23 @@ def refused(error: InvalidInput, digest: bytes | None = None, field: str = "tran
 
 
 def examine(
-    items: Sequence[bytes], rules: ChainRules, checked: Recent[bytes, bytes]
+    items: Sequence[bytes], rules: ChainRules, checked: RememberedSignatures
 ) -> list[Examined | Refused]:
-    """Judge each item in order; never raises for what is in it. `checked`: fingerprints seen before."""
+    """Judge each item in order; never raises for what is in it. What is found signed goes into `checked`."""
     judged: list[Examined | Refused] = []
     unsigned: list[int] = []
+    waiting: list[Examined] = []
     for data in items:
         one = _decode(data, rules)
-        if isinstance(one, Examined) and checked.get(one.fingerprint) is None:
+        if isinstance(one, Examined) and one.fingerprint not in checked:
             unsigned.append(len(judged))
+            waiting.append(one)
         judged.append(one)
-    waiting = [each.transaction for each in map(judged.__getitem__, unsigned) if isinstance(each, Examined)]
-    for index, transaction, wrong in zip(unsigned, waiting, verify_transactions(waiting), strict=True):
+    verdicts = verify_transactions([one.transaction for one in waiting])
+    for index, one, wrong in zip(unsigned, waiting, verdicts, strict=True):
         if wrong is not None:
-            judged[index] = refused(wrong, transaction.digest, "authorizations")
+            judged[index] = refused(wrong, one.transaction.digest, "authorizations")
+    checked.update([one.fingerprint for one, wrong in zip(waiting, verdicts, strict=True) if wrong is None])
     return judged
 
 

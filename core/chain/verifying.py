@@ -11,8 +11,8 @@ import attrs
 import trio
 
 from supervm.chain.examine import ChainRules, Examined, examine
-from supervm.chain.recent import Recent
 from supervm.contracts.application import Refused
+from supervm.crypto.remembered import RememberedSignatures
 
 CHUNK = 64
 GROUP_MAX = 256
@@ -34,7 +34,7 @@ class Examiner:
         assert threads > 0
         self.threads = threads
         self._rules = rules
-        self.checked: Recent[bytes, bytes] = Recent(remembered)
+        self.checked = RememberedSignatures(remembered)
         self._limiter = trio.CapacityLimiter(threads)
         self._send, self._receive = trio.open_memory_channel[_Chunk](CHUNKS_MAX)
 
@@ -62,18 +62,11 @@ class Examiner:
                 chunk.error = error
                 chunk.done.set()
             return
-        for one in judged:
-            if isinstance(one, Examined):
-                self.remember(one)
         at = 0
         for chunk in group:
             chunk.judged = judged[at : at + len(chunk.items)]
             at += len(chunk.items)
             chunk.done.set()
-
-    def remember(self, one: Examined) -> None:
-        """These very bytes are rightly signed."""
-        self.checked.put(one.fingerprint, one.transaction.digest)
 
     async def examine(self, items: Sequence[bytes]) -> list[Examined | Refused]:
         """Judge each item, in order. Waits while the channel is full; may be cancelled."""
