@@ -247,6 +247,30 @@ class GasPolicy(Protocol):
         """Divide the block's fees, given in block order, and make the next state."""
 
 
+@attrs.frozen
+class FixedRule:
+    """A policy's rule for one block, where it is this simple, so that C can follow it (EXEC-34).
+
+    Fees are in the native token alone: other tokens are `TokenNotAccepted`, and nothing else is refused in a
+    block. A gas costs min(max_price, `price`) micro base units. What the block's fees add up to goes to
+    `collector`, or is burned where that is None. The state stays as it is.
+    """
+
+    price: int
+    collector: Address | None
+
+
+@runtime_checkable
+class FixedRulePolicy(Protocol):
+    """What a `GasPolicy` also has where its rule may be a `FixedRule`. Others are executed in Python."""
+
+    def fixed_rule(self, state: bytes) -> FixedRule | None:
+        """The rule of the block that starts with this state, None where it is not that simple.
+
+        It must say the same as `quote`, `charge` and `end_block`; the conformance suite compares them.
+        """
+
+
 def reserve_of(terms: FeeTerms | Body) -> int:
     """Base units of `gas_token` that leave the payer before execution (GAS-7). May exceed 128 bits.
 

@@ -14,6 +14,7 @@ from supervm.hardware.fastpath import twin
 from supervm.hardware.fastpath.layout import Scan, ScanError, ScanLimits, ScanRecord
 
 __all__ = [
+    "BLOCKS_NATIVE",
     "NATIVE",
     "FastPath",
     "Scan",
@@ -56,6 +57,19 @@ def _choose() -> tuple[bool, str]:
 
 NATIVE, _REASON = _choose()
 
+
+def _choose_blocks() -> tuple[bool, str]:
+    """The block engine and the hashing under it: only where C hashes as the blake3 package does."""
+    if not NATIVE:
+        return False, _REASON
+    from supervm.hardware.fastpath import hashing
+
+    wrong = hashing.self_check()
+    return not wrong, wrong or f"{_REASON}; {hashing.lanes()} inputs are hashed side by side"
+
+
+BLOCKS_NATIVE, _BLOCKS_REASON = _choose_blocks()
+
 if NATIVE:
     from supervm.hardware.fastpath import native as _native
 
@@ -87,5 +101,6 @@ def compiler() -> str | None:
 def report() -> Mapping[str, FastPath]:
     """Each fast path's name, what runs for it, and why."""
     path = "native" if NATIVE else PYTHON
-    names = ("scan_transactions", "verify_signatures")
-    return MappingProxyType({name: FastPath(path, _REASON) for name in names})
+    found = {name: FastPath(path, _REASON) for name in ("scan_transactions", "verify_signatures")}
+    found["execute_block"] = FastPath("native" if BLOCKS_NATIVE else PYTHON, _BLOCKS_REASON)
+    return MappingProxyType(found)

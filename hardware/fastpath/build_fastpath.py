@@ -11,8 +11,10 @@ from pathlib import Path
 from cffi import FFI
 
 FOLDER = "hardware/fastpath"
-SOURCES = [f"{FOLDER}/svm_{name}.c" for name in ("scan", "cpu", "pool", "verify")]
-HEADERS = ("svm_scan.h", "svm_cpu.h", "svm_pool.h", "svm_verify.h")
+NAMES = ("scan", "cpu", "pool", "verify", "blake3")
+ENGINE = ("decode", "state", "execute", "stm", "parallel", "receipt", "engine")
+SOURCES = [f"{FOLDER}/svm_{name}.c" for name in NAMES + ENGINE]
+HEADERS = ("svm_scan.h", "svm_cpu.h", "svm_pool.h", "svm_verify.h", "svm_blake3.h", "svm_engine.h")
 
 
 def declarations(header: str) -> str:
@@ -27,7 +29,7 @@ ffibuilder.set_source(
     "supervm.hardware._fastpath",
     "".join(f'#include "{name}"\n' for name in HEADERS),
     sources=SOURCES,
-    depends=[f"{FOLDER}/{name}" for name in HEADERS],
+    depends=[str(path) for path in sorted(Path(FOLDER).glob("*.h"))],
     include_dirs=[FOLDER],
     optional=True,
 )

@@ -1,5 +1,6 @@
 /* The judge of this file is twin.py: same records, same errors, in the same order of checks. */
 #include "svm_scan.h"
+#include "svm_scan_one.h"
 
 #include <stdbool.h>
 #include <string.h>
@@ -202,6 +203,12 @@ static uint32_t scan_one(const uint8_t *first, cursor *c, const svm_scan_limits 
         }
     }
     return left(c) == 0 ? (uint32_t)SVM_OK : (uint32_t)SVM_TRAILING_BYTES;
+}
+
+uint32_t svm_scan_one_transaction(const uint8_t *data, size_t size, const svm_scan_limits *limits,
+                                  svm_scan_record *record) {
+    cursor one = {data, data + size};
+    return scan_one(data, &one, limits, record);
 }
 
 uint32_t svm_scan_transactions(const uint8_t *packed, size_t size, const svm_scan_limits *limits,

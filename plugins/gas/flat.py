@@ -21,6 +21,7 @@ from supervm.contracts.gas import (
     Credit,
     FeeFieldInvalid,
     FeeTerms,
+    FixedRule,
     GasLimitTooHigh,
     GasLimitTooLow,
     GasSchedule,
@@ -146,6 +147,10 @@ class FlatPolicy:
         gas_paid = paid_gas(gas_used, refund_gas)
         fee = min(quote.reserve, price_of(gas_paid, quote.price))
         return Charge(quote, gas_used, gas_paid, fee, quote.reserve - fee)
+
+    def fixed_rule(self, state: bytes) -> FixedRule:
+        found = FlatState.decode(state)
+        return FixedRule(found.price, found.collector)
 
     def end_block(self, state: bytes, charges: Sequence[Charge], facts: BlockFacts) -> Settlement:
         fees = sum(charge.fee for charge in charges)

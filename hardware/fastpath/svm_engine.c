@@ -1,0 +1,404 @@
+/* A block from its bytes to its receipts: the phases, in order, and what they leave. */
+#if !defined(_WIN32)
+#define _POSIX_C_SOURCE 200809L
+#endif
+
+#include "svm_engine_types.h"
+
+#include <stdlib.h>
+#include <time.h>
+
+enum { AHEAD_PLACE = 24, AHEAD_ENTRY = 12 };
+
+uint64_t svm_now_ns(void) {
+    struct timespec now;
+#if defined(_WIN32)
+    timespec_get(&now, TIME_UTC);
+#else
+    clock_gettime(CLOCK_MONOTONIC, &now);
+#endif
+    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+static bool add_slot(svm_block *block, uint32_t number, uint32_t *slot) {
+    svm_entry *entry = svm_entry_at(block->engine, number);
+    if (entry->used == block->engine->block_number) {
+        *slot = entry->slot;
+        return true;
+    }
+    if (block->slots_count == block->slots_room) {
+        const uint32_t room = block->slots_room < 512 ? 1024 : block->slots_room * 2;
+        svm_slot *slots = realloc(block->slots, (size_t)room * sizeof *slots);
+        if (slots == NULL) {
+            return false;
+        }
+        block->slots = slots;
+        block->slots_room = room;
+    }
+    if (!entry->known) {
+        if (block->missing_count == block->missing_room) {
+            const uint32_t room = block->missing_room < 512 ? 1024 : block->missing_room * 2;
+            uint32_t *missing = realloc(block->missing, (size_t)room * sizeof *missing);
+            if (missing == NULL) {
+                return false;
+            }
+            block->missing = missing;
+            block->missing_room = room;
+        }
+        block->missing[block->missing_count++] = number;
+    }
+    entry->used = block->engine->block_number;
+    entry->kept = 1;
+    entry->slot = *slot = block->slots_count++;
+    block->slots[*slot].entry = number;
+    block->slots[*slot].space = entry->space;
+    block->slots[*slot].changed = 0;
+    block->slots[*slot].now = entry->value;
+    return true;
+}
+
+static bool find_slot(svm_block *block, const svm_key *key, uint32_t *slot) {
+    const uint32_t entry = svm_engine_entry(block->engine, key);
+    return entry != UINT32_MAX && add_slot(block, entry, slot);
+}
+
+/* Gives every key its slot. Entries far apart in memory are asked for ahead of time. */
+static bool find_slots(svm_block *block) {
+    const svm_engine *engine = block->engine;
+    const uint32_t count = block->keys_count;
+    for (uint32_t i = 0; i < count; i++) {
+        if (i + AHEAD_PLACE < count) {
+            svm_engine_prefetch_place(engine, block->keys[i + AHEAD_PLACE].hash);
+        }
+        if (i + AHEAD_ENTRY < count) {
+            svm_engine_prefetch_entry(engine, block->keys[i + AHEAD_ENTRY].hash);
+        }
+        if (!find_slot(block, &block->keys[i], &block->slot_of[i])) {
+            return false;
+        }
+    }
+    svm_key key = {.id = svm_zeros, .space = SVM_TOKEN};
+    key.hash = svm_hash_key(engine, &key);
+    if (!find_slot(block, &key, &block->supply_slot)) {
+        return false;
+    }
+    key.id = block->facts.collector;
+    key.space = SVM_ACCOUNT;
+    key.hash = svm_hash_key(engine, &key);
+    return block->facts.collects == 0 || find_slot(block, &key, &block->collector_slot);
+}
+
+/* Transactions whose digest was executed before, in an earlier block or in this one, are skipped (CONS-40). */
+static bool mark_skipped(svm_block *block, const uint8_t *executed, uint32_t executed_count) {
+    uint64_t size = 64;
+    while (size < 2 * (uint64_t)block->count + 2 * (uint64_t)executed_count) {
+        size *= 2;
+    }
+    /* Digests are as good as random; the seed keeps even a chosen set from piling up. */
+    const uint64_t seed = block->engine->seed[2];
+    uint32_t *places = calloc(size, sizeof *places);
+    if (places == NULL) {
+        return false;
+    }
+    for (uint64_t i = 0; i < (uint64_t)executed_count + block->count; i++) {
+        const bool earlier = i < executed_count;
+        const uint8_t *digest =
+            earlier ? executed + i * SVM_ID : block->digests + (i - executed_count) * SVM_ID;
+        const svm_u128 product = (svm_u128)(svm_get_u64(digest) ^ seed) * 0x9e3779b97f4a7c15u;
+        uint64_t at = ((uint64_t)product ^ (uint64_t)(product >> 64)) & (size - 1);
+        bool known = false;
+        while (places[at] != 0 && !known) {
+            const uint64_t other = places[at] - 1;
+            const uint8_t *held =
+                other < executed_count ? executed + other * SVM_ID : block->digests + (other - executed_count) * SVM_ID;
+            known = svm_same_id(held, digest);
+            at = (at + 1) & (size - 1);
+        }
+        if (!known) {
+            places[at] = (uint32_t)i + 1;
+        } else if (!earlier) {
+            block->txs[i - executed_count].skip = 1;
+        }
+    }
+    free(places);
+    return true;
+}
+
+static bool list_missing(svm_block *block) {
+    block->missing_bytes = malloc((size_t)block->missing_count * (2 + 2 * SVM_ID) + 1);
+    if (block->missing_bytes == NULL) {
+        return false;
+    }
+    uint8_t *out = block->missing_bytes;
+    for (uint32_t i = 0; i < block->missing_count; i++) {
+        const svm_entry *entry = svm_entry_at(block->engine, block->missing[i]);
+        *out++ = (uint8_t)(1 + SVM_ID + (entry->token != NULL ? SVM_ID : 0));
+        *out++ = entry->space;
+        memcpy(out, entry->id, SVM_ID);
+        out += SVM_ID;
+        if (entry->token != NULL) {
+            memcpy(out, entry->token, SVM_ID);
+            out += SVM_ID;
+        }
+    }
+    block->missing_size = (size_t)(out - block->missing_bytes);
+    return true;
+}
+
+static uint32_t open_block(svm_block *block, const uint8_t *digests, const uint8_t *executed, uint32_t executed_count,
+                           uint32_t *at) {
+    const uint64_t began = svm_now_ns();
+    const size_t count = (size_t)block->count + 1;
+
+    block->txs = malloc(count * sizeof *block->txs);
+    block->digests = malloc(count * SVM_ID);
+    block->outcomes = calloc(count, sizeof *block->outcomes);
+    if (block->txs == NULL || block->digests == NULL || block->outcomes == NULL) {
+        return SVM_ENGINE_NO_MEMORY;
+    }
+    const uint32_t error = svm_decode_block(block, digests, at);
+    if (error != SVM_ENGINE_OK) {
+        return error;
+    }
+    if (!mark_skipped(block, executed, executed_count)) {
+        return SVM_ENGINE_NO_MEMORY;
+    }
+    const uint64_t decoded = svm_now_ns();
+    block->stats.decode_ns = decoded - began;
+    block->slot_of = malloc(((size_t)block->keys_count + 1) * sizeof *block->slot_of);
+    if (block->slot_of == NULL || !find_slots(block) || !list_missing(block)) {
+        return SVM_ENGINE_NO_MEMORY;
+    }
+    block->stats.state_ns = svm_now_ns() - decoded;
+    block->stats.keys = block->keys_count;
+    block->stats.slots = block->slots_count;
+    block->stats.missed = block->missing_count;
+    return SVM_ENGINE_OK;
+}
+
+uint32_t svm_block_new(svm_engine *engine, const svm_block_facts *facts, const uint8_t *data, const uint64_t *offsets,
+                       uint32_t count, const uint8_t *digests, const uint8_t *executed, uint32_t executed_count,
+                       svm_block **made, uint32_t *at) {
+    *made = NULL;
+    *at = 0;
+    if (engine->open != NULL) {
+        return SVM_ENGINE_ORDER;
+    }
+    if (count > UINT32_MAX / 4 || executed_count > UINT32_MAX / 4) {
+        return SVM_ENGINE_TOO_LARGE;
+    }
+    for (uint32_t i = 0; i < count; i++) {
+        if (offsets[i] > offsets[i + 1]) {
+            return SVM_ENGINE_ORDER;
+        }
+    }
+    svm_block *block = calloc(1, sizeof *block);
+    if (block == NULL) {
+        return SVM_ENGINE_NO_MEMORY;
+    }
+    block->engine = engine;
+    block->facts = *facts;
+    block->data = data;
+    block->offsets = offsets;
+    block->count = count;
+    engine->block_number++;
+    engine->open = block;
+    const uint32_t error = open_block(block, digests, executed, executed_count, at);
+    if (error != SVM_ENGINE_OK) {
+        svm_block_free(block);
+        return error;
+    }
+    *made = block;
+    return SVM_ENGINE_OK;
+}
+
+uint32_t svm_block_missing(svm_block *block, const uint8_t **packed, size_t *size, uint32_t *count) {
+    *packed = block->missing_bytes;
+    *size = block->missing_size;
+    *count = block->missing_count;
+    return SVM_ENGINE_OK;
+}
+
+uint32_t svm_block_supply(svm_block *block, const uint8_t *packed, size_t size, uint32_t count, uint32_t *at) {
+    const uint64_t began = svm_now_ns();
+    const uint8_t *end = packed + size;
+    *at = 0;
+    if (block->phase != 0 || count != block->missing_count) {
+        return SVM_ENGINE_ORDER;
+    }
+    for (uint32_t i = 0; i < count; i++) {
+        *at = i;
+        if (end - packed < 4) {
+            return SVM_ENGINE_BAD_STATE;
+        }
+        const uint32_t bytes = svm_get_u32(packed);
+        packed += 4;
+        if ((size_t)(end - packed) < bytes) {
+            return SVM_ENGINE_BAD_STATE;
+        }
+        svm_entry *entry = svm_entry_at(block->engine, block->missing[i]);
+        bool no_memory = false;
+        if (!svm_engine_read(block->engine, entry, packed, bytes, &no_memory)) {
+            return no_memory ? SVM_ENGINE_NO_MEMORY : SVM_ENGINE_BAD_STATE;
+        }
+        block->slots[entry->slot].now = entry->value;
+        packed += bytes;
+    }
+    if (packed != end) {
+        return SVM_ENGINE_BAD_STATE;
+    }
+    block->missing_count = 0;
+    block->missing_size = 0;
+    block->stats.state_ns += svm_now_ns() - began;
+    return SVM_ENGINE_OK;
+}
+
+/* Fees go to the collector, or are burned: the supply falls by them. */
+static uint32_t settle(svm_block *block) {
+    for (uint32_t i = 0; i < block->count; i++) {
+        const svm_outcome *outcome = &block->outcomes[i];
+        switch (outcome->status) {
+        case SVM_SKIPPED:
+            block->stats.skipped++;
+            continue;
+        case SVM_COMMITTED:
+            block->stats.committed++;
+            break;
+        case SVM_FAILED:
+            block->stats.failed++;
+            break;
+        case SVM_VOID:
+            block->stats.voided++;
+            break;
+        default:
+            return SVM_ENGINE_INVARIANT;
+        }
+        block->fees += outcome->fee;
+        block->stats.gas_used += outcome->gas_used;
+    }
+    block->stats.fees_low = (uint64_t)block->fees;
+    block->stats.fees_high = (uint64_t)(block->fees >> 64);
+    if (block->fees == 0) {
+        return SVM_ENGINE_OK;
+    }
+    if (block->facts.collects) {
+        svm_slot *slot = &block->slots[block->collector_slot];
+        const svm_u128 before = svm_join(slot->now.account.low, slot->now.account.high), after = before + block->fees;
+        slot->now.account.low = (uint64_t)after;
+        slot->now.account.high = (uint64_t)(after >> 64);
+        slot->changed = 1;
+        return after < before ? SVM_ENGINE_INVARIANT : SVM_ENGINE_OK;
+    }
+    svm_slot *slot = &block->slots[block->supply_slot];
+    if (slot->now.token == NULL || slot->now.token->supply < block->fees) {
+        return SVM_ENGINE_INVARIANT;
+    }
+    svm_token *token = svm_arena_take(&block->arena, sizeof *token);
+    if (token == NULL) {
+        return SVM_ENGINE_NO_MEMORY;
+    }
+    *token = *slot->now.token;
+    token->supply -= block->fees;
+    slot->now.token = token;
+    slot->changed = 1;
+    return SVM_ENGINE_OK;
+}
+
+uint32_t svm_block_execute(svm_block *block, uint32_t mode) {
+    if (block->phase != 0 || block->missing_count != 0) {
+        return SVM_ENGINE_ORDER;
+    }
+    block->phase = 1;
+    block->stats.transactions = block->count;
+    const uint64_t began = svm_now_ns();
+    uint32_t error = svm_execute_block(block, mode);
+    if (error == SVM_ENGINE_OK) {
+        error = settle(block);
+    }
+    const uint64_t executed = svm_now_ns();
+    if (error == SVM_ENGINE_OK) {
+        error = svm_make_receipts(block);
+    }
+    const uint64_t receipts = svm_now_ns();
+    if (error == SVM_ENGINE_OK) {
+        error = svm_make_changes(block);
+    }
+    block->stats.execute_ns = executed - began;
+    block->stats.receipts_ns = receipts - executed;
+    block->stats.changes_ns = svm_now_ns() - receipts;
+    block->error = error;
+    return error;
+}
+
+void svm_block_receipts(const svm_block *block, const uint8_t **bytes, const uint64_t **offsets, uint32_t *count,
+                        uint8_t root[32]) {
+    *bytes = block->receipts;
+    *offsets = block->receipt_starts;
+    *count = block->receipts_count;
+    memcpy(root, block->receipts_root, SVM_ID);
+}
+
+void svm_block_changes(const svm_block *block, const uint8_t **bytes, size_t *size, uint32_t *count) {
+    *bytes = block->changes;
+    *size = block->changes_size;
+    *count = block->changes_count;
+}
+
+uint32_t svm_block_details(const svm_block *block, svm_detail *details, uint32_t room) {
+    uint32_t count = 0;
+    for (uint32_t i = 0; i < block->count; i++) {
+        if (block->outcomes[i].detail != NULL) {
+            if (count < room) {
+                details[count] = *block->outcomes[i].detail;
+            }
+            count++;
+        }
+    }
+    return count;
+}
+
+void svm_block_stats_of(const svm_block *block, svm_block_stats *stats) { *stats = block->stats; }
+
+uint32_t svm_block_commit(svm_block *block) {
+    if (block->phase != 1 || block->error != SVM_ENGINE_OK) {
+        return SVM_ENGINE_ORDER;
+    }
+    for (uint32_t i = 0; i < block->slots_count; i++) {
+        const svm_slot *slot = &block->slots[i];
+        if (slot->changed && !svm_engine_store(block->engine, svm_entry_at(block->engine, slot->entry), slot->now)) {
+            return SVM_ENGINE_NO_MEMORY;
+        }
+    }
+    block->phase = 2;
+    return SVM_ENGINE_OK;
+}
+
+void svm_block_free(svm_block *block) {
+    if (block == NULL) {
+        return;
+    }
+    svm_engine *engine = block->engine;
+    for (uint32_t i = 0; i < block->workers_count; i++) {
+        svm_worker_free(&block->workers[i]);
+    }
+    for (uint32_t i = 0; i < block->names_count && block->names != NULL; i++) {
+        free(block->names[i]);
+    }
+    free(block->workers);
+    free(block->names);
+    free(block->txs);
+    free(block->digests);
+    free(block->outcomes);
+    free(block->keys);
+    free(block->slot_of);
+    free(block->slots);
+    free(block->missing);
+    free(block->missing_bytes);
+    free(block->receipts);
+    free(block->receipt_starts);
+    free(block->changes);
+    svm_arena_free(&block->arena);
+    free(block);
+    engine->open = NULL;
+    svm_engine_evict(engine);
+}

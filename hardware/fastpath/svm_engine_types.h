@@ -1,0 +1,405 @@
+/* What the files of the engine share. Not seen by cffi: it may use what gcc and clang have. */
+#ifndef SVM_ENGINE_TYPES_H
+#define SVM_ENGINE_TYPES_H
+
+#include <stdbool.h>
+#include <string.h>
+
+#include "svm_engine.h"
+#include "svm_scan_one.h"
+
+#if !defined(__SIZEOF_INT128__)
+#error "the engine needs 128-bit integers: this compiler builds without it, and the twins run"
+#endif
+
+typedef unsigned __int128 svm_u128;
+
+/* State entries, by the first byte of their keys. */
+enum svm_space { SVM_ACCOUNT = 1, SVM_BALANCE = 2, SVM_TOKEN = 3, SVM_OBJECT = 4 };
+
+enum svm_owner { SVM_OWNED = 0, SVM_SHARED = 1, SVM_IMMUTABLE = 2 };
+enum svm_lane { SVM_AUTO = 0, SVM_FAST = 1, SVM_ORDERED = 2, SVM_PRIVATE = 3 };
+enum svm_access { SVM_READ = 0, SVM_WRITE = 1, SVM_TRANSFER = 2, SVM_SHARE = 3, SVM_FREEZE = 4, SVM_DELETE = 5 };
+enum svm_status { SVM_SKIPPED = 0, SVM_COMMITTED = 3, SVM_FAILED = 4, SVM_VOID = 5, SVM_BROKEN = 255 };
+
+enum svm_operation {
+    SVM_OP_TRANSFER = 0,
+    SVM_OP_TOKEN_CREATE = 1,
+    SVM_OP_MINT = 2,
+    SVM_OP_BURN = 3,
+    SVM_OP_OBJECT_CREATE = 4,
+    SVM_OP_OBJECT_MUTATE = 5,
+    SVM_OP_OBJECT_TRANSFER = 6,
+    SVM_OP_OBJECT_SHARE = 7,
+    SVM_OP_OBJECT_FREEZE = 8,
+    SVM_OP_OBJECT_DELETE = 9
+};
+
+enum svm_code {
+    SVM_DONE = 0,
+    SVM_OUT_OF_GAS,
+    SVM_FEE_UNFUNDED,
+    SVM_INSUFFICIENT_FUNDS,
+    SVM_AMOUNT_OVERFLOW,
+    SVM_TOKEN_UNKNOWN,
+    SVM_NOT_MINTER,
+    SVM_SUPPLY_FIXED,
+    SVM_SUPPLY_OVERFLOW,
+    SVM_VERSION_MISMATCH,
+    SVM_OBJECT_MISSING,
+    SVM_OBJECT_DELETED,
+    SVM_OBJECT_TOO_LARGE,
+    SVM_OWNERSHIP_MISMATCH,
+    SVM_NOT_OWNED,
+    SVM_IMMUTABLE_OBJECT,
+    SVM_UNDECLARED_ACCESS,
+    SVM_ACCESS_USED,
+    SVM_WRONG_CHAIN,
+    SVM_EXPIRED,
+    SVM_PAYLOAD_UNKNOWN,
+    SVM_LANE_MISMATCH,
+    SVM_NONCE_USED,
+    SVM_NONCE_GAP,
+    SVM_TOKEN_NOT_ACCEPTED,
+    SVM_CODES
+};
+
+/* Where the fixed fields of a body stand (EXEC-6). */
+enum svm_body_at {
+    SVM_AT_CHAIN = 1,
+    SVM_AT_SENDER = 33,
+    SVM_AT_PAYER = 65,
+    SVM_AT_SPONSOR_NONCE = 97,
+    SVM_AT_NONCE = 105,
+    SVM_AT_EXPIRY = 113,
+    SVM_AT_LANE = 121,
+    SVM_AT_GAS_LIMIT = 122,
+    SVM_AT_MAX_PRICE = 130,
+    SVM_AT_GAS_TOKEN = 146,
+    SVM_AT_RELAYS = 194,
+    SVM_AT_AFTER_RELAYS = 196
+};
+
+enum {
+    SVM_ID = 32,
+    SVM_INPUT = 41,
+    SVM_OUTPUT = 48,
+    SVM_PAYLOAD_NATIVE = 1,
+    SVM_OPERATIONS_MAX = 64,
+    SVM_SYMBOL_MAX = 16,
+    SVM_DECIMALS_MAX = 18,
+    SVM_ACCOUNT_VALUE = 33, /* bytes of the encoded entry */
+    SVM_BALANCE_VALUE = 17,
+    SVM_OBJECT_HEAD = 51, /* before the data */
+    SVM_CHUNK = 256       /* transactions of one task */
+};
+
+/* Numbers in bytes, little-endian. */
+static inline uint64_t svm_get_u64(const uint8_t *b) {
+    uint64_t v;
+#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+    memcpy(&v, b, 8);
+#else
+    v = 0;
+    for (int i = 7; i >= 0; i--) {
+        v = v << 8 | b[i];
+    }
+#endif
+    return v;
+}
+
+static inline uint32_t svm_get_u32(const uint8_t *b) {
+    return (uint32_t)b[0] | (uint32_t)b[1] << 8 | (uint32_t)b[2] << 16 | (uint32_t)b[3] << 24;
+}
+
+static inline uint32_t svm_get_u16(const uint8_t *b) { return (uint32_t)b[0] | (uint32_t)b[1] << 8; }
+
+static inline svm_u128 svm_get_u128(const uint8_t *b) {
+    return (svm_u128)svm_get_u64(b + 8) << 64 | svm_get_u64(b);
+}
+
+static inline void svm_put_u64(uint8_t *b, uint64_t v) {
+#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+    memcpy(b, &v, 8);
+#else
+    for (int i = 0; i < 8; i++) {
+        b[i] = (uint8_t)(v >> 8 * i);
+    }
+#endif
+}
+
+static inline void svm_put_u32(uint8_t *b, uint32_t v) {
+    for (int i = 0; i < 4; i++) {
+        b[i] = (uint8_t)(v >> 8 * i);
+    }
+}
+
+static inline void svm_put_u16(uint8_t *b, uint32_t v) {
+    b[0] = (uint8_t)v;
+    b[1] = (uint8_t)(v >> 8);
+}
+
+static inline void svm_put_u128(uint8_t *b, svm_u128 v) {
+    svm_put_u64(b, (uint64_t)v);
+    svm_put_u64(b + 8, (uint64_t)(v >> 64));
+}
+
+static inline bool svm_same_id(const uint8_t *a, const uint8_t *b) { return memcmp(a, b, SVM_ID) == 0; }
+
+extern const uint8_t svm_zeros[SVM_ID]; /* the native token */
+
+/* Memory that is given back all at once. `svm_arena_take` gives NULL where there is none. */
+typedef struct svm_arena_block svm_arena_block;
+typedef struct {
+    svm_arena_block *block;
+    uint8_t *at, *end;
+} svm_arena;
+
+void *svm_arena_grow(svm_arena *arena, size_t size);
+void svm_arena_reset(svm_arena *arena); /* keeps one block */
+void svm_arena_free(svm_arena *arena);
+
+static inline void *svm_arena_take(svm_arena *arena, size_t size) {
+    size = (size + 15) & ~(size_t)15;
+    if ((size_t)(arena->end - arena->at) >= size) {
+        void *taken = arena->at;
+        arena->at += size;
+        return taken;
+    }
+    return svm_arena_grow(arena, size);
+}
+
+/* A token's record and an object are never changed: a new value is a new one. */
+typedef struct {
+    svm_u128 supply;
+    uint8_t minter[SVM_ID];
+    uint8_t symbol[SVM_SYMBOL_MAX];
+    uint8_t symbol_size, decimals, fixed;
+} svm_token;
+
+typedef struct {
+    uint64_t version;
+    const uint8_t *data;
+    uint32_t size;
+    uint32_t type;
+    uint8_t owner[SVM_ID];
+    uint8_t kind, deleted;
+} svm_object;
+
+/* The value of a state key. NULL stands for an absent token or object. */
+typedef union {
+    struct {
+        uint64_t nonce, sponsor_nonce, low, high;
+    } account;
+    struct {
+        uint64_t low, high;
+    } balance;
+    const svm_token *token;
+    const svm_object *object;
+} svm_value;
+
+static inline svm_u128 svm_join(uint64_t low, uint64_t high) { return (svm_u128)high << 64 | low; }
+
+/* A state key: space, id, and of a balance the token. */
+typedef struct {
+    const uint8_t *id;
+    const uint8_t *token;
+    uint64_t hash;
+    uint8_t space;
+    uint8_t fresh; /* named after this transaction: it can't be there */
+} svm_key;
+
+/* An entry of the state in memory. */
+typedef struct {
+    uint8_t id[SVM_ID];
+    svm_value value;
+    const uint8_t *token; /* of a balance; ours */
+    uint32_t slot;        /* in the block `used` */
+    uint32_t used;        /* the last block that touched it */
+    uint8_t space;        /* 0: the entry is free, and `slot` is the next free one + 1 */
+    uint8_t known;        /* the value counts */
+    uint8_t kept;         /* was used since eviction last came by */
+} svm_entry;
+
+/* A key that the block touches. `now` is its value at this point of the block. */
+typedef struct {
+    svm_value now;
+    uint32_t entry;
+    uint8_t space;
+    uint8_t changed;
+} svm_slot;
+
+typedef struct {
+    uint32_t tag;
+    uint32_t entry; /* + 1; 0 is an empty place */
+} svm_place;
+
+struct svm_engine {
+    svm_pool *pool;
+    uint64_t seed[4];
+    uint64_t bytes_max, bytes, evicted;
+    bool resident;
+    svm_place *places; /* a power of two of them */
+    uint64_t places_mask;
+    svm_entry **blocks; /* of SVM_ENTRIES each */
+    uint32_t blocks_count, entries_used, entries_live, first_free;
+    uint32_t hand; /* where eviction goes on */
+    uint32_t block_number;
+    svm_block *open;
+};
+
+enum { SVM_ENTRIES = 4096 };
+
+static inline svm_entry *svm_entry_at(const svm_engine *engine, uint32_t entry) {
+    return &engine->blocks[entry / SVM_ENTRIES][entry % SVM_ENTRIES];
+}
+
+/* A decoded transaction. Its keys, and so its slots, are in the order in which execution asks for them:
+ * sender, payer if another, each input, then operation by operation. */
+typedef struct {
+    const uint8_t *data;
+    uint64_t suites_gas;
+    uint32_t size, body_size;
+    uint32_t inputs_at, payload_at; /* offsets from data */
+    uint32_t keys, keys_count;
+    uint16_t inputs, operations;
+    uint16_t kind;
+    uint8_t lane, sponsored;
+    uint8_t transfers, moves_supply; /* whether there is such an operation */
+    uint8_t skip;                    /* executed before */
+} svm_tx;
+
+/* What became of a transaction: its receipt, but for what the transaction itself says. */
+typedef struct {
+    uint64_t gas_used;
+    svm_u128 fee;
+    const uint8_t *effects; /* created to return value, encoded; NULL: all empty */
+    uint32_t effects_size;
+    const svm_detail *detail;
+    uint8_t status, code, lane;
+} svm_outcome;
+
+typedef struct {
+    uint32_t slot;
+    svm_value value;
+} svm_undo;
+
+/* An object at a version, as a receipt names it. */
+typedef struct {
+    const uint8_t *id;
+    uint64_t version;
+} svm_version;
+
+struct svm_stm;
+
+/* One thread's part of a block's execution, and of the transaction it is at. */
+typedef struct svm_worker {
+    svm_block *block;
+    svm_arena arena;
+    uint32_t error;
+    uint64_t executions;
+    /* Changes since the savepoint, oldest first. */
+    svm_undo *undo;
+    uint32_t undo_count, undo_room;
+    bool saving;
+    /* The transaction. */
+    const svm_tx *tx;
+    const uint8_t *digest;
+    const uint32_t *slots; /* of its keys, in their order */
+    uint64_t gas_limit, gas_used;
+    bool broken;              /* a state that can't be */
+    const svm_object **objects; /* by input, as it stood when the turn began */
+    uint64_t *written;        /* by input: its new version, 0 where it got none */
+    uint8_t *ended;           /* by input: its access was used up */
+    svm_version created[SVM_OPERATIONS_MAX], deleted[SVM_OPERATIONS_MAX];
+    uint32_t created_count, deleted_count, written_count, events_count;
+    uint8_t *events;
+    uint32_t events_size, events_room;
+    svm_detail detail;
+    /* Block-STM */
+    struct svm_stm *stm;
+    uint32_t index, incarnation;
+    struct svm_own *own; /* values of this execution */
+    uint32_t own_count, own_room;
+    uint32_t *own_of;   /* by slot: its place in `own` + 1, where own_seen says so */
+    uint32_t *own_seen; /* by slot: the execution that put it there */
+    uint32_t own_now;
+    uint32_t blocked_by; /* the transaction whose estimate was read, + 1 */
+} svm_worker;
+
+struct svm_block {
+    svm_engine *engine;
+    svm_block_facts facts;
+    const uint8_t *data;
+    const uint64_t *offsets;
+    uint32_t count;
+    svm_tx *txs;
+    uint8_t *digests;
+    svm_outcome *outcomes;
+    svm_key *keys;
+    uint8_t **names; /* by chunk: ids of what its transactions make */
+    uint32_t names_count;
+    uint32_t *slot_of;
+    uint32_t keys_count;
+    svm_slot *slots;
+    uint32_t slots_count, slots_room;
+    uint32_t supply_slot, collector_slot;
+    uint32_t *missing; /* entries */
+    uint32_t missing_count, missing_room;
+    uint8_t *missing_bytes;
+    size_t missing_size;
+    uint8_t *receipts;
+    uint64_t *receipt_starts;
+    uint32_t receipts_count;
+    uint8_t receipts_root[SVM_ID];
+    uint8_t *changes;
+    size_t changes_size;
+    uint32_t changes_count;
+    svm_worker *workers;
+    uint32_t workers_count;
+    svm_arena arena;
+    svm_u128 fees;
+    svm_block_stats stats;
+    uint32_t phase; /* 0 opened, 1 executed, 2 committed */
+    uint32_t error;
+};
+
+uint64_t svm_now_ns(void);
+
+/* svm_decode.c */
+/* Decodes the block's transactions and names the keys that they touch. `at`: the first that is wrong. */
+uint32_t svm_decode_block(svm_block *block, const uint8_t *digests, uint32_t *at);
+
+/* svm_state.c */
+uint64_t svm_hash_key(const svm_engine *engine, const svm_key *key);
+/* Finds or makes the entry of a key; UINT32_MAX where there is no memory. */
+uint32_t svm_engine_entry(svm_engine *engine, const svm_key *key);
+void svm_engine_prefetch_place(const svm_engine *engine, uint64_t hash);
+void svm_engine_prefetch_entry(const svm_engine *engine, uint64_t hash);
+/* Reads an entry's bytes into a value that the engine owns. False where they are no such entry. */
+bool svm_engine_read(svm_engine *engine, svm_entry *entry, const uint8_t *bytes, uint32_t size, bool *no_memory);
+bool svm_engine_store(svm_engine *engine, svm_entry *entry, svm_value value);
+void svm_engine_evict(svm_engine *engine);
+/* The size of the encoded value, 0 for one without an entry; and its bytes. */
+uint32_t svm_value_size(uint8_t space, const svm_value *value);
+uint8_t *svm_value_write(uint8_t space, const svm_value *value, uint8_t *out);
+bool svm_value_same(uint8_t space, const svm_value *a, const svm_value *b);
+
+/* svm_execute.c: one transaction after another, straight on the slots. */
+bool svm_worker_init(svm_worker *worker, svm_block *block);
+void svm_worker_free(svm_worker *worker);
+void svm_execute_direct(svm_worker *worker, uint32_t index);
+void svm_execute_optimistic(svm_worker *worker, uint32_t index); /* over the versions of Block-STM */
+
+/* svm_parallel.c: the choice of a mode, and the modes. */
+uint32_t svm_execute_block(svm_block *block, uint32_t mode);
+
+/* svm_stm.c */
+/* `gave_up`: a transaction was executed too often; nothing of it is in the slots. */
+uint32_t svm_stm_run(svm_block *block, bool *gave_up);
+
+/* svm_receipt.c */
+uint32_t svm_make_receipts(svm_block *block);
+uint32_t svm_make_changes(svm_block *block);
+
+#endif

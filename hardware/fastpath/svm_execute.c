@@ -1,0 +1,285 @@
+/* Executing a transaction. The text is in svm_execute_body.h; here is what it stands on: values straight in
+ * the slots, or over the versions of Block-STM. */
+#include "svm_engine_types.h"
+#include "svm_stm.h"
+
+#include <stdlib.h>
+
+static const char *const CODE_NAMES[SVM_CODES] = {
+    [SVM_DONE] = "",
+    [SVM_OUT_OF_GAS] = "OutOfGas",
+    [SVM_FEE_UNFUNDED] = "FeeUnfunded",
+    [SVM_INSUFFICIENT_FUNDS] = "InsufficientFunds",
+    [SVM_AMOUNT_OVERFLOW] = "AmountOverflow",
+    [SVM_TOKEN_UNKNOWN] = "TokenUnknown",
+    [SVM_NOT_MINTER] = "NotMinter",
+    [SVM_SUPPLY_FIXED] = "SupplyFixed",
+    [SVM_SUPPLY_OVERFLOW] = "SupplyOverflow",
+    [SVM_VERSION_MISMATCH] = "VersionMismatch",
+    [SVM_OBJECT_MISSING] = "ObjectMissing",
+    [SVM_OBJECT_DELETED] = "ObjectDeleted",
+    [SVM_OBJECT_TOO_LARGE] = "ObjectTooLarge",
+    [SVM_OWNERSHIP_MISMATCH] = "OwnershipMismatch",
+    [SVM_NOT_OWNED] = "NotOwned",
+    [SVM_IMMUTABLE_OBJECT] = "ImmutableObject",
+    [SVM_UNDECLARED_ACCESS] = "UndeclaredAccess",
+    [SVM_ACCESS_USED] = "AccessUsed",
+    [SVM_WRONG_CHAIN] = "WrongChain",
+    [SVM_EXPIRED] = "Expired",
+    [SVM_PAYLOAD_UNKNOWN] = "PayloadUnknown",
+    [SVM_LANE_MISMATCH] = "LaneMismatch",
+    [SVM_NONCE_USED] = "NonceUsed",
+    [SVM_NONCE_GAP] = "NonceGap",
+    [SVM_TOKEN_NOT_ACCEPTED] = "TokenNotAccepted",
+};
+
+const char *svm_code_name(uint32_t code) { return code < SVM_CODES ? CODE_NAMES[code] : NULL; }
+
+bool svm_worker_init(svm_worker *worker, svm_block *block) {
+    memset(worker, 0, sizeof *worker);
+    worker->block = block;
+    const size_t inputs = (size_t)block->facts.inputs_max + 1;
+    worker->objects = malloc(inputs * sizeof *worker->objects);
+    worker->written = malloc(inputs * sizeof *worker->written);
+    worker->ended = malloc(inputs);
+    return worker->objects != NULL && worker->written != NULL && worker->ended != NULL;
+}
+
+void svm_worker_free(svm_worker *worker) {
+    svm_arena_free(&worker->arena);
+    free(worker->undo);
+    free(worker->objects);
+    free(worker->written);
+    free(worker->ended);
+    free(worker->events);
+    free(worker->own);
+    free(worker->own_of);
+    free(worker->own_seen);
+}
+
+/* What a transaction can't do without is asked for before its turn, so that no step of it fails for memory. */
+static bool make_room(svm_worker *w, const svm_tx *tx) {
+    /* A key is changed once for its place in the list, and a few more times by fees and operations. */
+    const uint32_t undo = tx->keys_count + 4 * SVM_OPERATIONS_MAX + 8;
+    if (undo > w->undo_room) {
+        svm_undo *more = realloc(w->undo, undo * sizeof *more);
+        if (more == NULL) {
+            return false;
+        }
+        w->undo = more;
+        w->undo_room = undo;
+    }
+    const uint32_t events = (uint32_t)tx->operations * 256;
+    if (events > w->events_room) {
+        uint8_t *more = realloc(w->events, events);
+        if (more == NULL) {
+            return false;
+        }
+        w->events = more;
+        w->events_room = events;
+    }
+    return true;
+}
+
+/* Gas. What would pass the limit uses all of it and fails (GAS-3). */
+static bool use_gas(svm_worker *w, uint64_t gas) {
+    if (gas > w->gas_limit - w->gas_used) {
+        w->detail.code = SVM_OUT_OF_GAS;
+        const svm_u128 wanted = (svm_u128)w->gas_used + gas;
+        w->detail.first[0] = (uint64_t)wanted;
+        w->detail.first[1] = (uint64_t)(wanted >> 64);
+        w->detail.second[0] = w->gas_limit;
+        w->gas_used = w->gas_limit;
+        return false;
+    }
+    w->gas_used += gas;
+    return true;
+}
+
+static bool fail(svm_worker *w, enum svm_code code, const uint8_t *id, svm_u128 first, svm_u128 second) {
+    w->detail.code = code;
+    if (id != NULL) {
+        memcpy(w->detail.id, id, SVM_ID);
+    }
+    w->detail.first[0] = (uint64_t)first;
+    w->detail.first[1] = (uint64_t)(first >> 64);
+    w->detail.second[0] = (uint64_t)second;
+    w->detail.second[1] = (uint64_t)(second >> 64);
+    return false;
+}
+
+static bool fail_with(svm_worker *w, enum svm_code code, const uint8_t *id, const uint8_t *other) {
+    memcpy(w->detail.other, other, SVM_ID);
+    return fail(w, code, id, 0, 0);
+}
+
+static svm_object *new_object(svm_worker *w, const svm_object *like) {
+    svm_object *object = svm_arena_take(&w->arena, sizeof *object);
+    if (object == NULL) {
+        w->error = SVM_ENGINE_NO_MEMORY;
+        w->broken = true;
+        return NULL;
+    }
+    if (like != NULL) {
+        *object = *like;
+    } else {
+        memset(object, 0, sizeof *object);
+    }
+    return object;
+}
+
+static svm_token *new_token(svm_worker *w, const svm_token *like) {
+    svm_token *token = svm_arena_take(&w->arena, sizeof *token);
+    if (token == NULL) {
+        w->error = SVM_ENGINE_NO_MEMORY;
+        w->broken = true;
+        return NULL;
+    }
+    if (like != NULL) {
+        *token = *like;
+    } else {
+        memset(token, 0, sizeof *token);
+    }
+    return token;
+}
+
+/* ceil(gas * price / 10^6); the product of two u64 and 10^6 - 1 fits 128 bits. */
+static svm_u128 price_of(uint64_t gas, uint64_t price) {
+    const svm_u128 product = (svm_u128)gas * price + 999999;
+    if ((uint64_t)(product >> 64) == 0) {
+        return (uint64_t)product / 1000000;
+    }
+    return product / 1000000;
+}
+
+/* The input that a transaction declares for an object; inputs ascend by id. UINT32_MAX: none. */
+static uint32_t find_input(const svm_tx *tx, const uint8_t *id) {
+    uint32_t low = 0, high = tx->inputs;
+    while (low < high) {
+        const uint32_t middle = (low + high) / 2;
+        const int order = memcmp(tx->data + tx->inputs_at + middle * SVM_INPUT, id, SVM_ID);
+        if (order == 0) {
+            return middle;
+        }
+        if (order < 0) {
+            low = middle + 1;
+        } else {
+            high = middle;
+        }
+    }
+    return UINT32_MAX;
+}
+
+/* Events: emitter, topic, data, as the receipt has them. Room was made for 256 bytes an operation. */
+static bool emit(svm_worker *w, const uint8_t *emitter, const char *topic, const uint8_t *data, uint32_t size) {
+    const uint32_t topic_size = (uint32_t)strlen(topic);
+    const svm_gas_schedule *gas = &w->block->facts.gas;
+    if (!use_gas(w, gas->event + gas->event_byte * (topic_size + size))) {
+        return false;
+    }
+    uint8_t *at = w->events + w->events_size;
+    memcpy(at, emitter, SVM_ID);
+    svm_put_u32(at + SVM_ID, topic_size);
+    memcpy(at + SVM_ID + 4, topic, topic_size);
+    at += SVM_ID + 4 + topic_size;
+    svm_put_u32(at, size);
+    memcpy(at + 4, data, size);
+    w->events_size = (uint32_t)(at + 4 + size - w->events);
+    w->events_count++;
+    return true;
+}
+
+static uint8_t *put_versions(uint8_t *out, const svm_version *versions, uint32_t count) {
+    svm_put_u16(out, count);
+    out += 2;
+    for (uint32_t i = 0; i < count; i++) {
+        memcpy(out, versions[i].id, SVM_ID);
+        svm_put_u64(out + SVM_ID, versions[i].version);
+        out += SVM_ID + 8;
+    }
+    return out;
+}
+
+/* The receipt from `created` to `return_value`; nothing where all are empty. `success`: with what operations did. */
+static void keep_effects(svm_worker *w, svm_outcome *outcome, bool success) {
+    const uint32_t created = success ? w->created_count : 0, deleted = success ? w->deleted_count : 0;
+    const uint32_t events = success ? w->events_count : 0;
+    const svm_tx *tx = w->tx;
+    uint32_t written = 0;
+    for (uint32_t i = 0; i < tx->inputs; i++) {
+        written += w->written[i] != 0;
+    }
+    outcome->effects = NULL;
+    outcome->effects_size = 0;
+    if ((created | deleted | events | written) == 0) {
+        return;
+    }
+    const uint32_t size = 2 + 2 + 2 + 2 + 4 + (created + deleted + written) * (SVM_ID + 8) +
+                          (events != 0 ? w->events_size : 0);
+    uint8_t *bytes = svm_arena_take(&w->arena, size);
+    if (bytes == NULL) {
+        w->error = SVM_ENGINE_NO_MEMORY;
+        return;
+    }
+    uint8_t *out = put_versions(bytes, w->created, created);
+    svm_put_u16(out, written);
+    out += 2;
+    for (uint32_t i = 0; i < tx->inputs; i++) {
+        if (w->written[i] != 0) {
+            memcpy(out, tx->data + tx->inputs_at + i * SVM_INPUT, SVM_ID);
+            svm_put_u64(out + SVM_ID, w->written[i]);
+            out += SVM_ID + 8;
+        }
+    }
+    out = put_versions(out, w->deleted, deleted);
+    svm_put_u16(out, events);
+    out += 2;
+    if (events != 0) {
+        memcpy(out, w->events, w->events_size);
+        out += w->events_size;
+    }
+    svm_put_u32(out, 0); /* return value */
+    outcome->effects = bytes;
+    outcome->effects_size = size;
+}
+
+static void keep_detail(svm_worker *w, svm_outcome *outcome) {
+    svm_detail *detail = svm_arena_take(&w->arena, sizeof *detail);
+    if (detail == NULL) {
+        w->error = SVM_ENGINE_NO_MEMORY;
+        return;
+    }
+    *detail = w->detail;
+    outcome->detail = detail;
+}
+
+/* Straight on the slots. */
+
+static inline const svm_value *direct_value(svm_worker *w, uint32_t slot) { return &w->block->slots[slot].now; }
+
+static inline svm_value *direct_change(svm_worker *w, uint32_t slot) {
+    svm_slot *changed = &w->block->slots[slot];
+    if (w->saving) {
+        svm_undo *undo = &w->undo[w->undo_count++];
+        undo->slot = slot;
+        undo->value = changed->now;
+    }
+    changed->changed = 1;
+    return &changed->now;
+}
+
+static inline void direct_restore(svm_worker *w, uint32_t slot, svm_value value) { w->block->slots[slot].now = value; }
+
+#define X(name) direct_##name
+#include "svm_execute_body.h"
+#undef X
+
+void svm_execute_direct(svm_worker *worker, uint32_t index) { direct_execute(worker, index); }
+
+/* Over versions. */
+
+#define X(name) svm_stm_##name
+#include "svm_execute_body.h"
+#undef X
+
+void svm_execute_optimistic(svm_worker *worker, uint32_t index) { svm_stm_execute(worker, index); }

@@ -1,0 +1,180 @@
+"""C and the specification give the same bytes, whatever the block and the way it is executed (EXEC-34, 39).
+
+This is a short slice; `python -m tests.differential.compare` goes on for as long as one likes.
+"""
+
+from array import array
+from collections import Counter
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from supervm.contracts.gas import FixedRulePolicy
+from supervm.execution import BlockInput, execute_block
+from supervm.execution.engine import (
+    NativeEngine,
+    TwinEngine,
+    choose_engine,
+    native_facts,
+    pack_entries,
+)
+from supervm.execution.errors import Code
+from supervm.execution.working import GAS_STATE_KEY
+from supervm.hardware import fastpath
+from tests.differential.compare import BLOCKS_A_WORLD, check_equal, compare_world, run_engine
+from tests.differential.generate import World, world
+
+native = pytest.mark.skipif(not fastpath.BLOCKS_NATIVE, reason=fastpath.report()["execute_block"].reason)
+SEED = bytes(32)
+
+
+@native
+def test_random_blocks_give_the_same_bytes_in_every_way_and_every_outcome_occurs() -> None:
+    seen: Counter[str] = Counter()
+    for seed in range(40):
+        compare_world(seed, BLOCKS_A_WORLD, seen)
+    wanted = {code.value for code in Code} - {Code.OBJECT_TOO_LARGE}  # that one a decoder refuses
+    assert wanted | {"COMMITTED", "SKIPPED", "TokenNotAccepted"} <= set(seen), set(wanted) - set(seen)
+
+
+@native
+@settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow])
+@given(st.integers(10**6, 10**9))
+def test_any_seed_does(seed: int) -> None:
+    compare_world(seed, 4, Counter())
+
+
+@native
+@pytest.mark.parametrize("threads", [2, 3, 8])
+def test_threads_in_any_timing_give_the_same_bytes(threads: int) -> None:
+    """A hundred times the same block, all of it in conflict (EXEC-39)."""
+    of, block = conflicting()
+    wanted = execute_block(of.state, block, of.gas)
+    engine = NativeEngine(threads=threads, bytes_max=0, seed=SEED, mode="block_stm")
+    for _ in range(100):
+        check_equal(run_engine(engine, of, block), wanted, f"{threads} threads")
+    assert engine.last is not None
+    assert engine.last.executions >= len(wanted.receipts)
+    assert engine.last.validations > 0
+
+
+def conflicting() -> tuple[World, BlockInput]:
+    for seed in range(100):
+        of = world(seed)
+        for _ in range(6):
+            block = of.block()
+            if len(block.transactions) >= 40 and len(of.people) <= 5:
+                return of, block
+            of.follow(block, execute_block(of.state, block, of.gas).changes)
+    raise AssertionError("no world has such a block")
+
+
+def test_a_policy_without_a_simple_rule_is_executed_by_the_specification() -> None:
+    of = world(1)
+
+    class Plain:
+        """The same policy, without the rule that C could follow."""
+
+        def __getattr__(self, name: str) -> object:
+            if name == "fixed_rule":
+                raise AttributeError(name)
+            return getattr(of.gas, name)
+
+    assert isinstance(of.gas, FixedRulePolicy)
+    assert not isinstance(Plain(), FixedRulePolicy)
+    engine = choose_engine(native=True, threads=2, bytes_max=0, seed=SEED)
+    block = of.block()
+    with engine.open_block(block, Plain(), of.state[GAS_STATE_KEY]) as run:  # type: ignore[arg-type]
+        assert GAS_STATE_KEY in run.missing()
+        run.supply([of.state.get(key) for key in run.missing()])
+        check_equal(run.execute(), execute_block(of.state, block, of.gas), "plain")
+
+
+def test_without_c_the_specification_is_the_engine() -> None:
+    assert isinstance(choose_engine(native=False, threads=2, bytes_max=0, seed=SEED), TwinEngine)
+
+
+@native
+def test_what_was_supplied_once_is_not_asked_for_again_until_it_is_forgotten() -> None:
+    of = world(3)
+    engine = NativeEngine(threads=1, bytes_max=0, seed=SEED)
+    block = of.block()
+    while not block.transactions:
+        block = of.block()
+    with engine.open_block(block, of.gas, of.state[GAS_STATE_KEY]) as run:
+        asked = run.missing()
+        assert asked and len(set(asked)) == len(asked)
+        run.supply([of.state.get(key) for key in asked])
+        run.execute()
+    with engine.open_block(block, of.gas, of.state[GAS_STATE_KEY]) as run:
+        assert run.missing() == []
+    engine.forget()
+    with engine.open_block(block, of.gas, of.state[GAS_STATE_KEY]) as run:
+        assert sorted(run.missing()) == sorted(asked)
+
+
+@native
+def test_memory_stays_within_its_bound_however_long_the_chain() -> None:
+    from supervm.hardware.fastpath import engine as c
+
+    pool = c.Pool(1)
+    inner = c.NativeEngine(pool, SEED, bytes_max=300_000)
+    for part in range(40):
+        keys = [b"\x01" + part.to_bytes(2, "little") + at.to_bytes(30, "little") for at in range(200)]
+        inner.load(pack_entries([(key, b"\x01" + bytes(31) + b"\x01") for key in keys]), len(keys))
+        of = world(5)
+        empty = world(5).block()
+        while empty.transactions:
+            empty = of.block()
+        facts = native_facts(empty, of.gas, of.gas.fixed_rule(of.state[GAS_STATE_KEY]))
+        with inner.open_block(facts, b"", array("Q", [0]), None, ()):
+            pass
+        assert inner.stats().bytes <= 300_000
+    assert inner.stats().evicted > 0
+
+
+@native
+def test_bytes_that_are_no_transaction_are_named_and_nothing_is_kept() -> None:
+    from supervm.hardware.fastpath import engine as c
+
+    of = world(7)
+    block = of.block()
+    while len(block.transactions) < 5:
+        block = of.block()
+    inner = c.NativeEngine(c.Pool(2), SEED)
+    facts = native_facts(block, of.gas, of.gas.fixed_rule(of.state[GAS_STATE_KEY]))
+    parts = [each.data for each in block.transactions]
+    parts[3] = parts[3][:-1]
+    ends = [0]
+    for part in parts:
+        ends.append(ends[-1] + len(part))
+    with (
+        pytest.raises(c.BadTransaction) as caught,
+        inner.open_block(facts, b"".join(parts), array("Q", ends), None, ()),
+    ):
+        pass
+    assert caught.value.index == 3
+
+
+@native
+def test_entries_that_are_none_are_named() -> None:
+    from supervm.hardware.fastpath import engine as c
+
+    inner = c.NativeEngine(c.Pool(1), SEED)
+    good = (b"\x01" + bytes(32), b"\x01" + bytes(31) + b"\x01")
+    for key, value in (
+        (b"\x01" + bytes(32), b"\x02" + bytes(32)),
+        (b"\x01" + bytes(32), bytes(5)),
+        (b"\x01" + bytes(31), b"\x01" + bytes(32)),
+        (b"\x02" + bytes(64), b"\x01" + bytes(16)),
+        (b"\x03" + bytes(32), b"\x01\x00\x00\x00\x00"),
+        (b"\x04" + bytes(32), b"\x01" + bytes(60)),
+        (b"\x09" + bytes(32), b"\x01"),
+    ):
+        packed = pack_entries([good, (key, value)])
+        with pytest.raises(c.BadEntry) as caught:
+            inner.load(packed, 2)
+        assert caught.value.index == 1
+    with pytest.raises(c.BadEntry):
+        inner.load(pack_entries([good])[:-1], 1)
