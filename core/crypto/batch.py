@@ -47,18 +47,18 @@ def verify_many(items: Iterable[SignatureItem], *, threads: int = 1) -> list[boo
     if len(asked) < 2:
         return [verify(*item) for item in asked]
     right = [False] * len(asked)
-    chosen = _chosen()
+    library = chosen()
     rest: list[int] = []
     for first in range(0, len(asked), DRIVER_CALL_MAX):
         rest += _by_driver(
-            chosen, asked, range(first, min(first + DRIVER_CALL_MAX, len(asked))), right, threads
+            library, asked, range(first, min(first + DRIVER_CALL_MAX, len(asked))), right, threads
         )
     _one_by_one(asked, rest, right, threads)
     return right
 
 
 def _by_driver(
-    chosen: "Chosen", asked: Sequence[SignatureItem], places: range, right: list[bool], threads: int
+    library: "Chosen", asked: Sequence[SignatureItem], places: range, right: list[bool], threads: int
 ) -> list[int]:
     """Fill in the answers of the driver; return the places of what isn't for it."""
     data: list[bytes] = []
@@ -71,10 +71,10 @@ def _by_driver(
         number, public_key, message, signature = asked[at]
         size = len(message)
         if (
-            number not in chosen.suites
+            number not in library.suites
             or len(public_key) != PUBLIC_KEY_BYTES[number]
             or len(signature) != SIGNATURE_BYTES
-            or size > chosen.message_bytes_max
+            or size > library.message_bytes_max
             or (number == Suite.SECP256K1 and size != 32)
         ):
             rest.append(at)
@@ -86,8 +86,8 @@ def _by_driver(
         data_end, messages_end = key_end + SIGNATURE_BYTES, messages_end + size
         mine.append(at)
     if mine:
-        assert chosen.driver is not None, "a suite is for the driver only where there is one"
-        found = chosen.driver.verify(b"".join(data), b"".join(messages), rows, threads)
+        assert library.driver is not None, "a suite is for the driver only where there is one"
+        found = library.driver.verify(b"".join(data), b"".join(messages), rows, threads)
         for at, one in zip(mine, found, strict=True):
             right[at] = one == 1
     return rest
@@ -111,17 +111,17 @@ def _one_by_one(
 
 def batch_facts() -> Mapping[str, BatchFacts]:
     """What checks many signatures of each suite here, by the suite's name. Loads the libraries."""
-    chosen = _chosen()
+    library = chosen()
     found = {}
     for name, number in SUITE_NAMES.items():
-        batch, reason = chosen.facts.get(number, (ONE_BY_ONE, chosen.reason))
+        batch, reason = library.facts.get(number, (ONE_BY_ONE, library.reason))
         found[name] = BatchFacts(suite_named(name).provider if batch == ONE_BY_ONE else batch, reason)
     return MappingProxyType(found)
 
 
 @cache
-def _chosen() -> "Chosen":
-    # Imported where needed: it opens libraries.
+def chosen() -> "Chosen":
+    """The driver of this machine; made when it is first asked for, for it opens libraries."""
     from supervm.crypto.driver import choose
 
     return choose()

@@ -2,8 +2,13 @@
  * secp256k1.py, which judge this file: libraries differ in what they refuse, so none is asked about it. */
 #include "svm_verify.h"
 
+#include <stdatomic.h>
 #include <stdbool.h>
+#include <stdlib.h>
 #include <string.h>
+
+#include "svm_blake3.h"
+#include "svm_scan_one.h"
 
 enum {
     LANES = 8,
@@ -206,4 +211,251 @@ void svm_verify_items(const svm_verify_library *library, svm_pool *pool, const u
                       const svm_verify_item *items, uint32_t count, uint8_t *right) {
     items_job job = {library, data, messages, items, count, task_size(pool, count), right};
     svm_pool_run(pool, items_task, &job, (count + job.task - 1) / job.task);
+}
+
+enum {
+    ID = 32,
+    SENDER = 1 + ID, /* after the format and the chain id */
+    PAYER = SENDER + ID,
+    AUTHORIZATIONS = 2,
+    KEY_MAX = 65,
+    SCRATCH = 65536 /* bodies that are hashed together; a larger one is hashed alone */
+};
+
+static const char TRANSACTION[] = "supervm/tx/v1";
+static const char ADDRESS[] = "supervm/address/v1";
+enum { TRANSACTION_SIZE = sizeof TRANSACTION - 1, ADDRESS_SIZE = sizeof ADDRESS - 1 };
+
+typedef struct {
+    const svm_verify_library *library;
+    const svm_scan_limits *limits;
+    const uint8_t *data;
+    const uint64_t *starts, *ends;
+    uint32_t count, task;
+    uint8_t *digests, *verdicts;
+    bool have_digests;
+    atomic_bool no_memory;
+} transactions_job;
+
+typedef struct {
+    uint8_t suite;
+    const uint8_t *key, *signature;
+    uint32_t key_size;
+} authorization;
+
+/* The next authorization of a scanned transaction; moves `at` behind it. */
+static authorization read_authorization(const uint8_t **at) {
+    authorization found = {.suite = **at};
+    found.key_size = found.suite == 1 ? 32 : found.suite == 2 ? 33 : KEY_MAX;
+    found.key = *at + 1 + 4;
+    found.signature = found.key + found.key_size + 4;
+    *at = found.signature + SIGNATURE;
+    return found;
+}
+
+/* The digests of the bodies of a task's transactions, `records` of them from the first; all zero where refused. */
+static bool make_digests(const transactions_job *job, uint32_t first, uint32_t end, const svm_scan_record *records) {
+    const uint8_t *inputs[TASK_MAX];
+    uint32_t sizes[TASK_MAX], used = 0;
+    uint8_t *scratch = malloc(SCRATCH);
+
+    if (scratch == NULL) {
+        return false;
+    }
+    uint32_t from = first; /* of those whose bodies wait in the scratch */
+    for (uint32_t i = first; i < end; i++) {
+        const svm_scan_record *record = &records[i - first];
+        const uint8_t *body = job->data + job->starts[i];
+        const uint32_t body_size = record->error == SVM_OK ? record->body_end : 0;
+        uint8_t *digest = job->digests + (size_t)i * ID;
+        if (record->error != SVM_OK || TRANSACTION_SIZE + body_size > SCRATCH) {
+            svm_blake3_many(inputs, sizes, i - from, job->digests + (size_t)from * ID);
+            memset(digest, 0, ID);
+            if (record->error == SVM_OK) {
+                uint8_t *whole = malloc(TRANSACTION_SIZE + (size_t)body_size);
+                if (whole == NULL) {
+                    free(scratch);
+                    return false;
+                }
+                memcpy(whole, TRANSACTION, TRANSACTION_SIZE);
+                memcpy(whole + TRANSACTION_SIZE, body, body_size);
+                svm_blake3(whole, TRANSACTION_SIZE + (size_t)body_size, digest);
+                free(whole);
+            }
+            from = i + 1;
+            used = 0;
+            continue;
+        }
+        if (used + TRANSACTION_SIZE + body_size > SCRATCH) {
+            svm_blake3_many(inputs, sizes, i - from, job->digests + (size_t)from * ID);
+            from = i;
+            used = 0;
+        }
+        memcpy(scratch + used, TRANSACTION, TRANSACTION_SIZE);
+        memcpy(scratch + used + TRANSACTION_SIZE, body, body_size);
+        inputs[i - from] = scratch + used;
+        sizes[i - from] = TRANSACTION_SIZE + body_size;
+        used += sizes[i - from];
+    }
+    svm_blake3_many(inputs, sizes, end - from, job->digests + (size_t)from * ID);
+    free(scratch);
+    return true;
+}
+
+/* The addresses of all keys of a task's transactions, in their order. */
+static void make_addresses(const transactions_job *job, uint32_t first, uint32_t end, const svm_scan_record *records,
+                           uint8_t addresses[AUTHORIZATIONS * TASK_MAX][ID]) {
+    uint8_t inputs[AUTHORIZATIONS * TASK_MAX][ADDRESS_SIZE + 1 + KEY_MAX];
+    const uint8_t *input[AUTHORIZATIONS * TASK_MAX];
+    uint32_t sizes[AUTHORIZATIONS * TASK_MAX], keys = 0;
+
+    for (uint32_t i = first; i < end; i++) {
+        const svm_scan_record *record = &records[i - first];
+        const uint8_t *at = job->data + job->starts[i] + record->authorization;
+        for (uint32_t k = 0; record->error == SVM_OK && k < record->authorization_count; k++) {
+            const authorization one = read_authorization(&at);
+            memcpy(inputs[keys], ADDRESS, ADDRESS_SIZE);
+            inputs[keys][ADDRESS_SIZE] = one.suite;
+            memcpy(inputs[keys] + ADDRESS_SIZE + 1, one.key, one.key_size);
+            input[keys] = inputs[keys];
+            sizes[keys++] = ADDRESS_SIZE + 1 + one.key_size;
+        }
+    }
+    svm_blake3_many(input, sizes, keys, addresses[0]);
+}
+
+/* What can be said without an equation; SVM_SIGNED where all depends on it. */
+static uint8_t first_verdict(const transactions_job *job, const uint8_t *start, const svm_scan_record *record,
+                             const uint8_t addresses[][ID]) {
+    static const uint8_t wrong_key[AUTHORIZATIONS] = {SVM_SENDER_KEY, SVM_PAYER_KEY};
+    static const uint32_t named[AUTHORIZATIONS] = {SENDER, PAYER};
+    const uint8_t *at = start + record->authorization;
+
+    for (uint32_t k = 0; k < record->authorization_count; k++) {
+        if (memcmp(addresses[k], start + named[k], ID) != 0) {
+            return wrong_key[k];
+        }
+    }
+    for (uint32_t k = 0; k < record->authorization_count; k++) {
+        if (!svm_verify_able(job->library, read_authorization(&at).suite)) {
+            return SVM_OTHER_SUITE;
+        }
+    }
+    return SVM_SIGNED;
+}
+
+static void transactions_task(void *context, uint32_t index) {
+    transactions_job *job = context;
+    const uint32_t first = index * job->task;
+    const uint32_t end = job->count - first < job->task ? job->count : first + job->task;
+    svm_scan_record records[TASK_MAX];
+    uint8_t addresses[AUTHORIZATIONS * TASK_MAX][ID], right[AUTHORIZATIONS * TASK_MAX];
+    bool asked[TASK_MAX];
+    lanes waiting = {.library = job->library};
+    uint32_t keys = 0;
+
+    memset(records, 0, sizeof records);
+    for (uint32_t i = first; i < end; i++) {
+        svm_scan_record *record = &records[i - first];
+        record->error = svm_scan_one_transaction(job->data + job->starts[i], (size_t)(job->ends[i] - job->starts[i]),
+                                                 job->limits, record);
+    }
+    if (!job->have_digests && !make_digests(job, first, end, records)) {
+        atomic_store(&job->no_memory, true);
+        return;
+    }
+    make_addresses(job, first, end, records, addresses);
+    for (uint32_t i = first; i < end; i++) {
+        const svm_scan_record *record = &records[i - first];
+        const uint8_t *start = job->data + job->starts[i];
+        const uint8_t *at = start + record->authorization;
+        const uint32_t count = record->error == SVM_OK ? record->authorization_count : 0;
+        const bool known = job->verdicts[i] == SVM_SIGNED;
+        if (!known) {
+            job->verdicts[i] = record->error != SVM_OK
+                                   ? (uint8_t)SVM_NOT_CANONICAL
+                                   : first_verdict(job, start, record, (const uint8_t(*)[ID])addresses + keys);
+        }
+        asked[i - first] = !known && job->verdicts[i] == SVM_SIGNED;
+        for (uint32_t k = 0; asked[i - first] && k < count; k++) {
+            const authorization one = read_authorization(&at);
+            verify_one(&waiting, one.suite, one.key, one.signature, job->digests + (size_t)i * ID, ID,
+                       &right[keys + k]);
+        }
+        keys += count;
+    }
+    flush(&waiting);
+    keys = 0;
+    for (uint32_t i = first; i < end; i++) {
+        const svm_scan_record *record = &records[i - first];
+        const uint32_t count = record->error == SVM_OK ? record->authorization_count : 0;
+        if (asked[i - first] && count > 0 && !right[keys]) {
+            job->verdicts[i] = SVM_SENDER_SIGNATURE;
+        } else if (asked[i - first] && count > 1 && !right[keys + 1]) {
+            job->verdicts[i] = SVM_PAYER_SIGNATURE;
+        }
+        keys += count;
+    }
+}
+
+/* Whether all transactions lie within the bytes, each no longer than 32 bits count. */
+static bool within(const uint64_t *starts, const uint64_t *ends, uint32_t count, uint64_t size) {
+    for (uint32_t i = 0; i < count; i++) {
+        if (starts[i] > ends[i] || ends[i] > size || ends[i] - starts[i] > UINT32_MAX) {
+            return false;
+        }
+    }
+    return true;
+}
+
+uint32_t svm_verify_transactions(const svm_verify_library *library, svm_pool *pool, const svm_scan_limits *limits,
+                                 const uint8_t *data, uint64_t size, const uint64_t *starts, const uint64_t *ends,
+                                 uint32_t count, uint8_t *digests, uint32_t have_digests, uint8_t *verdicts) {
+    if (!within(starts, ends, count, size)) {
+        return 2;
+    }
+    transactions_job job = {.library = library,
+                            .limits = limits,
+                            .data = data,
+                            .starts = starts,
+                            .ends = ends,
+                            .count = count,
+                            .task = task_size(pool, count),
+                            .digests = digests,
+                            .verdicts = verdicts,
+                            .have_digests = have_digests != 0};
+    atomic_init(&job.no_memory, false);
+    svm_pool_run(pool, transactions_task, &job, (count + job.task - 1) / job.task);
+    return atomic_load(&job.no_memory) ? 1 : 0;
+}
+
+typedef struct {
+    const uint8_t *data;
+    const uint64_t *starts, *ends;
+    uint32_t count;
+    uint8_t *fingerprints;
+} fingerprints_job;
+
+static void fingerprints_task(void *context, uint32_t index) {
+    const fingerprints_job *job = context;
+    const uint32_t first = index * TASK_MAX;
+    const uint32_t size = job->count - first < TASK_MAX ? job->count - first : TASK_MAX;
+    const uint8_t *inputs[TASK_MAX];
+    uint32_t sizes[TASK_MAX];
+
+    for (uint32_t i = 0; i < size; i++) {
+        inputs[i] = job->data + job->starts[first + i];
+        sizes[i] = (uint32_t)(job->ends[first + i] - job->starts[first + i]);
+    }
+    svm_blake3_many(inputs, sizes, size, job->fingerprints + (size_t)first * ID);
+}
+
+uint32_t svm_verify_fingerprints(svm_pool *pool, const uint8_t *data, uint64_t size, const uint64_t *starts,
+                                 const uint64_t *ends, uint32_t count, uint8_t *fingerprints) {
+    if (!within(starts, ends, count, size)) {
+        return 2;
+    }
+    fingerprints_job job = {data, starts, ends, count, fingerprints};
+    svm_pool_run(pool, fingerprints_task, &job, (count + TASK_MAX - 1) / TASK_MAX);
+    return 0;
 }

@@ -6,6 +6,7 @@
 #include <stdint.h>
 
 #include "svm_pool.h"
+#include "svm_scan.h"
 
 enum svm_verify_suite { SVM_ED25519 = 1, SVM_SECP256K1 = 2 };
 
@@ -45,5 +46,29 @@ uint32_t svm_verify_able(const svm_verify_library *library, uint32_t suite);
  * for. The threads of `pool` share the work; NULL does it here. */
 void svm_verify_items(const svm_verify_library *library, svm_pool *pool, const uint8_t *data, const uint8_t *messages,
                       const svm_verify_item *items, uint32_t count, uint8_t *right);
+
+/* What is said of a transaction. The first of these that holds: 6, 3, 4, 5, 0, 2, 1. */
+enum svm_verdict {
+    SVM_SENDER_SIGNATURE = 0, /* the sender's signature is wrong */
+    SVM_SIGNED = 1,           /* signed by all whom it names; also one that names no account */
+    SVM_PAYER_SIGNATURE = 2,  /* the fee payer's signature is wrong */
+    SVM_SENDER_KEY = 3,       /* the first key isn't the sender's */
+    SVM_PAYER_KEY = 4,        /* the second key isn't the fee payer's */
+    SVM_OTHER_SUITE = 5,      /* a suite that the library can't answer for */
+    SVM_NOT_CANONICAL = 6     /* bytes that the scan refuses */
+};
+
+/* Writes what holds of each transaction; the i-th is data[starts[i]] up to data[ends[i]]. One whose verdict is 1
+ * already is taken at that word. `digests`: 32 bytes each, made here unless `have_digests`; of bytes that the scan
+ * refuses they are zero. Gives 0; or 1 where there was no memory for the work, and 2 where a transaction isn't within
+ * the `size` bytes of `data`: then no verdict counts. */
+uint32_t svm_verify_transactions(const svm_verify_library *library, svm_pool *pool, const svm_scan_limits *limits,
+                                 const uint8_t *data, uint64_t size, const uint64_t *starts, const uint64_t *ends,
+                                 uint32_t count, uint8_t *digests, uint32_t have_digests, uint8_t *verdicts);
+
+/* Writes blake3 of all the bytes of each transaction, 32 bytes each: what the checked ones are remembered by. They
+ * lie as above, within `size` bytes; gives 0, or 2. */
+uint32_t svm_verify_fingerprints(svm_pool *pool, const uint8_t *data, uint64_t size, const uint64_t *starts,
+                                 const uint64_t *ends, uint32_t count, uint8_t *fingerprints);
 
 #endif

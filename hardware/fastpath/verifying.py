@@ -12,6 +12,7 @@ from typing import Any
 import attrs
 
 from supervm.hardware._fastpath import ffi, lib
+from supervm.hardware.fastpath.layout import ScanLimits
 
 ED25519: int = lib.SVM_ED25519
 SECP256K1: int = lib.SVM_SECP256K1
@@ -34,6 +35,7 @@ U32 = "I"
 COLUMNS = 5
 """Of an item: suite, key, signature, message and message size; offsets are from the first byte of theirs."""
 
+assert array("Q").itemsize == 8, "offsets are 64-bit"
 assert array(U32).itemsize == 4 and ffi.sizeof("svm_verify_item") == COLUMNS * 4, "five u32 and no padding"
 
 
@@ -62,6 +64,61 @@ class Driver:
             self.library, pool, ffi.from_buffer(data), ffi.from_buffer(messages), rows, count, right
         )
         return bytes(ffi.buffer(right))
+
+    def transactions(
+        self,
+        data: bytes,
+        starts: "array[int]",
+        ends: "array[int]",
+        limits: ScanLimits,
+        digests: bytes | None,
+        known: bytes,
+        threads: int,
+    ) -> tuple[bytes, bytes]:
+        """Return (a verdict of `svm_verify.h` for each transaction, their digests, 32 bytes each).
+
+        The i-th is data[starts[i]:ends[i]]; `digests` are made here where None. `known` has a 1 for each that
+        is taken as signed, and a 0 for each other. Blocks, as `verify` does.
+        """
+        count = len(starts)
+        assert len(ends) == len(known) == count and (digests is None or len(digests) == 32 * count)
+        verdicts = ffi.new("uint8_t[]", known)
+        made = ffi.new("uint8_t[]", 32 * count)
+        if digests is not None:
+            ffi.memmove(made, digests, 32 * count)
+        failed = lib.svm_verify_transactions(
+            self.library,
+            _pool(threads) if threads > 1 else ffi.NULL,
+            ffi.new("svm_scan_limits *", attrs.asdict(limits)),
+            ffi.from_buffer(data),
+            len(data),
+            ffi.from_buffer("uint64_t[]", starts),
+            ffi.from_buffer("uint64_t[]", ends),
+            count,
+            made,
+            digests is not None,
+            verdicts,
+        )
+        if failed == 1:
+            raise MemoryError("no memory to verify a batch")
+        assert not failed, "a transaction beyond the bytes"
+        return bytes(ffi.buffer(verdicts, count)), bytes(ffi.buffer(made))
+
+
+def fingerprints(data: bytes, starts: "array[int]", ends: "array[int]", threads: int) -> bytes:
+    """blake3 of all the bytes of each transaction data[starts[i]:ends[i]], 32 bytes each."""
+    made = ffi.new("uint8_t[]", 32 * len(starts))
+    failed = lib.svm_verify_fingerprints(
+        _pool(threads) if threads > 1 else ffi.NULL,
+        ffi.from_buffer(data),
+        len(data),
+        ffi.from_buffer("uint64_t[]", starts),
+        ffi.from_buffer("uint64_t[]", ends),
+        len(starts),
+        made,
+    )
+    assert not failed, "a transaction beyond the bytes"
+    return bytes(ffi.buffer(made))
 
 
 def make_driver(addresses: Mapping[str, int]) -> Driver:

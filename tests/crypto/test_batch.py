@@ -124,9 +124,9 @@ def test_many_threads_may_ask_at_once() -> None:
 @pytest.fixture
 def chosen_anew() -> Iterator[None]:
     """The choice of libraries is made once; these tests make it again, and leave none of theirs behind."""
-    batch._chosen.cache_clear()
+    batch.chosen.cache_clear()
     yield
-    batch._chosen.cache_clear()
+    batch.chosen.cache_clear()
 
 
 def test_the_facts_name_what_serves_each_suite() -> None:
