@@ -1,0 +1,242 @@
+"""Threads: what must hold however their steps fall between each other's (EXEC-43, EXEC-44, EXEC-51)."""
+
+import contextlib
+import gc
+import random
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import attrs
+import pytest
+
+from supervm.mvcc import Conflict, MvccStore, PruneRules, batch_write
+from supervm.mvcc.transaction import Transaction
+
+NO_PAST = PruneRules(versions_max=1)
+
+
+@pytest.fixture(autouse=True)
+def switching_often() -> Iterator[None]:
+    """Threads take turns every 20 microseconds instead of 5 milliseconds."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(2e-5)
+    yield
+    sys.setswitchinterval(before)
+
+
+class Interfering(dict[Transaction, None]):
+    """The register of active transactions, at whose door something happens."""
+
+    def __init__(self, before: Callable[[], None], after: Callable[[], None]) -> None:
+        super().__init__()
+        self.before, self.after = before, after
+
+    def __setitem__(self, txn: Transaction, value: None) -> None:
+        self.before()
+        super().__setitem__(txn, value)
+        self.after()
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+@pytest.mark.parametrize("deleted", [False, True])
+def test_a_transaction_that_begins_while_versions_are_pruned_reads_a_whole_snapshot(
+    moment: str, deleted: bool
+) -> None:
+    store = MvccStore(rules=NO_PAST)
+    batch_write(store, {b"a": b"1", b"b": b"1"})
+    rounds = iter(range(2))
+
+    def commit_and_prune() -> None:
+        """Between the reading of `published` and the registration, or right after that."""
+        if next(rounds, None) is None:
+            return
+        store._active, kept = dict(store._active), store._active
+        value = b"%d" % (store.published + 1)
+        with store.begin() as txn:
+            for key in (b"a", b"b"):
+                if deleted:
+                    txn.delete(key)
+                else:
+                    txn.write(key, value)
+            txn.commit()
+        store._active = kept
+        store.gc()
+
+    def nothing() -> None:
+        pass
+
+    before, after = (commit_and_prune, nothing) if moment == "before" else (nothing, commit_and_prune)
+    store._active = Interfering(before, after)
+    reader = store.begin_read_only()
+    seen = reader.read_many([b"a", b"b"])
+    assert reader.start_ts <= store.published
+    if reader.start_ts == 1:
+        assert seen == [b"1", b"1"]
+    else:
+        assert seen == ([None, None] if deleted else [b"%d" % reader.start_ts] * 2)
+    if moment == "before":
+        assert reader.start_ts == 2, "the pruner didn't see it, so it had to take a newer snapshot"
+
+
+@pytest.mark.parametrize("rules", [NO_PAST, PruneRules(versions_max=3)], ids=["no past", "a past"])
+def test_beginning_reading_committing_and_pruning_at_once_never_tears_a_snapshot(rules: PruneRules) -> None:
+    """A reader sees all or none of a 100-key commit, and the same at every look."""
+    store = MvccStore(rules=rules, unpruned_max=2_000)
+    store._log_max = 300
+    keys = [b"k%02d" % at for at in range(100)]
+    batch_write(store, dict.fromkeys(keys, b"0"))
+    stop = threading.Event()
+    snapshots: set[bytes] = set()
+
+    def commit(writer: int) -> int:
+        done = 0
+        while not stop.is_set():
+            with contextlib.suppress(Conflict):
+                batch_write(store, dict.fromkeys(keys, b"%d/%d" % (writer, done)))
+                done += 1
+        return done
+
+    def prune() -> None:
+        while not stop.is_set():
+            store.gc()
+
+    def read(_: int) -> None:
+        for at in range(60):
+            with store.begin_read_only() if at % 2 else store.begin() as txn:
+                first = txn.read_many(keys)
+                assert len(set(first)) == 1, "torn"
+                assert txn.read_many(keys) == first and [v for _, v in txn.scan(b"k")] == first
+                assert first[0] is not None
+                snapshots.add(first[0])
+
+    with ThreadPoolExecutor(7) as pool:
+        writers = [pool.submit(commit, writer) for writer in range(2)]
+        pruner = pool.submit(prune)
+        try:
+            list(pool.map(read, range(4)))
+        finally:
+            stop.set()
+        pruner.result()
+        assert sum(writer.result() for writer in writers) + 1 == store.published
+    assert len(snapshots) > 3, "nothing was committed meanwhile"
+
+
+def test_reads_are_repeatable_while_commits_storm() -> None:
+    store = MvccStore(rules=PruneRules(versions_max=2), unpruned_max=1_000)
+    keys = [b"k%d" % at for at in range(10)]
+    batch_write(store, dict.fromkeys(keys, b"first"))
+    reader = store.begin_read_only()
+    stop = threading.Event()
+
+    def storm(thread: int) -> None:
+        at = 0
+        while not stop.is_set():
+            batch_write(store, {keys[thread * 2 + at % 2]: b"%d" % at})
+            at += 1
+
+    with ThreadPoolExecutor(5) as pool:
+        storms = [pool.submit(storm, thread) for thread in range(5)]
+        try:
+            for _ in range(300):
+                assert reader.read_many(keys) == [b"first"] * 10
+                assert reader.scan(b"k") == [(key, b"first") for key in keys]
+        finally:
+            stop.set()
+        for one in storms:
+            one.result()
+    assert store.published > 300
+
+
+@attrs.frozen
+class Done:
+    """What one committed transaction read and wrote."""
+
+    ts: int
+    reads: dict[bytes, bytes | None]
+    counted: int | None
+    writes: dict[bytes, bytes | None]
+
+
+def run_random(store: MvccStore, chance: random.Random, keys: list[bytes]) -> Done | None:
+    """One transaction of reads, writes, deletions and perhaps a scan; None where it conflicted."""
+    with store.begin() as txn:
+        reads = {key: txn.read(key) for key in chance.sample(keys, chance.randint(0, 3))}
+        counted = len(txn.scan(b"k")) if chance.random() < 0.2 else None
+        writes: dict[bytes, bytes | None] = {}
+        for key in chance.sample(keys, chance.randint(1, 3)):
+            writes[key] = None if chance.random() < 0.3 else b"%d" % chance.randrange(10**9)
+            if (value := writes[key]) is None:
+                txn.delete(key)
+            else:
+                txn.write(key, value)
+        try:
+            return Done(txn.commit(), reads, counted, writes)
+        except Conflict:
+            return None
+
+
+@pytest.mark.parametrize("rules", [NO_PAST, PruneRules(versions_max=2)], ids=["no past", "a past"])
+def test_the_order_of_commit_timestamps_explains_every_read(rules: PruneRules) -> None:
+    """The history check: one after the other by timestamp, each would have read just what it read."""
+    store = MvccStore(rules=rules, unpruned_max=200)
+    store._log_max = 64
+    keys = [b"k%d" % at for at in range(12)]
+    batch_write(store, dict.fromkeys(keys[::2], b"0"))
+
+    def run(seed: int) -> list[Done]:
+        chance = random.Random(seed)
+        return [done for _ in range(300) if (done := run_random(store, chance, keys)) is not None]
+
+    with ThreadPoolExecutor(4) as pool:
+        history = sorted((done for part in pool.map(run, range(4)) for done in part), key=lambda d: d.ts)
+    assert [done.ts for done in history] == list(range(2, len(history) + 2)), "timestamps rise one by one"
+    state: dict[bytes, bytes] = dict.fromkeys(keys[::2], b"0")
+    for done in history:
+        assert done.reads == {key: state.get(key) for key in done.reads}, done
+        assert done.counted in (None, len(state)), done
+        for key, value in done.writes.items():
+            if value is None:
+                state.pop(key, None)
+            else:
+                state[key] = value
+    assert dict(store.begin_read_only().scan()) == state
+    conflicts = sum(store.stats().conflicts.values())
+    assert len(history) + conflicts == 4 * 300
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="the system has no interval timers")
+def test_an_interrupted_commit_is_installed_as_a_whole_or_not_at_all() -> None:
+    store = MvccStore(rules=PruneRules(versions_max=2), unpruned_max=500)
+    keys = [b"k%02d" % at for at in range(30)]
+    batch_write(store, dict.fromkeys(keys, b"0"))
+    chance = random.Random(1)
+    interrupted = 0
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    gc.disable()  # whose callbacks may not be interrupted
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        for at in range(600):
+            published = store.published
+            try:
+                signal.setitimer(signal.ITIMER_REAL, chance.uniform(1e-6, 60e-6))
+                for again in range(4):
+                    batch_write(store, dict.fromkeys(keys, b"%d/%d" % (at, again)))
+                signal.setitimer(signal.ITIMER_REAL, 0)
+            except KeyboardInterrupt:
+                interrupted += 1
+            values = store.begin_read_only().read_many(keys)
+            assert len(set(values)) == 1, "a part of a commit was left behind"
+            assert published <= store.published <= published + 4
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+        gc.enable()
+    assert interrupted > 100
+    assert store.stats().commits == store.published
