@@ -410,7 +410,7 @@ uint32_t svm_decode_block(svm_block *block, const uint8_t *digests, uint32_t *at
         }
     }
     block->keys_count = (uint32_t)keys;
-    block->keys = malloc((keys + 1) * sizeof *block->keys);
+    block->keys = svm_engine_buffer(block->engine, SVM_BUFFER_KEYS, (keys + 2) * sizeof *block->keys);
     if (block->keys == NULL) {
         return SVM_ENGINE_NO_MEMORY;
     }

@@ -20,7 +20,7 @@ uint64_t svm_now_ns(void) {
     return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
 }
 
-static bool add_slot(svm_block *block, uint32_t number, uint32_t *slot) {
+static bool add_slot(svm_block *block, uint32_t number, uint32_t key, uint32_t *slot) {
     svm_entry *entry = svm_entry_at(block->engine, number);
     if (entry->used == block->engine->block_number) {
         *slot = entry->slot;
@@ -28,7 +28,8 @@ static bool add_slot(svm_block *block, uint32_t number, uint32_t *slot) {
     }
     if (block->slots_count == block->slots_room) {
         const uint32_t room = block->slots_room < 512 ? 1024 : block->slots_room * 2;
-        svm_slot *slots = realloc(block->slots, (size_t)room * sizeof *slots);
+        svm_slot *slots = svm_engine_more(block->engine, SVM_BUFFER_SLOTS,
+                                          (size_t)block->slots_count * sizeof *slots, (size_t)room * sizeof *slots);
         if (slots == NULL) {
             return false;
         }
@@ -50,16 +51,28 @@ static bool add_slot(svm_block *block, uint32_t number, uint32_t *slot) {
     entry->used = block->engine->block_number;
     entry->kept = 1;
     entry->slot = *slot = block->slots_count++;
-    block->slots[*slot].entry = number;
-    block->slots[*slot].space = entry->space;
-    block->slots[*slot].changed = 0;
-    block->slots[*slot].now = entry->value;
+    svm_slot *made = &block->slots[*slot];
+    made->now = made->before = entry->value;
+    made->entry = number;
+    made->key = key;
+    made->space = entry->space;
+    made->changed = 0;
     return true;
 }
 
-static bool find_slot(svm_block *block, const svm_key *key, uint32_t *slot) {
-    const uint32_t entry = svm_engine_entry(block->engine, key);
-    return entry != UINT32_MAX && add_slot(block, entry, slot);
+static bool find_slot(svm_block *block, uint32_t key, uint32_t *slot) {
+    const uint32_t entry = svm_engine_entry(block->engine, &block->keys[key]);
+    return entry != UINT32_MAX && add_slot(block, entry, key, slot);
+}
+
+/* One more key, which no transaction names. There is room for two. */
+static bool find_other(svm_block *block, uint8_t space, const uint8_t *id, uint32_t number, uint32_t *slot) {
+    svm_key *key = &block->keys[block->keys_count + number];
+    memset(key, 0, sizeof *key);
+    key->id = id;
+    key->space = space;
+    key->hash = svm_hash_key(block->engine, key);
+    return find_slot(block, block->keys_count + number, slot);
 }
 
 /* Gives every key its slot. Entries far apart in memory are asked for ahead of time. */
@@ -73,19 +86,13 @@ static bool find_slots(svm_block *block) {
         if (i + AHEAD_ENTRY < count) {
             svm_engine_prefetch_entry(engine, block->keys[i + AHEAD_ENTRY].hash);
         }
-        if (!find_slot(block, &block->keys[i], &block->slot_of[i])) {
+        if (!find_slot(block, i, &block->slot_of[i])) {
             return false;
         }
     }
-    svm_key key = {.id = svm_zeros, .space = SVM_TOKEN};
-    key.hash = svm_hash_key(engine, &key);
-    if (!find_slot(block, &key, &block->supply_slot)) {
-        return false;
-    }
-    key.id = block->facts.collector;
-    key.space = SVM_ACCOUNT;
-    key.hash = svm_hash_key(engine, &key);
-    return block->facts.collects == 0 || find_slot(block, &key, &block->collector_slot);
+    return find_other(block, SVM_TOKEN, svm_zeros, 0, &block->supply_slot) &&
+           (block->facts.collects == 0 ||
+            find_other(block, SVM_ACCOUNT, block->facts.collector, 1, &block->collector_slot));
 }
 
 /* Transactions whose digest was executed before, in an earlier block or in this one, are skipped (CONS-40). */
@@ -96,10 +103,11 @@ static bool mark_skipped(svm_block *block, const uint8_t *executed, uint32_t exe
     }
     /* Digests are as good as random; the seed keeps even a chosen set from piling up. */
     const uint64_t seed = block->engine->seed[2];
-    uint32_t *places = calloc(size, sizeof *places);
+    uint32_t *places = svm_engine_buffer(block->engine, SVM_BUFFER_SEEN, size * sizeof *places);
     if (places == NULL) {
         return false;
     }
+    memset(places, 0, size * sizeof *places);
     for (uint64_t i = 0; i < (uint64_t)executed_count + block->count; i++) {
         const bool earlier = i < executed_count;
         const uint8_t *digest =
@@ -120,7 +128,6 @@ static bool mark_skipped(svm_block *block, const uint8_t *executed, uint32_t exe
             block->txs[i - executed_count].skip = 1;
         }
     }
-    free(places);
     return true;
 }
 
@@ -150,9 +157,9 @@ static uint32_t open_block(svm_block *block, const uint8_t *digests, const uint8
     const uint64_t began = svm_now_ns();
     const size_t count = (size_t)block->count + 1;
 
-    block->txs = malloc(count * sizeof *block->txs);
-    block->digests = malloc(count * SVM_ID);
-    block->outcomes = calloc(count, sizeof *block->outcomes);
+    block->txs = svm_engine_buffer(block->engine, SVM_BUFFER_TXS, count * sizeof *block->txs);
+    block->digests = svm_engine_buffer(block->engine, SVM_BUFFER_DIGESTS, count * SVM_ID);
+    block->outcomes = svm_engine_buffer(block->engine, SVM_BUFFER_OUTCOMES, count * sizeof *block->outcomes);
     if (block->txs == NULL || block->digests == NULL || block->outcomes == NULL) {
         return SVM_ENGINE_NO_MEMORY;
     }
@@ -165,7 +172,10 @@ static uint32_t open_block(svm_block *block, const uint8_t *digests, const uint8
     }
     const uint64_t decoded = svm_now_ns();
     block->stats.decode_ns = decoded - began;
-    block->slot_of = malloc(((size_t)block->keys_count + 1) * sizeof *block->slot_of);
+    block->slot_of = svm_engine_buffer(block->engine, SVM_BUFFER_SLOT_OF,
+                                       ((size_t)block->keys_count + 1) * sizeof *block->slot_of);
+    block->slots_room = (uint32_t)(block->engine->buffers[SVM_BUFFER_SLOTS].room / sizeof *block->slots);
+    block->slots = block->engine->buffers[SVM_BUFFER_SLOTS].memory;
     if (block->slot_of == NULL || !find_slots(block) || !list_missing(block)) {
         return SVM_ENGINE_NO_MEMORY;
     }
@@ -241,7 +251,7 @@ uint32_t svm_block_supply(svm_block *block, const uint8_t *packed, size_t size, 
         if (!svm_engine_read(block->engine, entry, packed, bytes, &no_memory)) {
             return no_memory ? SVM_ENGINE_NO_MEMORY : SVM_ENGINE_BAD_STATE;
         }
-        block->slots[entry->slot].now = entry->value;
+        block->slots[entry->slot].now = block->slots[entry->slot].before = entry->value;
         packed += bytes;
     }
     if (packed != end) {
@@ -346,7 +356,7 @@ void svm_block_changes(const svm_block *block, const uint8_t **bytes, size_t *si
 
 uint32_t svm_block_details(const svm_block *block, svm_detail *details, uint32_t room) {
     uint32_t count = 0;
-    for (uint32_t i = 0; i < block->count; i++) {
+    for (uint32_t i = 0; block->phase != 0 && i < block->count; i++) {
         if (block->outcomes[i].detail != NULL) {
             if (count < room) {
                 details[count] = *block->outcomes[i].detail;
@@ -365,6 +375,10 @@ uint32_t svm_block_commit(svm_block *block) {
     }
     for (uint32_t i = 0; i < block->slots_count; i++) {
         const svm_slot *slot = &block->slots[i];
+        if (i + AHEAD_ENTRY < block->slots_count) {
+            const svm_entry *next = svm_entry_at(block->engine, slot[AHEAD_ENTRY].entry);
+            __builtin_prefetch((const uint8_t *)next + SVM_ID, 1);
+        }
         if (slot->changed && !svm_engine_store(block->engine, svm_entry_at(block->engine, slot->entry), slot->now)) {
             return SVM_ENGINE_NO_MEMORY;
         }
@@ -386,17 +400,8 @@ void svm_block_free(svm_block *block) {
     }
     free(block->workers);
     free(block->names);
-    free(block->txs);
-    free(block->digests);
-    free(block->outcomes);
-    free(block->keys);
-    free(block->slot_of);
-    free(block->slots);
     free(block->missing);
     free(block->missing_bytes);
-    free(block->receipts);
-    free(block->receipt_starts);
-    free(block->changes);
     svm_arena_free(&block->arena);
     free(block);
     engine->open = NULL;

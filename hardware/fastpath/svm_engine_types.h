@@ -223,8 +223,9 @@ typedef struct {
 
 /* A key that the block touches. `now` is its value at this point of the block. */
 typedef struct {
-    svm_value now;
+    svm_value now, before;
     uint32_t entry;
+    uint32_t key; /* the first of the block's keys that is this one */
     uint8_t space;
     uint8_t changed;
 } svm_slot;
@@ -234,8 +235,32 @@ typedef struct {
     uint32_t entry; /* + 1; 0 is an empty place */
 } svm_place;
 
+/* Memory that a block needs and the next one needs again: what the system gives afresh it gives empty, page by
+ * page, which takes longer than executing does. */
+enum svm_buffer_use {
+    SVM_BUFFER_TXS,
+    SVM_BUFFER_DIGESTS,
+    SVM_BUFFER_OUTCOMES,
+    SVM_BUFFER_KEYS,
+    SVM_BUFFER_SLOT_OF,
+    SVM_BUFFER_SLOTS,
+    SVM_BUFFER_SEEN,
+    SVM_BUFFER_NUMBERS,
+    SVM_BUFFER_STARTS,
+    SVM_BUFFER_RECEIPTS,
+    SVM_BUFFER_LEAVES,
+    SVM_BUFFER_CHANGES,
+    SVM_BUFFERS
+};
+
+typedef struct {
+    void *memory;
+    size_t room;
+} svm_buffer;
+
 struct svm_engine {
     svm_pool *pool;
+    svm_buffer buffers[SVM_BUFFERS];
     uint64_t seed[4];
     uint64_t bytes_max, bytes, evicted;
     bool resident;
@@ -248,7 +273,7 @@ struct svm_engine {
     svm_block *open;
 };
 
-enum { SVM_ENTRIES = 4096 };
+enum { SVM_ENTRIES = 65536 };
 
 static inline svm_entry *svm_entry_at(const svm_engine *engine, uint32_t entry) {
     return &engine->blocks[entry / SVM_ENTRIES][entry % SVM_ENTRIES];
@@ -371,6 +396,14 @@ uint64_t svm_now_ns(void);
 uint32_t svm_decode_block(svm_block *block, const uint8_t *digests, uint32_t *at);
 
 /* svm_state.c */
+/* malloc, and for what is large memory in large pages where the system has them: what is looked up all over it
+ * finds its way sooner. */
+void *svm_large(size_t size);
+/* Room for `size` bytes, whatever was in them; the same use before is no more. NULL where there is no memory.
+ * A room much larger than asked for is given back, so that one large block isn't paid for ever. */
+void *svm_engine_buffer(svm_engine *engine, enum svm_buffer_use use, size_t size);
+/* The same, kept as it is, where it grows: the first `kept` bytes stay. */
+void *svm_engine_more(svm_engine *engine, enum svm_buffer_use use, size_t kept, size_t size);
 uint64_t svm_hash_key(const svm_engine *engine, const svm_key *key);
 /* Finds or makes the entry of a key; UINT32_MAX where there is no memory. */
 uint32_t svm_engine_entry(svm_engine *engine, const svm_key *key);

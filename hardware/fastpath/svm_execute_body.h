@@ -233,9 +233,9 @@ static bool X(transfer)(svm_worker *w, const uint8_t *at, const uint32_t **slots
     return true;
 }
 
-/* Names of what was made are among the block's keys; the id is in the entry of the slot. */
+/* Names of what was made are among the block's keys. */
 static const uint8_t *X(id_of)(const svm_worker *w, uint32_t slot) {
-    return svm_entry_at(w->block->engine, w->block->slots[slot].entry)->id;
+    return w->block->keys[w->block->slots[slot].key].id;
 }
 
 static bool X(create_token)(svm_worker *w, const uint8_t *at, const uint32_t **slots) {

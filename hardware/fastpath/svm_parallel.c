@@ -8,11 +8,32 @@ enum {
     COSTLY_KEYS = 6 /* keys a transaction from which Block-STM's bookkeeping is the smaller part */
 };
 
+enum { AHEAD = 6 };
+
+/* Asks for what a transaction will need, before its turn: the first of its slots. */
+static inline void prefetch_slots(const svm_block *block, uint32_t index) {
+    if (index < block->count) {
+        const svm_tx *tx = &block->txs[index];
+        const uint32_t few = tx->keys_count < 4 ? tx->keys_count : 4;
+        for (uint32_t i = 0; i < few; i++) {
+            __builtin_prefetch(&block->slots[block->slot_of[tx->keys + i]], 1);
+        }
+    }
+}
+
+static void run_one(svm_worker *worker, uint32_t index) {
+    if (worker->block->txs[index].skip) {
+        worker->block->outcomes[index].status = SVM_SKIPPED;
+        worker->block->outcomes[index].detail = NULL;
+    } else {
+        svm_execute_direct(worker, index);
+    }
+}
+
 static void run_serial(svm_block *block) {
     for (uint32_t i = 0; i < block->count; i++) {
-        if (!block->txs[i].skip) {
-            svm_execute_direct(&block->workers[0], i);
-        }
+        prefetch_slots(block, i + AHEAD);
+        run_one(&block->workers[0], i);
     }
 }
 
@@ -35,10 +56,10 @@ typedef struct {
 static void run_share(void *context, uint32_t index) {
     const shares *job = context;
     for (uint32_t i = job->starts[index]; i < job->starts[index + 1]; i++) {
-        const uint32_t at = job->order[i];
-        if (!job->block->txs[at].skip) {
-            svm_execute_direct(&job->block->workers[index], at);
+        if (i + AHEAD < job->starts[index + 1]) {
+            prefetch_slots(job->block, job->order[i + AHEAD]);
         }
+        run_one(&job->block->workers[index], job->order[i]);
     }
 }
 

@@ -16,7 +16,6 @@ typedef struct {
     svm_block *block;
     uint8_t *leaves;
     uint32_t *numbers; /* by transaction: which receipt is its */
-    uint32_t failed;
 } receipting;
 
 static uint32_t receipt_size(const svm_outcome *outcome) {
@@ -84,10 +83,11 @@ uint32_t svm_make_receipts(svm_block *block) {
     uint64_t size = 0;
     uint32_t count = 0;
 
-    job.numbers = malloc(((size_t)block->count + 1) * sizeof *job.numbers);
-    block->receipt_starts = malloc(((size_t)block->count + 1) * sizeof *block->receipt_starts);
+    svm_engine *engine = block->engine;
+    const size_t room = (size_t)block->count + 1;
+    job.numbers = svm_engine_buffer(engine, SVM_BUFFER_NUMBERS, room * sizeof *job.numbers);
+    block->receipt_starts = svm_engine_buffer(engine, SVM_BUFFER_STARTS, room * sizeof *block->receipt_starts);
     if (job.numbers == NULL || block->receipt_starts == NULL) {
-        free(job.numbers);
         return SVM_ENGINE_NO_MEMORY;
     }
     for (uint32_t i = 0; i < block->count; i++) {
@@ -99,17 +99,14 @@ uint32_t svm_make_receipts(svm_block *block) {
     }
     block->receipt_starts[count] = size;
     block->receipts_count = count;
-    block->receipts = malloc(size + 1);
-    job.leaves = malloc(((size_t)count + 1) * SVM_ID);
-    if (block->receipts != NULL && job.leaves != NULL) {
-        svm_pool_run(block->engine->pool, receipt_chunk, &job, chunks);
-        svm_merkle_root(job.leaves, count, block->receipts_root);
-    } else {
-        job.failed = 1;
+    block->receipts = svm_engine_buffer(engine, SVM_BUFFER_RECEIPTS, size + 1);
+    job.leaves = svm_engine_buffer(engine, SVM_BUFFER_LEAVES, ((size_t)count + 1) * SVM_ID);
+    if (block->receipts == NULL || job.leaves == NULL) {
+        return SVM_ENGINE_NO_MEMORY;
     }
-    free(job.leaves);
-    free(job.numbers);
-    return job.failed ? SVM_ENGINE_NO_MEMORY : SVM_ENGINE_OK;
+    svm_pool_run(engine->pool, receipt_chunk, &job, chunks);
+    svm_merkle_root(job.leaves, count, block->receipts_root);
+    return SVM_ENGINE_OK;
 }
 
 /* Changes. */
@@ -122,9 +119,8 @@ typedef struct {
     uint8_t *others;   /* by chunk: whether another token's balance or a supply changed */
 } changing;
 
-static inline bool is_changed(const svm_block *block, const svm_slot *slot, const svm_entry **entry) {
-    *entry = svm_entry_at(block->engine, slot->entry);
-    return slot->changed && !svm_value_same(slot->space, &slot->now, &(*entry)->value);
+static inline bool is_changed(const svm_slot *slot) {
+    return slot->changed && !svm_value_same(slot->space, &slot->now, &slot->before);
 }
 
 static uint32_t key_size(uint8_t space) { return space == SVM_BALANCE ? 1 + 2 * SVM_ID : 1 + SVM_ID; }
@@ -136,8 +132,7 @@ static void measure_chunk(void *context, uint32_t chunk) {
     const uint32_t end = first + SLOT_CHUNK < block->slots_count ? first + SLOT_CHUNK : block->slots_count;
     for (uint32_t i = first; i < end; i++) {
         svm_slot *slot = &block->slots[i];
-        const svm_entry *entry;
-        if (!is_changed(block, slot, &entry)) {
+        if (!is_changed(slot)) {
             slot->changed = 0;
             continue;
         }
@@ -145,7 +140,7 @@ static void measure_chunk(void *context, uint32_t chunk) {
         job->sizes[chunk] += 1 + key_size(slot->space) + 4 + svm_value_size(slot->space, &slot->now);
         if (slot->space == SVM_ACCOUNT) {
             job->surplus[chunk] += svm_join(slot->now.account.low, slot->now.account.high) -
-                                   svm_join(entry->value.account.low, entry->value.account.high);
+                                   svm_join(slot->before.account.low, slot->before.account.high);
         } else if (slot->space != SVM_OBJECT) {
             job->others[chunk] = 1;
         }
@@ -163,14 +158,14 @@ static void write_chunk(void *context, uint32_t chunk) {
         if (!slot->changed) {
             continue;
         }
-        const svm_entry *entry = svm_entry_at(block->engine, slot->entry);
+        const svm_key *key = &block->keys[slot->key];
         const uint32_t size = svm_value_size(slot->space, &slot->now);
         *out++ = (uint8_t)key_size(slot->space);
         *out++ = slot->space;
-        memcpy(out, entry->id, SVM_ID);
+        memcpy(out, key->id, SVM_ID);
         out += SVM_ID;
         if (slot->space == SVM_BALANCE) {
-            memcpy(out, entry->token, SVM_ID);
+            memcpy(out, key->token, SVM_ID);
             out += SVM_ID;
         }
         svm_put_u32(out, size);
@@ -223,16 +218,16 @@ static uint32_t check_sums(const svm_block *block, svm_u128 native, bool others)
         if (!slot->changed || (slot->space != SVM_BALANCE && slot->space != SVM_TOKEN)) {
             continue;
         }
-        const svm_entry *entry = svm_entry_at(block->engine, slot->entry);
-        const uint8_t *token = slot->space == SVM_TOKEN ? entry->id : entry->token;
+        const svm_key *of = &block->keys[slot->key];
+        const uint8_t *token = slot->space == SVM_TOKEN ? of->id : of->token;
         const svm_key key = {.id = token, .space = SVM_TOKEN};
         const uint64_t hash = svm_same_id(token, svm_zeros) ? 0 : svm_hash_key(block->engine, &key);
         svm_u128 amount;
         if (slot->space == SVM_BALANCE) {
             amount = svm_join(slot->now.balance.low, slot->now.balance.high) -
-                     svm_join(entry->value.balance.low, entry->value.balance.high);
+                     svm_join(slot->before.balance.low, slot->before.balance.high);
         } else {
-            const svm_u128 before = entry->value.token != NULL ? entry->value.token->supply : 0;
+            const svm_u128 before = slot->before.token != NULL ? slot->before.token->supply : 0;
             const svm_u128 now = slot->now.token != NULL ? slot->now.token->supply : 0;
             amount = before - now;
         }
@@ -268,7 +263,7 @@ uint32_t svm_make_changes(svm_block *block) {
             others = others || job.others[i];
         }
         block->changes_size = size;
-        block->changes = malloc(size + 1);
+        block->changes = svm_engine_buffer(block->engine, SVM_BUFFER_CHANGES, size + 1);
         if (block->changes != NULL) {
             svm_pool_run(block->engine->pool, write_chunk, &job, chunks);
             error = check_sums(block, native, others);

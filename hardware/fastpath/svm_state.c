@@ -1,7 +1,14 @@
+#if defined(__linux__)
+#define _DEFAULT_SOURCE
+#endif
+
 /* The state in memory: a bounded cache of entries by key, and the one encoding of each value. */
 #include "svm_engine_types.h"
 
 #include <stdlib.h>
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
 
 const uint8_t svm_zeros[SVM_ID];
 
@@ -53,6 +60,22 @@ void svm_arena_free(svm_arena *arena) {
     arena->at = arena->end = NULL;
 }
 
+enum { LARGE_PAGE = 1 << 21 };
+
+void *svm_large(size_t size) {
+#if defined(__linux__) && defined(MADV_HUGEPAGE)
+    if (size >= 2 * (size_t)LARGE_PAGE) {
+        void *memory = NULL;
+        if (posix_memalign(&memory, LARGE_PAGE, size) != 0) {
+            return NULL;
+        }
+        (void)madvise(memory, size, MADV_HUGEPAGE); /* refused, it is memory all the same */
+        return memory;
+    }
+#endif
+    return malloc(size);
+}
+
 /* Keys. Two 64x64 multiplications over the id's four words, each with a secret word: who doesn't know the
  * seed can't choose ids that fall on each other. */
 static inline uint64_t mix(uint64_t a, uint64_t b) {
@@ -101,10 +124,11 @@ static bool is_entry_of(const svm_entry *entry, const svm_key *key) {
 
 static bool grow_places(svm_engine *engine) {
     const uint64_t size = (engine->places_mask + 1) * 2;
-    svm_place *places = calloc(size, sizeof *places);
+    svm_place *places = svm_large(size * sizeof *places);
     if (places == NULL) {
         return false;
     }
+    memset(places, 0, size * sizeof *places);
     for (uint64_t i = 0; i <= engine->places_mask; i++) {
         const svm_place place = engine->places[i];
         if (place.entry != 0) {
@@ -140,7 +164,7 @@ static bool new_entry(svm_engine *engine, uint32_t *entry) {
             }
             engine->blocks = blocks;
         }
-        svm_entry *block = malloc(SVM_ENTRIES * sizeof *block);
+        svm_entry *block = svm_large(SVM_ENTRIES * sizeof *block);
         if (block == NULL) {
             return false;
         }
@@ -493,6 +517,40 @@ void svm_engine_evict(svm_engine *engine) {
     }
 }
 
+/* Buffers. */
+
+enum { BUFFER_SPARE = 1 << 20, BUFFER_TIMES = 8 };
+
+void *svm_engine_buffer(svm_engine *engine, enum svm_buffer_use use, size_t size) {
+    svm_buffer *buffer = &engine->buffers[use];
+    if (buffer->room < size || buffer->room / BUFFER_TIMES > size + BUFFER_SPARE) {
+        free(buffer->memory);
+        buffer->room = size + size / 8 + 64;
+        buffer->memory = svm_large(buffer->room);
+        if (buffer->memory == NULL) {
+            buffer->room = 0;
+        }
+    }
+    return buffer->memory;
+}
+
+void *svm_engine_more(svm_engine *engine, enum svm_buffer_use use, size_t kept, size_t size) {
+    svm_buffer *buffer = &engine->buffers[use];
+    if (buffer->room < size) {
+        void *more = svm_large(size);
+        if (more == NULL) {
+            return NULL;
+        }
+        if (kept != 0) {
+            memcpy(more, buffer->memory, kept);
+        }
+        free(buffer->memory);
+        buffer->memory = more;
+        buffer->room = size;
+    }
+    return buffer->memory;
+}
+
 /* The engine's life. */
 
 enum { PLACES_FIRST = 1024 };
@@ -537,6 +595,9 @@ svm_engine *svm_engine_new(uint64_t bytes_max, uint32_t resident, const uint8_t 
 void svm_engine_free(svm_engine *engine) {
     if (engine != NULL) {
         empty_out(engine);
+        for (int i = 0; i < SVM_BUFFERS; i++) {
+            free(engine->buffers[i].memory);
+        }
         free(engine->places);
         free(engine);
     }

@@ -315,6 +315,8 @@ static task execute(svm_worker *w, task at) {
     const svm_tx *tx = &stm->block->txs[at.tx];
 
     if (tx->skip) {
+        stm->block->outcomes[at.tx].status = SVM_SKIPPED;
+        stm->block->outcomes[at.tx].detail = NULL;
         return finish_execution(stm, at.tx, at.incarnation, false);
     }
     for (;;) {
