@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import attrs
+import trio
 from attrs.validators import ge, in_
 
 from supervm.chain.application import Chain
@@ -13,11 +14,13 @@ from supervm.contracts.application import NodeIdentity
 from supervm.contracts.gas import GasPolicy
 from supervm.contracts.roles import Role
 from supervm.contracts.storage import KeyValueStore
+from supervm.crypto.batch import ONE_BY_ONE, chosen
 from supervm.execution.working import GAS_STATE_KEY
 from supervm.kernel.component import Component, Context
 from supervm.storage.ledger import PAGE_CACHE_BYTES, STATE_CACHE_BYTES, open_ledger
 from supervm.storage.tree import SLICES
 from supervm.storage.verify import verify_slice
+from supervm.types.address import Suite
 from supervm.types.genesis import Genesis
 
 THREADS_MAX = 8
@@ -114,10 +117,21 @@ async def open_chain(ctx: Context, config: LedgerConfig) -> AsyncIterator[Chain]
         )
         for _ in range(chain.examiner.threads):
             ctx.nursery.start_soon(chain.examiner.run_worker)
+        ctx.nursery.start_soon(_tell_libraries, ctx)
         ctx.nursery.start_soon(_keep_fresh, ctx, chain)
         if options.spot_check_blocks:
             ctx.nursery.start_soon(_spot_check, ctx, chain, options.spot_check_blocks)
         yield chain
+
+
+async def _tell_libraries(ctx: Context) -> None:
+    """Choose what verifies signatures, which takes a moment, before the first transaction waits for it."""
+    library = await trio.to_thread.run_sync(chosen, limiter=trio.CapacityLimiter(1))
+    for reason in library.unfit:
+        ctx.log.warning("signature_library_unfit", reason=reason)
+    for number in (Suite.ED25519, Suite.SECP256K1):
+        batch, reason = library.facts.get(number, (ONE_BY_ONE, library.reason))
+        ctx.log.info("signature_library", suite=number.name.lower(), batch=batch, reason=reason)
 
 
 async def _keep_fresh(ctx: Context, chain: Chain) -> None:

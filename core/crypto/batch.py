@@ -28,11 +28,12 @@ DRIVER_CALL_MAX = 65_536
 """Signatures in one call of the driver: bounds the copies that are made for it."""
 
 ONE_BY_ONE = "one by one"
+"""In facts: each signature is asked of the suite's own provider."""
 
 
 @attrs.frozen
 class BatchFacts:
-    """What checks many signatures of a suite, and why. `ONE_BY_ONE` is the suite's own provider."""
+    """What checks many signatures of a suite, and why."""
 
     batch: str
     reason: str

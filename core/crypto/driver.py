@@ -10,6 +10,7 @@ from importlib import import_module
 import attrs
 
 from supervm.crypto import ed25519_check, questions, secp256k1_check
+from supervm.crypto.batch import ONE_BY_ONE
 from supervm.crypto.crypto_mb import CryptoMb, CryptoMbMissing, open_crypto_mb
 from supervm.crypto.provider import UnfitLibrary
 from supervm.crypto.questions import Answers, Question
@@ -30,7 +31,7 @@ class FunctionMissing(Exception):
 class Chosen:
     """The driver and the suites that it is for; `facts` has what serves each of those, and why.
 
-    `reason` is why all others are asked one by one.
+    `reason` is why all others are asked one by one; `unfit` what failed its questions, and which.
     """
 
     driver: "Driver | None"
@@ -38,6 +39,16 @@ class Chosen:
     facts: dict[int, tuple[str, str]]
     reason: str
     message_bytes_max: int = 0
+    unfit: tuple[str, ...] = ()
+
+
+@attrs.frozen
+class _Found:
+    """What serves a suite: its functions, the facts, and a library that would be faster but is unfit."""
+
+    addresses: Addresses
+    facts: tuple[str, str]
+    unfit: tuple[str, ...] = ()
 
 
 def choose() -> Chosen:
@@ -46,19 +57,23 @@ def choose() -> Chosen:
         return Chosen(None, frozenset(), {}, fastpath.report()["verify_signatures"].reason)
     addresses: Addresses = {}
     facts: dict[int, tuple[str, str]] = {}
+    unfit: tuple[str, ...] = ()
     for number, find in ((Suite.ED25519, _ed25519), (Suite.SECP256K1, _secp256k1)):
         try:
-            found, facts[number] = find()
-        except (FunctionMissing, UnfitLibrary) as error:
-            facts[number] = ("one by one", str(error))
-            continue
-        addresses |= found
+            found = find()
+        except FunctionMissing as error:
+            found = _Found({}, (ONE_BY_ONE, str(error)))
+        except UnfitLibrary as error:
+            found = _Found({}, (ONE_BY_ONE, str(error)), (str(error),))
+        addresses |= found.addresses
+        facts[number] = found.facts
+        unfit += found.unfit
     driver = make_driver(addresses)
     suites = frozenset(number for number in facts if driver.able(number))
-    return Chosen(driver, suites, facts, "no library takes many at once", MESSAGE_BYTES_MAX)
+    return Chosen(driver, suites, facts, "no library takes many at once", MESSAGE_BYTES_MAX, unfit)
 
 
-def _ed25519() -> tuple[Addresses, tuple[str, str]]:
+def _ed25519() -> _Found:
     sodium = sodium_addresses()
     questions.put(ed25519_check.QUESTIONS, "libsodium", _through(make_driver(sodium), Suite.ED25519))
     try:
@@ -67,16 +82,18 @@ def _ed25519() -> tuple[Addresses, tuple[str, str]]:
         # Alone, so that nobody's second opinion hides what it says.
         alone = _through(make_driver(lanes), Suite.ED25519)
         questions.put(ed25519_check.QUESTIONS, library.name, alone, lanes=8)
-    except (CryptoMbMissing, UnfitLibrary) as error:
-        return sodium, ("libsodium", str(error))
+    except CryptoMbMissing as error:
+        return _Found(sodium, ("libsodium", str(error)))
+    except UnfitLibrary as error:
+        return _Found(sodium, ("libsodium", str(error)), (str(error),))
     batch = f"{library.name}, eight at once; what it refuses is asked of libsodium"
-    return sodium | lanes, (batch, "the processor has its instructions, and it keeps the rule")
+    return _Found(sodium | lanes, (batch, "the processor has its instructions, and it keeps the rule"))
 
 
-def _secp256k1() -> tuple[Addresses, tuple[str, str]]:
+def _secp256k1() -> _Found:
     found = secp256k1_addresses()
     questions.put(secp256k1_check.QUESTIONS, "libsecp256k1", _through(make_driver(found), Suite.SECP256K1))
-    return found, ("libsecp256k1", "it keeps the rule")
+    return _Found(found, ("libsecp256k1", "it keeps the rule"))
 
 
 def sodium_addresses() -> Addresses:

@@ -187,6 +187,7 @@ def test_a_library_that_fails_its_questions_is_left_out_and_named(
     facts = batch_facts()["ed25519"]
     assert facts.batch == "libsodium"
     assert facts.reason.startswith(what)
+    assert batch.chosen().unfit == (facts.reason,)
     assert verify_many(ANY) == [verify(*item) for item in ANY]
     del keep
 
@@ -214,6 +215,7 @@ def test_without_crypto_mb_libsodium_serves_and_the_reason_says_why(monkeypatch:
     monkeypatch.setattr(driver, "_open_lanes", none)
     facts = batch_facts()["ed25519"]
     assert (facts.batch, facts.reason) == ("libsodium", "looked everywhere")
+    assert batch.chosen().unfit == (), "what isn't there isn't unfit"
     assert verify_many(ANY) == [verify(*item) for item in ANY]
 
 
