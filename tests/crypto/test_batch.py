@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -22,6 +23,7 @@ from supervm.hardware import fastpath
 from tests.crypto.drivers import DRIVERS
 
 needs_driver = pytest.mark.skipif(not fastpath.NATIVE, reason="the C library is not installed")
+ROOT = Path(__file__).parents[2]
 CHANCE = random.Random(11)
 KEYS: list[KeyPair] = [
     keys.generate(name, random.Random(seed).randbytes)
@@ -145,7 +147,8 @@ def test_without_the_c_library_each_is_asked_alone_and_the_facts_say_so() -> Non
     )
     done = subprocess.run(
         [sys.executable, "-c", program],
-        env={**os.environ, "SUPERVM_NATIVE": "off", "PYTHONPATH": os.pathsep.join(["."])},
+        cwd=ROOT,
+        env={**os.environ, "SUPERVM_NATIVE": "off", "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         check=False,
