@@ -8,25 +8,23 @@ Two of the peers bind the libraries that our own checks ask (PyNaCl, coincurve):
 ed25519 where the report names no faster library, their ratio says what a batch saves, no more.
 """
 
-import math
 import os
 import random
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
-from statistics import median
 from time import get_clock_info, perf_counter, thread_time
 from typing import Any
 
 import attrs
 
+from supervm.bench.pairs import PAIRS_MIN, Turn, compare, turns
 from supervm.bench.report import BenchResult
 from supervm.bench.verify_peers import Peer, peers_of
 from supervm.crypto.batch import batch_facts, verify_many
 from supervm.crypto.suites import SUITE_NAMES, SignatureItem, provider_facts, suite_named
 
 ALL_SUITES = tuple(SUITE_NAMES)
-PAIRS_MIN = 5
 KEYS = 16
 SIGNATURES = 64
 WRONG_ONE_IN = 8
@@ -51,35 +49,11 @@ class VerifyPlan:
     seed: int = 1
 
 
-@attrs.frozen
-class Turn:
-    """One turn of one contestant: signatures checked, wrong answers, seconds it took, those of its threads.
-
-    `cpu_seconds` leaves out what other processes took of the cores meanwhile.
-    """
-
-    checked: int
-    wrong: int
-    seconds: float
-    cpu_seconds: float
-
-    @property
-    def rate(self) -> float:
-        """Signatures a second."""
-        return self.checked / self.seconds
-
-    @property
-    def cpu_rate(self) -> float:
-        """Signatures a second of CPU time."""
-        return self.checked / self.cpu_seconds
-
-
 def run_verify(plan: VerifyPlan, progress: Progress) -> BenchResult:
     """Run the plan; takes about suites x pairs x contestants x 2 x seconds. Blocks."""
-    assert plan.pairs >= PAIRS_MIN, f"a ratio stands on {PAIRS_MIN} pairs at least"
     found: dict[str, dict[str, Any]] = {}
     ratios: dict[str, float] = {}
-    turns: list[tuple[str, str, Turn]] = []
+    taken_by_all: list[tuple[str, str, Turn]] = []
     missing: dict[str, None] = {}
     for name in plan.suites:
         peers, absent = peers_of(name)
@@ -90,12 +64,12 @@ def run_verify(plan: VerifyPlan, progress: Progress) -> BenchResult:
         for label, threads in _modes(plan.threads).items():
             with progress(f"{name}, {label}", plan.pairs * len(contestants)) as bar:
                 taken = _race(contestants, plan, threads, bar.update)
-            turns += [(name, who, turn) for who, each in taken.items() for turn in each]
-            facts[label] = _compare(taken, threads)
+            taken_by_all += [(name, who, turn) for who, each in taken.items() for turn in each]
+            facts[label] = {"threads": threads, **compare(taken, OURS)}
             for peer, compared in facts[label]["peers"].items():
                 ratios[f"{peer} {name} {label}"] = compared["ratio"]["median"]
         found[name] = {**facts, "peer_versions": {peer.name: peer.version for peer in peers}}
-    return _result(plan, found, ratios, tuple(missing), turns)
+    return _result(plan, found, ratios, tuple(missing), taken_by_all)
 
 
 def signed_items(name: str, seed: int) -> list[tuple[SignatureItem, bool]]:
@@ -158,10 +132,9 @@ def _race(
     """Let all take their turns, `pairs` times, every other time in reverse."""
     taken: dict[str, list[Turn]] = {name: [] for name in contestants}
     with ThreadPoolExecutor(threads, "bench-verify") as pool:
-        for pair in range(plan.pairs):
-            for name in list(contestants)[:: -1 if pair % 2 else 1]:
-                taken[name].append(_turn(contestants[name], plan.seconds, threads, pool))
-                done(1)
+        for _, name in turns(list(contestants), plan.pairs):
+            taken[name].append(_turn(contestants[name], plan.seconds, threads, pool))
+            done(1)
     return taken
 
 
@@ -193,44 +166,15 @@ def _differences(answers: Sequence[bool], right: Sequence[bool]) -> int:
     return sum(found is not wanted for found, wanted in zip(answers, right, strict=True))
 
 
-def _compare(taken: Mapping[str, Sequence[Turn]], threads: int) -> dict[str, Any]:
-    """The rates of ours, and of each peer with ours over its: ratio of medians, least and most of a pair."""
-    facts: dict[str, Any] = {"threads": threads, **_rates(taken[OURS]), "peers": {}}
-    for name, turns in taken.items():
-        if name != OURS:
-            pairs = [one.rate / other.rate for one, other in zip(taken[OURS], turns, strict=True)]
-            ratio = median(turn.rate for turn in taken[OURS]) / median(turn.rate for turn in turns)
-            cpu = median(turn.cpu_rate for turn in taken[OURS]) / median(turn.cpu_rate for turn in turns)
-            spread = {"median": _short(ratio), "min": _short(min(pairs)), "max": _short(max(pairs))}
-            facts["peers"][name] = {**_rates(turns), "ratio": spread, "cpu_ratio": _short(cpu)}
-    return facts
-
-
-def _rates(turns: Sequence[Turn]) -> dict[str, Any]:
-    return {
-        "a_second": _spread([turn.rate for turn in turns]),
-        "a_cpu_second": _spread([turn.cpu_rate for turn in turns]),
-    }
-
-
-def _spread(rates: Sequence[float]) -> dict[str, float]:
-    return {"median": round(median(rates), 1), "min": round(min(rates), 1), "max": round(max(rates), 1)}
-
-
-def _short(ratio: float) -> float:
-    """Three digits that count."""
-    return round(ratio, 2 - math.floor(math.log10(ratio))) if ratio > 0 else 0.0
-
-
 def _result(
     plan: VerifyPlan,
     found: Mapping[str, Mapping[str, Any]],
     ratios: Mapping[str, float],
     missing: tuple[str, ...],
-    turns: Sequence[tuple[str, str, Turn]],
+    taken: Sequence[tuple[str, str, Turn]],
 ) -> BenchResult:
     wrong: dict[tuple[str, str], int] = {}
-    for name, who, turn in turns:
+    for name, who, turn in taken:
         wrong[name, who] = wrong.get((name, who), 0) + turn.wrong
     problems = [
         f"{who} gave {count} wrong answers on {name}" for (name, who), count in wrong.items() if count
@@ -249,8 +193,8 @@ def _result(
             "goodput_of": f"{first}, {best}",
         },
         goodput=found[first][best]["a_second"]["median"],
-        attempts=sum(turn.checked for _, who, turn in turns if who == OURS),
-        failed=sum(turn.wrong for _, who, turn in turns if who == OURS),
+        attempts=sum(turn.done for _, who, turn in taken if who == OURS),
+        failed=sum(turn.wrong for _, who, turn in taken if who == OURS),
         ratios=ratios,
         peers_missing=missing,
         oracle="; ".join(problems) or "ok",

@@ -11,7 +11,7 @@ import pytest
 
 from supervm.bench import verify, verify_peers
 from supervm.bench.report import BenchResult
-from supervm.bench.verify import WRONG_ONE_IN, Turn, VerifyPlan, run_verify, signed_items
+from supervm.bench.verify import WRONG_ONE_IN, VerifyPlan, run_verify, signed_items
 from supervm.crypto.batch import batch_facts, verify_many
 from supervm.crypto.suites import SUITE_NAMES, SignatureItem, provider_facts
 
@@ -110,18 +110,6 @@ def test_a_missing_peer_is_named_and_left_out(monkeypatch: pytest.MonkeyPatch) -
     result = short(suites=("ed25519", "secp256k1"), threads=1)
     assert set(result.peers_missing) == {"cryptography", "solders"}
     assert set(result.ratios) == {"PyNaCl ed25519 one", "coincurve secp256k1 one"}
-
-
-def test_ratios_are_medians_over_medians_and_spreads_are_of_pairs() -> None:
-    taken = {
-        "supervm": [Turn(100, 0, 1.0, 0.5), Turn(300, 0, 1.0, 1.0), Turn(200, 0, 1.0, 1.0)],
-        "other": [Turn(50, 0, 1.0, 1.0), Turn(10, 0, 0.1, 0.1), Turn(10, 0, 1.0, 0.1)],
-    }
-    compared = verify._compare(taken, 1)
-    assert compared["a_second"] == {"median": 200, "min": 100, "max": 300}
-    assert compared["a_cpu_second"] == {"median": 200, "min": 200, "max": 300}
-    assert compared["peers"]["other"]["ratio"] == {"median": 4.0, "min": 2.0, "max": 20.0}
-    assert compared["peers"]["other"]["cpu_ratio"] == 2.0
 
 
 def test_the_verb_prints_one_json_object() -> None:
