@@ -9,7 +9,15 @@ from typing import Any
 
 import attrs
 
-from supervm.hardware.sizing import MEMPOOL, PAGE_CACHE, STATE_CACHE, STORAGE_CACHE, WRITE_BUFFER, Sizes
+from supervm.hardware.sizing import (
+    EXECUTION_CACHE,
+    MEMPOOL,
+    PAGE_CACHE,
+    STATE_CACHE,
+    STORAGE_CACHE,
+    WRITE_BUFFER,
+    Sizes,
+)
 
 # TIER-24: the next one is used, and named, where the one before can't be had at first start. `memory` is
 # never fallen back to: a node that forgets must be asked for.
@@ -90,6 +98,8 @@ def make_profile(tier: str, sizes: Sizes, *, is_validator: bool) -> Profile:
         "application.ledger.mempool_bytes_max": (MEMPOOL, sizes[MEMPOOL]),
         "application.ledger.page_cache_bytes": (PAGE_CACHE, sizes[PAGE_CACHE]),
         "application.ledger.state_cache_bytes": (STATE_CACHE, sizes[STATE_CACHE]),
+        "application.ledger.execution_cache_bytes": (EXECUTION_CACHE, sizes[EXECUTION_CACHE]),
+        "application.ledger.execution_workers": ("execution.workers", sizes["execution.workers"]),
     }
     chosen: dict[str, tuple[Any, str]] = {
         "storage.use": (storage[0], why_storage),

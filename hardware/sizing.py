@@ -25,8 +25,10 @@ MEMPOOL_FRACTION = 0.02
 MEMPOOL_BYTES = (16 * MIB, 4 * GIB)
 PAGE_CACHE_FRACTION = 0.01
 PAGE_CACHE_BYTES = (4 * MIB, GIB)
-STATE_CACHE_FRACTION = 0.005
-STATE_CACHE_BYTES = (2 * MIB, 512 * MIB)
+STATE_CACHE_FRACTION = 0.0025
+STATE_CACHE_BYTES = (MIB, 512 * MIB)
+EXECUTION_CACHE_FRACTION = 0.0025
+EXECUTION_CACHE_BYTES = (MIB, 16 * GIB)
 BACKGROUND_JOBS = (2, 16)
 IO_THREADS_MAX = 256
 # NET-51: records held by memory, in MiB.
@@ -39,7 +41,15 @@ WRITE_BUFFER = "storage.write_buffer_bytes"
 MEMPOOL = "mempool.bytes_max"
 PAGE_CACHE = "ledger.page_cache_bytes"
 STATE_CACHE = "ledger.state_cache_bytes"
-CACHES = {STORAGE_CACHE: 1, WRITE_BUFFER: WRITE_BUFFERS, MEMPOOL: 1, PAGE_CACHE: 1, STATE_CACHE: 1}
+EXECUTION_CACHE = "ledger.execution_cache_bytes"
+CACHES = {
+    STORAGE_CACHE: 1,
+    WRITE_BUFFER: WRITE_BUFFERS,
+    MEMPOOL: 1,
+    PAGE_CACHE: 1,
+    STATE_CACHE: 1,
+    EXECUTION_CACHE: 1,
+}
 
 
 class SizeTooLarge(ValueError):
@@ -161,7 +171,11 @@ def _caches(facts: HardwareFacts, tier: str, cache_fraction: float | None) -> li
         ),
         STATE_CACHE: (
             clamp(int(STATE_CACHE_FRACTION * (memory or 0)), STATE_CACHE_BYTES),
-            f"clamp({STATE_CACHE_FRACTION} M, 2 MiB, 512 MiB), {has}",
+            f"clamp({STATE_CACHE_FRACTION} M, 1 MiB, 512 MiB), {has}",
+        ),
+        EXECUTION_CACHE: (
+            clamp(int(EXECUTION_CACHE_FRACTION * (memory or 0)), EXECUTION_CACHE_BYTES),
+            f"clamp({EXECUTION_CACHE_FRACTION} M, 1 MiB, 16 GiB), {has}",
         ),
     }
     if memory is None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 
+from supervm.hardware import fastpath
 from supervm.hardware.explain import Machine
 from supervm.hardware.facts import Probe, ProbeContext
 from supervm.hardware.probing import ProbeReport, probe
@@ -21,6 +22,6 @@ async def survey(
 def conclude(report: ProbeReport, *, tier: str = AUTO, is_validator: bool) -> Machine:
     """What follows from a report. Pure. Raises UnknownTier."""
     decision = decide(report.facts, tier)
-    sizes = compute_sizes(report.facts, decision.tier)
+    sizes = compute_sizes(report.facts, decision.tier, is_native=fastpath.BLOCKS_NATIVE)
     profile = make_profile(decision.tier, sizes, is_validator=is_validator)
     return Machine(report=report, decision=decision, sizes=sizes, profile=profile)

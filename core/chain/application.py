@@ -6,7 +6,7 @@ metrics and observers follow the tip and never run ahead of it.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import attrs
 import trio
@@ -48,10 +48,8 @@ from supervm.execution import (
     GAS_STATE_KEY,
     BlockInput,
     BlockResult,
-    Fetched,
-    block_keys,
-    execute_block,
 )
+from supervm.execution.engine import BlockEngine
 from supervm.kernel.component import Context, Health, HealthState
 from supervm.storage.ledger import Ledger, Staged
 from supervm.types.batch import Batch
@@ -103,6 +101,7 @@ class Chain:
         ledger: Ledger,
         gas: GasPolicy,
         gas_state: bytes,
+        block_engine: BlockEngine,
         bounds: MempoolBounds,
         threads: int,
         inflight_max: int,
@@ -112,6 +111,7 @@ class Chain:
         self.ledger = ledger
         self.gas = gas
         self.gas_state = gas_state
+        self.block_engine = block_engine
         self.mempool = Mempool(bounds)
         self.events = EventLog()
         self.figures = ChainFigures(ctx.metrics, bounds, ctx.clock.monotonic())
@@ -328,8 +328,6 @@ class Chain:
                 raise BlockInvalid("a system operation that is not known", block.height)
             transactions = self._decode_all(block)
             began_s = self._ctx.clock.monotonic()
-            keys = block_keys(transactions, self.gas, self.gas_state)
-            found = await self.ledger.get_state(keys)
             given = BlockInput(
                 height=block.height,
                 epoch=block.epoch,
@@ -340,9 +338,7 @@ class Chain:
                 transactions=transactions,
                 executed=await self.ledger.known([each.digest for each in transactions]),
             )
-            result = await trio.to_thread.run_sync(
-                execute_block, Fetched(found), given, self.gas, limiter=self._thread
-            )
+            result = await self._run(given)
             staged = await self.ledger.stage(result.changes, block.height)
             self.figures.executed(len(transactions), self._ctx.clock.monotonic() - began_s)
             gas_state = result.changes.get(GAS_STATE_KEY)
@@ -356,6 +352,17 @@ class Chain:
             base_price = self.gas.base_price(self.gas_state if gas_state is None else gas_state)
             self._pending = Pending(block, transactions, result, staged, executed, base_price)
             return executed
+
+    async def _run(self, block: BlockInput) -> BlockResult:
+        """Execute on the state at the tip, of which the engine keeps a part in memory."""
+        opened = self.block_engine.open_block(block, self.gas, self.gas_state)
+        with ExitStack() as stack:
+            # Opening decodes the block: no work for the event loop.
+            run = await trio.to_thread.run_sync(stack.enter_context, opened, limiter=self._thread)
+            asked = run.missing()
+            found = await self.ledger.get_state(asked)
+            run.supply([found[key] for key in asked])
+            return await trio.to_thread.run_sync(run.execute, limiter=self._thread)
 
     def _decode_all(self, block: OrderedBlock) -> tuple[Transaction, ...]:
         try:
@@ -418,6 +425,7 @@ class Chain:
         header, receipts = block.header, pending.result.receipts
         changes = pending.result.changes
         self.gas_state = changes.get(GAS_STATE_KEY) or self.gas_state
+        self.block_engine.follow(changes)
         self._roots.put(
             header.height,
             Roots(pending.executed.state_root, pending.executed.receipts_root, pending.base_price),

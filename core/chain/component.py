@@ -14,7 +14,8 @@ from supervm.contracts.application import NodeIdentity
 from supervm.contracts.gas import GasPolicy
 from supervm.contracts.roles import Role
 from supervm.contracts.storage import KeyValueStore
-from supervm.crypto.batch import ONE_BY_ONE, chosen
+from supervm.crypto.batch import chosen
+from supervm.execution.engine import MODES, choose_engine
 from supervm.execution.working import GAS_STATE_KEY
 from supervm.kernel.component import Component, Context
 from supervm.storage.ledger import PAGE_CACHE_BYTES, STATE_CACHE_BYTES, open_ledger
@@ -24,6 +25,7 @@ from supervm.types.address import Suite
 from supervm.types.genesis import Genesis
 
 THREADS_MAX = 8
+WORKERS_MAX = 256
 REFRESH_S = 1.0
 SPOT_CHECK_S = 600.0
 
@@ -36,6 +38,9 @@ class LedgerOptions:
     most 4. `admission_inflight_max`: transactions being admitted at once; beyond it clients are told to
     come back. `signatures_remembered`: checked signatures kept. `spot_check_blocks`: after so many blocks
     a part of the state is compared with its tree (STO-37), at most every ten minutes; 0: never.
+    `execution`: `auto` takes C where it is there and lets it choose by the block, `serial`, `partitioned` and
+    `block_stm` are its ways by name, `python` is the specification; the results are the same bytes.
+    `execution_workers`: its threads. `execution_cache_bytes`: the state that it keeps in memory; 0: no bound.
     """
 
     mempool_transactions_max: int = attrs.field(default=20_000, validator=ge(1))
@@ -49,6 +54,9 @@ class LedgerOptions:
     spot_check_blocks: int = attrs.field(default=1_000, validator=ge(0))
     page_cache_bytes: int = attrs.field(default=PAGE_CACHE_BYTES, validator=ge(0))
     state_cache_bytes: int = attrs.field(default=STATE_CACHE_BYTES, validator=ge(0))
+    execution: str = attrs.field(default="auto", validator=in_((*MODES, "python")))
+    execution_workers: int = attrs.field(default=1, validator=in_(range(1, WORKERS_MAX + 1)))
+    execution_cache_bytes: int = attrs.field(default=STATE_CACHE_BYTES, validator=ge(0))
 
     @property
     def mempool(self) -> MempoolBounds:
@@ -110,6 +118,13 @@ async def open_chain(ctx: Context, config: LedgerConfig) -> AsyncIterator[Chain]
             ledger=ledger,
             gas=gas,
             gas_state=gas_state,
+            block_engine=choose_engine(
+                native=options.execution != "python",
+                threads=options.execution_workers,
+                bytes_max=options.execution_cache_bytes,
+                seed=ctx.random.randbytes(32),
+                mode=options.execution if options.execution in MODES else "auto",
+            ),
             bounds=options.mempool,
             threads=options.admission_threads or min(4, os.cpu_count() or 1),
             inflight_max=options.admission_inflight_max,
@@ -129,9 +144,8 @@ async def _tell_libraries(ctx: Context) -> None:
     library = await trio.to_thread.run_sync(chosen, limiter=trio.CapacityLimiter(1))
     for reason in library.unfit:
         ctx.log.warning("signature_library_unfit", reason=reason)
-    for number in (Suite.ED25519, Suite.SECP256K1):
-        batch, reason = library.facts.get(number, (ONE_BY_ONE, library.reason))
-        ctx.log.info("signature_library", suite=number.name.lower(), batch=batch, reason=reason)
+    for number, (batch, reason) in library.facts.items():
+        ctx.log.info("signature_library", suite=Suite(number).name.lower(), batch=batch, reason=reason)
 
 
 async def _keep_fresh(ctx: Context, chain: Chain) -> None:

@@ -130,11 +130,11 @@ def _announce(node: Node) -> None:
 
 def _twins() -> list[str]:
     """Which fast paths run as their Python twins, and why (TIER-70)."""
-    return [
-        f"{name} runs in Python, not compiled: {path.reason}"
-        for name, path in fastpath.report().items()
-        if not path.native
-    ]
+    by_reason: dict[str, list[str]] = {}
+    for name, path in fastpath.report().items():
+        if not path.native:
+            by_reason.setdefault(path.reason, []).append(name)
+    return [f"{', '.join(names)}: in Python, not compiled: {reason}" for reason, names in by_reason.items()]
 
 
 def _next(node: Node) -> str:

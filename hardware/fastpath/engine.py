@@ -38,6 +38,7 @@ class Reason(IntEnum):
     INDEPENDENT = lib.SVM_REASON_INDEPENDENT
     CONNECTED = lib.SVM_REASON_CONNECTED
     HEAVY = lib.SVM_REASON_HEAVY
+    CHEAP = lib.SVM_REASON_CHEAP
 
 
 class EngineError(Exception):

@@ -34,7 +34,8 @@ enum svm_engine_reason {
     SVM_REASON_SMALL = 2,     /* too few transactions to share out */
     SVM_REASON_INDEPENDENT = 3, /* the groups are small enough to share out evenly */
     SVM_REASON_CONNECTED = 4,   /* one group holds most of the block, and its transactions are cheap */
-    SVM_REASON_HEAVY = 5        /* one group holds most of the block, and its transactions are costly */
+    SVM_REASON_HEAVY = 5,       /* one group holds most of the block, and its transactions are costly */
+    SVM_REASON_CHEAP = 6        /* finding the groups would take longer than it saves on so few threads */
 };
 
 /* Gas by piece of work, in the order and with the names of supervm.contracts.gas.GasSchedule. */
