@@ -270,7 +270,7 @@ class NativeBlock:
     def packed_changes(self) -> tuple[bytes, int]:
         """Changed entries and their number: u8 key size, key, u32 value size (0: removed), value."""
         bytes_, size, count = ffi.new("uint8_t **"), ffi.new("size_t *"), ffi.new("uint32_t *")
-        lib.svm_block_changes(self._pointer, bytes_, size, count)
+        _check(lib.svm_block_changes(self._pointer, bytes_, size, count), 0)
         return ffi.buffer(bytes_[0], size[0])[:], count[0]
 
     def changes(self) -> dict[bytes, bytes | None]:

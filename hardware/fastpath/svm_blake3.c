@@ -16,6 +16,36 @@ enum { CHUNK_START = 1, CHUNK_END = 2, PARENT = 4, ROOT = 8, CHUNK = 1024, BLOCK
 static const uint32_t IV[8] = {0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a,
                                0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19};
 
+/* One compression over `v` and `m`, words or vectors of them. */
+#define ROTATE(x, n) ((x) >> (n) | (x) << (32 - (n)))
+#define MIX(a, b, c, d, x, y)                                                                                          \
+    v[a] += v[b] + m[x];                                                                                               \
+    v[d] = ROTATE(v[d] ^ v[a], 16);                                                                                    \
+    v[c] += v[d];                                                                                                      \
+    v[b] = ROTATE(v[b] ^ v[c], 12);                                                                                    \
+    v[a] += v[b] + m[y];                                                                                               \
+    v[d] = ROTATE(v[d] ^ v[a], 8);                                                                                     \
+    v[c] += v[d];                                                                                                      \
+    v[b] = ROTATE(v[b] ^ v[c], 7);
+#define ROUND(p0, p1, p2, p3, p4, p5, p6, p7, p8, p9, p10, p11, p12, p13, p14, p15)                                    \
+    MIX(0, 4, 8, 12, p0, p1)                                                                                           \
+    MIX(1, 5, 9, 13, p2, p3)                                                                                           \
+    MIX(2, 6, 10, 14, p4, p5)                                                                                          \
+    MIX(3, 7, 11, 15, p6, p7)                                                                                          \
+    MIX(0, 5, 10, 15, p8, p9)                                                                                          \
+    MIX(1, 6, 11, 12, p10, p11)                                                                                        \
+    MIX(2, 7, 8, 13, p12, p13)                                                                                         \
+    MIX(3, 4, 9, 14, p14, p15)
+/* The message words of each round, permuted beforehand (BLAKE3 paper, table 2). */
+#define ROUNDS \
+    ROUND(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15) \
+    ROUND(2, 6, 3, 10, 7, 0, 4, 13, 1, 11, 12, 5, 9, 14, 15, 8) \
+    ROUND(3, 4, 10, 12, 13, 2, 7, 14, 6, 5, 9, 0, 11, 15, 8, 1) \
+    ROUND(10, 7, 12, 9, 14, 3, 13, 15, 4, 0, 11, 2, 5, 8, 1, 6) \
+    ROUND(12, 13, 9, 11, 15, 10, 14, 8, 7, 2, 5, 3, 0, 1, 6, 4) \
+    ROUND(9, 14, 11, 5, 8, 12, 15, 1, 13, 3, 0, 10, 2, 6, 4, 7) \
+    ROUND(11, 15, 5, 0, 1, 9, 8, 6, 14, 10, 2, 12, 3, 4, 7, 13)
+
 #if defined(__clang__) || __GNUC__ >= 12
 #define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
 #else
@@ -86,24 +116,14 @@ static const uint32_t IV[8] = {0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a,
 
 /* One input. */
 
-#define ROTATE(x, n) ((x) >> (n) | (x) << (32 - (n)))
-
-static inline void mix(uint32_t v[16], int a, int b, int c, int d, uint32_t x, uint32_t y) {
-    v[a] += v[b] + x;
-    v[d] = ROTATE(v[d] ^ v[a], 16);
-    v[c] += v[d];
-    v[b] = ROTATE(v[b] ^ v[c], 12);
-    v[a] += v[b] + y;
-    v[d] = ROTATE(v[d] ^ v[a], 8);
-    v[c] += v[d];
-    v[b] = ROTATE(v[b] ^ v[c], 7);
-}
-
 static void compress(uint32_t cv[8], const uint8_t *block, uint32_t size, uint64_t counter, uint32_t flags) {
-    static const uint8_t permuted[16] = {2, 6, 3, 10, 7, 0, 4, 13, 1, 11, 12, 5, 9, 14, 15, 8};
     uint32_t m[16], v[16];
-    memset(m, 0, sizeof m);
-    memcpy(m, block, size);
+    if (size == BLOCK) {
+        memcpy(m, block, sizeof m);
+    } else {
+        memset(m, 0, sizeof m);
+        memcpy(m, block, size);
+    }
     for (int i = 0; i < 8; i++) {
         v[i] = cv[i];
     }
@@ -114,24 +134,7 @@ static void compress(uint32_t cv[8], const uint8_t *block, uint32_t size, uint64
     v[13] = (uint32_t)(counter >> 32);
     v[14] = size;
     v[15] = flags;
-    for (int round = 0;; round++) {
-        mix(v, 0, 4, 8, 12, m[0], m[1]);
-        mix(v, 1, 5, 9, 13, m[2], m[3]);
-        mix(v, 2, 6, 10, 14, m[4], m[5]);
-        mix(v, 3, 7, 11, 15, m[6], m[7]);
-        mix(v, 0, 5, 10, 15, m[8], m[9]);
-        mix(v, 1, 6, 11, 12, m[10], m[11]);
-        mix(v, 2, 7, 8, 13, m[12], m[13]);
-        mix(v, 3, 4, 9, 14, m[14], m[15]);
-        if (round == 6) {
-            break;
-        }
-        uint32_t next[16];
-        for (int i = 0; i < 16; i++) {
-            next[i] = m[permuted[i]];
-        }
-        memcpy(m, next, sizeof m);
-    }
+    ROUNDS
     for (int i = 0; i < 8; i++) {
         cv[i] = v[i] ^ v[i + 8];
     }
@@ -139,13 +142,14 @@ static void compress(uint32_t cv[8], const uint8_t *block, uint32_t size, uint64
 
 static uint32_t blocks_of(uint32_t size) { return size == 0 ? 1 : (size + BLOCK - 1) / BLOCK; }
 
-static void one_chunk(const uint8_t *input, uint32_t size, uint64_t counter, uint32_t end_flags, uint8_t *out) {
+static void one_chunk(const uint8_t *input, uint32_t size, uint64_t counter, uint32_t start_flags, uint32_t end_flags,
+                      uint8_t *out) {
     const uint32_t blocks = blocks_of(size);
     uint32_t cv[8];
     memcpy(cv, IV, sizeof cv);
     for (uint32_t i = 0; i < blocks; i++) {
         const bool last = i + 1 == blocks;
-        const uint32_t flags = (i == 0 ? (uint32_t)CHUNK_START : 0) | (last ? end_flags : 0);
+        const uint32_t flags = (i == 0 ? start_flags : 0) | (last ? end_flags : 0);
         compress(cv, input + i * BLOCK, last ? size - i * BLOCK : BLOCK, counter, flags);
     }
     memcpy(out, cv, sizeof cv);
@@ -175,135 +179,263 @@ uint32_t svm_blake3_lanes(uint32_t most) {
     return lanes;
 }
 
-typedef void (*kernel)(const uint8_t *const *, const uint32_t *, uint32_t, const uint64_t *, uint32_t, uint8_t *const *);
+typedef void (*kernel)(const uint8_t *const *, const uint32_t *, uint32_t, const uint64_t *, uint32_t, uint32_t,
+                       uint8_t *const *);
 
-/* `count` chunks, at most LANES_MOST, of `blocks` blocks each. The arrays have room for LANES_MOST. */
-static void chunks(const uint8_t **inputs, uint32_t *sizes, uint32_t blocks, uint64_t *counters, uint32_t end_flags,
-                   uint8_t **out, uint32_t count) {
+/* Inputs that wait to be hashed side by side: alike in the number of blocks and in flags. */
+typedef struct {
+    const uint8_t *inputs[LANES_MOST];
+    uint8_t *outs[LANES_MOST];
+    uint64_t counters[LANES_MOST];
+    uint32_t sizes[LANES_MOST];
+    uint32_t count, blocks, start_flags, end_flags;
+} waiting;
+
+static void flush(waiting *of) {
     const uint32_t most = svm_blake3_lanes(0);
     uint8_t unused[32];
     uint32_t done = 0;
-    while (done < count) {
-        const uint32_t left = count - done;
+    while (done < of->count) {
+        const uint32_t left = of->count - done;
         uint32_t lanes = most;
         while (lanes > 4 && left <= lanes / 2) {
             lanes /= 2;
         }
         if (lanes == 1 || left == 1) {
-            one_chunk(inputs[done], sizes[done], counters[done], end_flags, out[done]);
+            one_chunk(of->inputs[done], of->sizes[done], of->counters[done], of->start_flags, of->end_flags,
+                      of->outs[done]);
             done++;
             continue;
         }
-        /* Lanes without an input repeat the last one. `done` is a multiple of `lanes`, so there is room. */
+        /* Lanes without an input repeat one. `done` is a multiple of `lanes`, so there is room. */
         for (uint32_t i = left; i < lanes; i++) {
-            inputs[done + i] = inputs[done];
-            sizes[done + i] = sizes[done];
-            counters[done + i] = counters[done];
-            out[done + i] = unused;
+            of->inputs[done + i] = of->inputs[done];
+            of->sizes[done + i] = of->sizes[done];
+            of->counters[done + i] = of->counters[done];
+            of->outs[done + i] = unused;
         }
         kernel run = chunks_4;
 #if defined(SVM_WIDE)
         run = lanes == 16 ? chunks_16 : lanes == 8 ? chunks_8 : chunks_4;
 #endif
-        run(inputs + done, sizes + done, blocks, counters + done, end_flags, out + done);
+        run(of->inputs + done, of->sizes + done, of->blocks, of->counters + done, of->start_flags, of->end_flags,
+            of->outs + done);
         done += lanes;
     }
+    of->count = 0;
 }
 
-/* Inputs of more than a chunk. */
-
-static void join(const uint8_t *pair, uint32_t flags, uint8_t *out) {
-    uint32_t cv[8];
-    memcpy(cv, IV, sizeof cv);
-    compress(cv, pair, BLOCK, 0, PARENT | flags);
-    memcpy(out, cv, sizeof cv);
+static inline void put(waiting *of, const uint8_t *input, uint32_t size, uint64_t counter, uint8_t *out) {
+    of->inputs[of->count] = input;
+    of->sizes[of->count] = size;
+    of->counters[of->count] = counter;
+    of->outs[of->count] = out;
+    if (++of->count == LANES_MOST) {
+        flush(of);
+    }
 }
 
-/* The chaining value of whole chunks, a power of two of them; `levels` is its exponent. */
-static void whole_chunks(const uint8_t *input, uint32_t levels, uint64_t counter, uint8_t *out) {
-    if (levels > 4) {
-        uint8_t pair[64];
-        whole_chunks(input, levels - 1, counter, pair);
-        whole_chunks(input + ((size_t)CHUNK << (levels - 1)), levels - 1, counter + (1u << (levels - 1)), pair + 32);
-        join(pair, 0, out);
+/* Inputs of several chunks. The tree's left half is the largest power of two of chunks that leaves something for the
+ * right; joining neighbours level by level, the odd one going up as it is, makes the same tree. */
+
+enum { WHOLE = CHUNK / BLOCK, VALUES_HELD = 512 };
+
+/* `values` has room for 32 bytes a chunk. */
+static void several_chunks(const uint8_t *input, size_t size, uint8_t *values, uint8_t out[32]) {
+    waiting whole = {.blocks = WHOLE, .start_flags = CHUNK_START, .end_flags = CHUNK_END};
+    uint64_t count = 0;
+    for (; size > CHUNK; size -= CHUNK, input += CHUNK, count++) {
+        put(&whole, input, CHUNK, count, values + 32 * count);
+    }
+    flush(&whole);
+    one_chunk(input, (uint32_t)size, count, CHUNK_START, CHUNK_END, values + 32 * count);
+    count++;
+    waiting parents = {.blocks = 1, .end_flags = PARENT};
+    while (count > 2) {
+        const uint64_t pairs = count / 2;
+        for (uint64_t i = 0; i < pairs; i++) {
+            put(&parents, values + 64 * i, BLOCK, 0, values + 32 * i);
+        }
+        flush(&parents);
+        if (count % 2 != 0) {
+            memcpy(values + 32 * pairs, values + 32 * (count - 1), 32);
+        }
+        count = pairs + count % 2;
+    }
+    one_chunk(values, BLOCK, 0, 0, PARENT | ROOT, out);
+}
+
+/* The value of a subtree whose chunks are too many to hold at once: a power of two of them. */
+static void large_part(const uint8_t *input, uint64_t chunks, uint64_t counter, uint8_t out[32]) {
+    uint8_t values[VALUES_HELD * 32];
+    if (chunks > VALUES_HELD) {
+        large_part(input, chunks / 2, counter, values);
+        large_part(input + chunks / 2 * CHUNK, chunks / 2, counter + chunks / 2, values + 32);
+        one_chunk(values, BLOCK, 0, 0, PARENT, out);
         return;
     }
-    const uint8_t *inputs[LANES_MOST];
-    uint32_t sizes[LANES_MOST];
-    uint64_t counters[LANES_MOST];
-    uint8_t values[LANES_MOST * 32], *outs[LANES_MOST];
-    uint32_t count = 1u << levels;
-    for (uint32_t i = 0; i < count; i++) {
-        inputs[i] = input + (size_t)i * CHUNK;
-        sizes[i] = CHUNK;
-        counters[i] = counter + i;
-        outs[i] = values + 32 * i;
+    waiting whole = {.blocks = WHOLE, .start_flags = CHUNK_START, .end_flags = CHUNK_END};
+    for (uint64_t i = 0; i < chunks; i++) {
+        put(&whole, input + i * CHUNK, CHUNK, counter + i, values + 32 * i);
     }
-    chunks(inputs, sizes, CHUNK / BLOCK, counters, CHUNK_END, outs, count);
-    for (; count > 1; count /= 2) {
-        for (uint32_t i = 0; i < count / 2; i++) {
-            join(values + 64 * i, 0, values + 32 * i);
+    flush(&whole);
+    waiting parents = {.blocks = 1, .end_flags = PARENT};
+    for (; chunks > 1; chunks /= 2) {
+        for (uint64_t i = 0; i < chunks / 2; i++) {
+            put(&parents, values + 64 * i, BLOCK, 0, values + 32 * i);
         }
+        flush(&parents);
     }
     memcpy(out, values, 32);
 }
 
-static void subtree(const uint8_t *input, size_t size, uint64_t counter, uint32_t root, uint8_t *out) {
+static void large(const uint8_t *input, size_t size, uint64_t counter, uint32_t root, uint8_t out[32]) {
     if (size <= CHUNK) {
-        one_chunk(input, (uint32_t)size, counter, CHUNK_END | root, out);
+        one_chunk(input, (uint32_t)size, counter, CHUNK_START, CHUNK_END, out);
         return;
     }
-    /* The left half is the largest power of two of chunks that leaves something for the right. */
-    uint32_t levels = 0;
-    while (((size_t)CHUNK << (levels + 1)) < size) {
-        levels++;
+    uint64_t left = 1;
+    while (left * 2 * CHUNK < size) {
+        left *= 2;
     }
-    const size_t left = (size_t)CHUNK << levels;
     uint8_t pair[64];
-    whole_chunks(input, levels, counter, pair);
-    subtree(input + left, size - left, counter + (1u << levels), 0, pair + 32);
-    join(pair, root, out);
+    large_part(input, left, counter, pair);
+    large(input + left * CHUNK, size - left * CHUNK, counter + left, 0, pair + 32);
+    one_chunk(pair, BLOCK, 0, 0, PARENT | root, out);
 }
 
-void svm_blake3(const uint8_t *input, size_t size, uint8_t out[32]) { subtree(input, size, 0, ROOT, out); }
+void svm_blake3(const uint8_t *input, size_t size, uint8_t out[32]) {
+    uint8_t values[VALUES_HELD * 32];
+    if (size <= CHUNK) {
+        one_chunk(input, (uint32_t)size, 0, CHUNK_START, CHUNK_END | ROOT, out);
+    } else if (size <= (size_t)VALUES_HELD * CHUNK) {
+        several_chunks(input, size, values, out);
+    } else {
+        large(input, size, 0, ROOT, out);
+    }
+}
+
+/* Many of several chunks: the chunks of different inputs side by side, and then the levels of their trees. */
+
+enum { HELD = 32, HELD_CHUNKS = 1024 };
 
 typedef struct {
-    const uint8_t *inputs[LANES_MOST];
-    uint32_t sizes[LANES_MOST];
-    uint64_t counters[LANES_MOST];
-    uint8_t *outs[LANES_MOST];
+    uint8_t *values;
+    uint8_t *out;
     uint32_t count;
-} waiting;
+} grown;
 
-static void flush(waiting *of, uint32_t blocks) {
-    chunks(of->inputs, of->sizes, blocks, of->counters, CHUNK_END | ROOT, of->outs, of->count);
-    of->count = 0;
+typedef struct {
+    waiting whole, parents, roots;
+    waiting last[WHOLE];
+    grown inputs[HELD];
+    uint8_t values[HELD_CHUNKS * 32];
+    uint32_t count, chunks;
+} growing;
+
+static void start_growing(growing *of) {
+    of->count = of->chunks = 0;
+    of->whole = (waiting){.blocks = WHOLE, .start_flags = CHUNK_START, .end_flags = CHUNK_END};
+    of->parents = (waiting){.blocks = 1, .end_flags = PARENT};
+    of->roots = (waiting){.blocks = 1, .end_flags = PARENT | ROOT};
+    for (uint32_t i = 0; i < WHOLE; i++) {
+        of->last[i].count = 0;
+        of->last[i].blocks = i + 1;
+        of->last[i].start_flags = CHUNK_START;
+        of->last[i].end_flags = CHUNK_END;
+    }
+}
+
+static void finish_growing(growing *of) {
+    flush(&of->whole);
+    for (uint32_t i = 0; i < WHOLE; i++) {
+        flush(&of->last[i]);
+    }
+    for (bool more = true; more;) {
+        more = false;
+        for (uint32_t k = 0; k < of->count; k++) {
+            grown *one = &of->inputs[k];
+            const uint32_t pairs = one->count / 2;
+            if (one->count > 2) {
+                for (uint32_t i = 0; i < pairs; i++) {
+                    put(&of->parents, one->values + 64 * i, BLOCK, 0, one->values + 32 * i);
+                }
+                more = true;
+            }
+        }
+        flush(&of->parents);
+        for (uint32_t k = 0; k < of->count; k++) {
+            grown *one = &of->inputs[k];
+            if (one->count > 2) {
+                const uint32_t pairs = one->count / 2;
+                if (one->count % 2 != 0) {
+                    memcpy(one->values + 32 * pairs, one->values + 32 * (one->count - 1), 32);
+                }
+                one->count = pairs + one->count % 2;
+            }
+        }
+    }
+    for (uint32_t k = 0; k < of->count; k++) {
+        put(&of->roots, of->inputs[k].values, BLOCK, 0, of->inputs[k].out);
+    }
+    flush(&of->roots);
+    of->count = of->chunks = 0;
+}
+
+static void grow(growing *of, const uint8_t *input, uint32_t size, uint8_t *out) {
+    const uint32_t chunks = (size + CHUNK - 1) / CHUNK;
+    if (chunks > HELD_CHUNKS / 2) {
+        svm_blake3(input, size, out);
+        return;
+    }
+    if (of->count == HELD || of->chunks + chunks > HELD_CHUNKS) {
+        finish_growing(of);
+    }
+    grown *one = &of->inputs[of->count++];
+    one->values = of->values + 32 * of->chunks;
+    one->out = out;
+    one->count = chunks;
+    of->chunks += chunks;
+    for (uint32_t i = 0; i + 1 < chunks; i++) {
+        put(&of->whole, input + i * CHUNK, CHUNK, i, one->values + 32 * i);
+    }
+    const uint32_t left = size - (chunks - 1) * CHUNK;
+    put(&of->last[blocks_of(left) - 1], input + (chunks - 1) * CHUNK, left, chunks - 1,
+        one->values + 32 * (chunks - 1));
+}
+
+static void many_large(const uint8_t *const *inputs, const uint32_t *sizes, uint32_t count, uint8_t *out) {
+    growing of;
+    start_growing(&of);
+    for (uint32_t i = 0; i < count; i++) {
+        if (sizes[i] > CHUNK) {
+            grow(&of, inputs[i], sizes[i], out + 32 * (size_t)i);
+        }
+    }
+    finish_growing(&of);
 }
 
 void svm_blake3_many(const uint8_t *const *inputs, const uint32_t *sizes, uint32_t count, uint8_t *out) {
-    waiting by_blocks[CHUNK / BLOCK];
-    for (uint32_t i = 0; i < CHUNK / BLOCK; i++) {
+    waiting by_blocks[WHOLE];
+    bool some_large = false;
+    for (uint32_t i = 0; i < WHOLE; i++) {
         by_blocks[i].count = 0;
+        by_blocks[i].blocks = i + 1;
+        by_blocks[i].start_flags = CHUNK_START;
+        by_blocks[i].end_flags = CHUNK_END | ROOT;
     }
-    for (uint32_t i = 0; i < count; i++, out += 32) {
+    for (uint32_t i = 0; i < count; i++) {
         if (sizes[i] > CHUNK) {
-            svm_blake3(inputs[i], sizes[i], out);
-            continue;
-        }
-        const uint32_t blocks = blocks_of(sizes[i]);
-        waiting *of = &by_blocks[blocks - 1];
-        of->inputs[of->count] = inputs[i];
-        of->sizes[of->count] = sizes[i];
-        of->counters[of->count] = 0;
-        of->outs[of->count++] = out;
-        if (of->count == LANES_MOST) {
-            flush(of, blocks);
+            some_large = true;
+        } else {
+            put(&by_blocks[blocks_of(sizes[i]) - 1], inputs[i], sizes[i], 0, out + 32 * (size_t)i);
         }
     }
-    for (uint32_t blocks = 1; blocks <= CHUNK / BLOCK; blocks++) {
-        if (by_blocks[blocks - 1].count != 0) {
-            flush(&by_blocks[blocks - 1], blocks);
-        }
+    for (uint32_t i = 0; i < WHOLE; i++) {
+        flush(&by_blocks[i]);
+    }
+    if (some_large) {
+        many_large(inputs, sizes, count, out);
     }
 }
 
@@ -318,7 +450,7 @@ void svm_blake3_nodes(uint8_t prefix, const uint8_t *pairs, uint32_t count, uint
         if (lanes == 1 || count == 1) {
             last[0] = prefix;
             memcpy(last + 1, pairs, 64);
-            one_chunk(last, 65, 0, CHUNK_END | ROOT, out);
+            one_chunk(last, 65, 0, CHUNK_START, CHUNK_END | ROOT, out);
             pairs += 64;
             out += 32;
             count--;

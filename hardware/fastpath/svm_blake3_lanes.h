@@ -35,26 +35,6 @@ TARGET static inline V NAME(all)(uint32_t word) {
     return v;
 }
 
-#define ROTATE(x, n) ((x) >> (n) | (x) << (32 - (n)))
-#define MIX(a, b, c, d, x, y)                                                                                          \
-    v[a] += v[b] + m[x];                                                                                               \
-    v[d] = ROTATE(v[d] ^ v[a], 16);                                                                                    \
-    v[c] += v[d];                                                                                                      \
-    v[b] = ROTATE(v[b] ^ v[c], 12);                                                                                    \
-    v[a] += v[b] + m[y];                                                                                               \
-    v[d] = ROTATE(v[d] ^ v[a], 8);                                                                                     \
-    v[c] += v[d];                                                                                                      \
-    v[b] = ROTATE(v[b] ^ v[c], 7);
-#define ROUND(p0, p1, p2, p3, p4, p5, p6, p7, p8, p9, p10, p11, p12, p13, p14, p15)                                    \
-    MIX(0, 4, 8, 12, p0, p1)                                                                                           \
-    MIX(1, 5, 9, 13, p2, p3)                                                                                           \
-    MIX(2, 6, 10, 14, p4, p5)                                                                                          \
-    MIX(3, 7, 11, 15, p6, p7)                                                                                          \
-    MIX(0, 5, 10, 15, p8, p9)                                                                                          \
-    MIX(1, 6, 11, 12, p10, p11)                                                                                        \
-    MIX(2, 7, 8, 13, p12, p13)                                                                                         \
-    MIX(3, 4, 9, 14, p14, p15)
-
 /* cv = compress(cv, m): `low`, `high` are the counter, `size` the bytes of the block, `flags` alike for all. */
 TARGET static inline void NAME(compress)(V cv[8], const V m[16], V low, V high, V size, uint32_t flags) {
     V v[16];
@@ -68,14 +48,7 @@ TARGET static inline void NAME(compress)(V cv[8], const V m[16], V low, V high, 
     v[13] = high;
     v[14] = size;
     v[15] = NAME(all)(flags);
-    /* The message words of each round, permuted beforehand (BLAKE3 paper, table 2). */
-    ROUND(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15)
-    ROUND(2, 6, 3, 10, 7, 0, 4, 13, 1, 11, 12, 5, 9, 14, 15, 8)
-    ROUND(3, 4, 10, 12, 13, 2, 7, 14, 6, 5, 9, 0, 11, 15, 8, 1)
-    ROUND(10, 7, 12, 9, 14, 3, 13, 15, 4, 0, 11, 2, 5, 8, 1, 6)
-    ROUND(12, 13, 9, 11, 15, 10, 14, 8, 7, 2, 5, 3, 0, 1, 6, 4)
-    ROUND(9, 14, 11, 5, 8, 12, 15, 1, 13, 3, 0, 10, 2, 6, 4, 7)
-    ROUND(11, 15, 5, 0, 1, 9, 8, 6, 14, 10, 2, 12, 3, 4, 7, 13)
+    ROUNDS
     for (int i = 0; i < 8; i++) {
         cv[i] = v[i] ^ v[i + 8];
     }
@@ -104,9 +77,10 @@ TARGET static inline void NAME(store)(const V cv[8], uint8_t *const *out) {
     }
 }
 
-/* Chunks of `blocks` blocks each; only the last may be short. */
+/* Inputs of `blocks` blocks each; only the last may be short. */
 TARGET static void NAME(chunks)(const uint8_t *const *inputs, const uint32_t *sizes, uint32_t blocks,
-                                const uint64_t *counters, uint32_t end_flags, uint8_t *const *out) {
+                                const uint64_t *counters, uint32_t start_flags, uint32_t end_flags,
+                                uint8_t *const *out) {
     V cv[8], m[16], low, high, size;
     const uint8_t *at[LANES];
     uint8_t last[LANES][64];
@@ -120,7 +94,7 @@ TARGET static void NAME(chunks)(const uint8_t *const *inputs, const uint32_t *si
         size[i] = 64;
     }
     for (uint32_t block = 0; block < blocks; block++) {
-        uint32_t flags = block == 0 ? CHUNK_START : 0;
+        uint32_t flags = block == 0 ? start_flags : 0;
         for (int i = 0; i < LANES; i++) {
             at[i] = inputs[i] + block * 64;
         }
@@ -171,6 +145,3 @@ TARGET static void NAME(nodes)(uint8_t prefix, const uint8_t *pairs, uint8_t *ou
 }
 
 #undef V
-#undef ROTATE
-#undef MIX
-#undef ROUND

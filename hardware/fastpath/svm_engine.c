@@ -331,7 +331,7 @@ uint32_t svm_block_execute(svm_block *block, uint32_t mode) {
     }
     const uint64_t receipts = svm_now_ns();
     if (error == SVM_ENGINE_OK) {
-        error = svm_make_changes(block);
+        error = svm_count_changes(block);
     }
     block->stats.execute_ns = executed - began;
     block->stats.receipts_ns = receipts - executed;
@@ -348,10 +348,15 @@ void svm_block_receipts(const svm_block *block, const uint8_t **bytes, const uin
     memcpy(root, block->receipts_root, SVM_ID);
 }
 
-void svm_block_changes(const svm_block *block, const uint8_t **bytes, size_t *size, uint32_t *count) {
+uint32_t svm_block_changes(svm_block *block, const uint8_t **bytes, size_t *size, uint32_t *count) {
+    if (block->phase != 1 || block->error != SVM_ENGINE_OK) {
+        return SVM_ENGINE_ORDER; /* after a commit, what values were made of is gone */
+    }
+    const uint32_t error = block->changes == NULL ? svm_write_changes(block) : SVM_ENGINE_OK;
     *bytes = block->changes;
     *size = block->changes_size;
     *count = block->changes_count;
+    return error;
 }
 
 uint32_t svm_block_details(const svm_block *block, svm_detail *details, uint32_t room) {
@@ -376,8 +381,12 @@ uint32_t svm_block_commit(svm_block *block) {
     for (uint32_t i = 0; i < block->slots_count; i++) {
         const svm_slot *slot = &block->slots[i];
         if (i + AHEAD_ENTRY < block->slots_count) {
-            const svm_entry *next = svm_entry_at(block->engine, slot[AHEAD_ENTRY].entry);
-            __builtin_prefetch((const uint8_t *)next + SVM_ID, 1);
+            const svm_slot *next = slot + AHEAD_ENTRY;
+            __builtin_prefetch((const uint8_t *)svm_entry_at(block->engine, next->entry) + SVM_ID, 1);
+            if (next->space == SVM_OBJECT) {
+                __builtin_prefetch(next->before.object, 1);
+                __builtin_prefetch(next->now.object);
+            }
         }
         if (slot->changed && !svm_engine_store(block->engine, svm_entry_at(block->engine, slot->entry), slot->now)) {
             return SVM_ENGINE_NO_MEMORY;
@@ -402,6 +411,7 @@ void svm_block_free(svm_block *block) {
     free(block->names);
     free(block->missing);
     free(block->missing_bytes);
+    free(block->change_starts);
     svm_arena_free(&block->arena);
     free(block);
     engine->open = NULL;

@@ -114,8 +114,8 @@ uint32_t svm_block_execute(svm_block *block, uint32_t mode);
 void svm_block_receipts(const svm_block *block, const uint8_t **bytes, const uint64_t **offsets, uint32_t *count,
                         uint8_t root[32]);
 
-/* Changed entries, in no order, one a key: u8 key size, key, u32 value size (0: removed), value. */
-void svm_block_changes(const svm_block *block, const uint8_t **bytes, size_t *size, uint32_t *count);
+/* Changed entries, in no order, one a key: u8 key size, key, u32 value size (0: removed), value. Before the commit. */
+uint32_t svm_block_changes(svm_block *block, const uint8_t **bytes, size_t *size, uint32_t *count);
 
 /* What the words for a failed or void transaction are made of; see supervm.execution.reasons. */
 typedef struct {

@@ -337,7 +337,7 @@ typedef struct svm_worker {
     uint64_t *written;        /* by input: its new version, 0 where it got none */
     uint8_t *ended;           /* by input: its access was used up */
     svm_version created[SVM_OPERATIONS_MAX], deleted[SVM_OPERATIONS_MAX];
-    uint32_t created_count, deleted_count, written_count, events_count;
+    uint32_t created_count, deleted_count, events_count, next_input;
     uint8_t *events;
     uint32_t events_size, events_room;
     svm_detail detail;
@@ -377,7 +377,8 @@ struct svm_block {
     uint64_t *receipt_starts;
     uint32_t receipts_count;
     uint8_t receipts_root[SVM_ID];
-    uint8_t *changes;
+    uint8_t *changes; /* NULL until asked for */
+    uint64_t *change_starts; /* by chunk of slots */
     size_t changes_size;
     uint32_t changes_count;
     svm_worker *workers;
@@ -433,6 +434,8 @@ uint32_t svm_stm_run(svm_block *block, bool *gave_up);
 
 /* svm_receipt.c */
 uint32_t svm_make_receipts(svm_block *block);
-uint32_t svm_make_changes(svm_block *block);
+/* Counts what changed and checks that no value was made or lost; then, when asked, writes it. */
+uint32_t svm_count_changes(svm_block *block);
+uint32_t svm_write_changes(svm_block *block);
 
 #endif

@@ -153,12 +153,18 @@ static svm_u128 price_of(uint64_t gas, uint64_t price) {
 }
 
 /* The input that a transaction declares for an object; inputs ascend by id. UINT32_MAX: none. */
-static uint32_t find_input(const svm_tx *tx, const uint8_t *id) {
+static uint32_t find_input(svm_worker *w, const uint8_t *id) {
+    const svm_tx *tx = w->tx;
     uint32_t low = 0, high = tx->inputs;
+    /* Operations mostly come in the order of their inputs. */
+    if (w->next_input < high && svm_same_id(tx->data + tx->inputs_at + w->next_input * SVM_INPUT, id)) {
+        return w->next_input++;
+    }
     while (low < high) {
         const uint32_t middle = (low + high) / 2;
         const int order = memcmp(tx->data + tx->inputs_at + middle * SVM_INPUT, id, SVM_ID);
         if (order == 0) {
+            w->next_input = middle + 1;
             return middle;
         }
         if (order < 0) {

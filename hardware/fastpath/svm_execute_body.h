@@ -371,7 +371,7 @@ static bool X(create_object)(svm_worker *w, const uint8_t *at, const uint32_t **
 /* The object as it stands, if it was declared with one of the accesses (a bit each) and that wasn't used yet. */
 static const svm_object *X(usable)(svm_worker *w, const uint8_t *id, uint32_t accesses, uint32_t *input) {
     const svm_tx *tx = w->tx;
-    *input = find_input(tx, id);
+    *input = find_input(w, id);
     if (*input == UINT32_MAX) {
         fail(w, SVM_UNDECLARED_ACCESS, id, 0, 0);
         return NULL;
@@ -579,7 +579,7 @@ static void X(execute)(svm_worker *w, uint32_t index) {
     w->gas_used = 0;
     w->saving = false;
     w->broken = false;
-    w->undo_count = w->created_count = w->deleted_count = w->events_count = w->events_size = 0;
+    w->undo_count = w->created_count = w->deleted_count = w->events_count = w->events_size = w->next_input = 0;
     memset(&w->detail, 0, sizeof w->detail);
     if (!make_room(w, tx)) {
         w->error = SVM_ENGINE_NO_MEMORY;
@@ -589,6 +589,7 @@ static void X(execute)(svm_worker *w, uint32_t index) {
     const uint32_t *input_slots = w->slots + 1 + tx->sponsored;
     for (uint32_t i = 0; i < tx->inputs; i++) {
         w->objects[i] = X(value)(w, input_slots[i])->object;
+        __builtin_prefetch(w->objects[i]);
     }
     memset(outcome, 0, sizeof *outcome);
     outcome->lane = X(lane)(w);

@@ -132,6 +132,10 @@ static void measure_chunk(void *context, uint32_t chunk) {
     const uint32_t end = first + SLOT_CHUNK < block->slots_count ? first + SLOT_CHUNK : block->slots_count;
     for (uint32_t i = first; i < end; i++) {
         svm_slot *slot = &block->slots[i];
+        if (i + 8 < end && slot[8].space == SVM_OBJECT) {
+            __builtin_prefetch(slot[8].before.object);
+            __builtin_prefetch(slot[8].now.object);
+        }
         if (!is_changed(slot)) {
             slot->changed = 0;
             continue;
@@ -240,12 +244,12 @@ static uint32_t check_sums(const svm_block *block, svm_u128 native, bool others)
     return good ? SVM_ENGINE_OK : SVM_ENGINE_INVARIANT;
 }
 
-uint32_t svm_make_changes(svm_block *block) {
+uint32_t svm_count_changes(svm_block *block) {
     const uint32_t chunks = (block->slots_count + SLOT_CHUNK - 1) / SLOT_CHUNK;
     changing job = {.block = block};
     uint32_t error = SVM_ENGINE_NO_MEMORY;
 
-    job.sizes = calloc((size_t)chunks + 1, sizeof *job.sizes);
+    block->change_starts = job.sizes = calloc((size_t)chunks + 1, sizeof *job.sizes);
     job.counts = calloc((size_t)chunks + 1, sizeof *job.counts);
     job.surplus = calloc((size_t)chunks + 1, sizeof *job.surplus);
     job.others = calloc((size_t)chunks + 1, 1);
@@ -263,15 +267,21 @@ uint32_t svm_make_changes(svm_block *block) {
             others = others || job.others[i];
         }
         block->changes_size = size;
-        block->changes = svm_engine_buffer(block->engine, SVM_BUFFER_CHANGES, size + 1);
-        if (block->changes != NULL) {
-            svm_pool_run(block->engine->pool, write_chunk, &job, chunks);
-            error = check_sums(block, native, others);
-        }
+        error = check_sums(block, native, others);
     }
-    free(job.sizes);
     free(job.counts);
     free(job.surplus);
     free(job.others);
     return error;
+}
+
+uint32_t svm_write_changes(svm_block *block) {
+    const uint32_t chunks = (block->slots_count + SLOT_CHUNK - 1) / SLOT_CHUNK;
+    changing job = {.block = block, .sizes = block->change_starts};
+    block->changes = svm_engine_buffer(block->engine, SVM_BUFFER_CHANGES, block->changes_size + 1);
+    if (block->changes == NULL) {
+        return SVM_ENGINE_NO_MEMORY;
+    }
+    svm_pool_run(block->engine->pool, write_chunk, &job, chunks);
+    return SVM_ENGINE_OK;
 }
