@@ -55,12 +55,17 @@ def open_crypto_mb() -> CryptoMb:
     for name, version in _candidates():
         try:
             found = _open(name, version)
-        except (OSError, AttributeError, CryptoMbMissing) as error:
+        except OSError as error:
+            # A name that is nowhere says nothing; one that is there and doesn't load says why.
+            if "cannot open shared object file: No such file" not in str(error) or version:
+                reasons.append(" ".join(str(error).split()))
+            continue
+        except (AttributeError, CryptoMbMissing) as error:
             reasons.append(" ".join(str(error).split()))
             continue
         _opened.append(found)
         return found
-    raise CryptoMbMissing("; ".join(dict.fromkeys(reasons)))
+    raise CryptoMbMissing("; ".join(dict.fromkeys(reasons)) or "crypto_mb is not installed")
 
 
 def _open(name: str, version: str) -> CryptoMb:
