@@ -13,8 +13,17 @@ from cffi import FFI
 FOLDER = "hardware/fastpath"
 NAMES = ("scan", "cpu", "pool", "verify", "blake3")
 ENGINE = ("decode", "state", "execute", "stm", "parallel", "receipt", "engine")
-SOURCES = [f"{FOLDER}/svm_{name}.c" for name in NAMES + ENGINE]
-HEADERS = ("svm_scan.h", "svm_cpu.h", "svm_pool.h", "svm_verify.h", "svm_blake3.h", "svm_engine.h")
+TREE = ("tree", "tree_changes", "tree_load", "tree_build", "tree_pages", "tree_evict")
+SOURCES = [f"{FOLDER}/svm_{name}.c" for name in NAMES + ENGINE + TREE]
+HEADERS = (
+    "svm_scan.h",
+    "svm_cpu.h",
+    "svm_pool.h",
+    "svm_verify.h",
+    "svm_blake3.h",
+    "svm_engine.h",
+    "svm_tree.h",
+)
 
 
 def declarations(header: str) -> str:
