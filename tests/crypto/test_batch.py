@@ -252,12 +252,10 @@ def test_on_a_processor_without_the_registers_the_library_is_not_even_opened(
         driver._open_lanes()
 
 
-def test_a_machine_without_crypto_mb_is_told_what_was_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_machine_without_crypto_mb_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(crypto_mb, "_SYSTEM_NAMES", ("libcrypto_mb.so.none",))
     monkeypatch.setattr(crypto_mb, "_files", lambda package: [])
-    with pytest.raises(
-        CryptoMbMissing, match=r"libcrypto_mb\.so\.none" if sys.platform == "linux" else "not"
-    ):
+    with pytest.raises(CryptoMbMissing, match="not"):
         crypto_mb.open_crypto_mb()
     monkeypatch.undo()
     assert crypto_mb._files("no-such-package-is-installed") == []
