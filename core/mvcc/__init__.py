@@ -1,5 +1,6 @@
 """MVCC: interactive transactions on a versioned store in memory, and what makes many of them get along."""
 
+from supervm.mvcc.backed import BackedConfig, BackedStore, BackedTransaction, open_backed
 from supervm.mvcc.batches import (
     BatchOperation,
     BatchOutcome,
@@ -14,6 +15,7 @@ from supervm.mvcc.batches import (
     execute_batch,
 )
 from supervm.mvcc.blocks import BlockStore
+from supervm.mvcc.collector import Collector, CollectorStats, collecting
 from supervm.mvcc.errors import (
     BadOperand,
     Busy,
@@ -33,19 +35,38 @@ from supervm.mvcc.errors import (
     VersionPruned,
     WriteWriteConflict,
 )
+from supervm.mvcc.flusher import FlushConfig, Flushed, Flusher, FlushStats, flush, flushing
 from supervm.mvcc.pruning import PruneCycle, PruneRules
+from supervm.mvcc.retrying import Committed, RetryPolicy, is_retryable, retry, retry_async
+from supervm.mvcc.schedule import PROFILES, GcConfig, GcHealth, gc_health
+from supervm.mvcc.stats import ExecutionCounts, ExecutionStats
 from supervm.mvcc.store import MvccStore, StoreStats
 from supervm.mvcc.transaction import ReadTransaction, SnapshotTransaction, Transaction
 
 __all__ = [
+    "PROFILES",
+    "BackedConfig",
+    "BackedStore",
+    "BackedTransaction",
     "BadOperand",
     "BatchOperation",
     "BatchOutcome",
     "BlockStore",
     "Busy",
+    "Collector",
+    "CollectorStats",
+    "Committed",
     "Conflict",
     "Delete",
     "Emit",
+    "ExecutionCounts",
+    "ExecutionStats",
+    "FlushConfig",
+    "FlushStats",
+    "Flushed",
+    "Flusher",
+    "GcConfig",
+    "GcHealth",
     "MvccError",
     "MvccStore",
     "NoSavepoint",
@@ -59,6 +80,7 @@ __all__ = [
     "ReadTransaction",
     "ReadWriteConflict",
     "RetriesExhausted",
+    "RetryPolicy",
     "SnapshotTooOld",
     "SnapshotTransaction",
     "StoreStats",
@@ -73,5 +95,13 @@ __all__ = [
     "batch_emit_events",
     "batch_read",
     "batch_write",
+    "collecting",
     "execute_batch",
+    "flush",
+    "flushing",
+    "gc_health",
+    "is_retryable",
+    "open_backed",
+    "retry",
+    "retry_async",
 ]

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import attrs
-from attrs.validators import ge
+from attrs.validators import ge, optional
 
 from supervm.mvcc.versions import HOLE, count_versions, prune_past
 
@@ -29,11 +29,11 @@ class PruneRules:
     """What is kept of what nobody needs.
 
     `versions_max`: versions of one key, those in use counted; 1 keeps no past. `expired_ts`: versions not
-    newer are dropped however few there are (0: none).
+    newer are dropped however few there are (None: however old).
     """
 
     versions_max: int = attrs.field(default=10, validator=ge(1))
-    expired_ts: int = attrs.field(default=0, validator=ge(0))
+    expired_ts: int | None = attrs.field(default=None, validator=optional(ge(0)))
 
 
 @attrs.define(eq=False)
@@ -87,12 +87,12 @@ class PruneCycle:
             past_max = self.rules.versions_max - 1
             dropped = 0
             if past is not None:
-                dropped = prune_past(past, head[0], snapshots, past_max, self.rules.expired_ts)
+                dropped = prune_past(past, head[0], snapshots, past_max, self.rules.expired_ts or 0)
                 if not past_max and len(past) == 1 and past[0][1] is HOLE:
                     store._drop_past(key)
                     past = None
-            bottom_too = past_max + 1
-            if head[1] is None or (past and (len(past) > bottom_too or self.rules.expired_ts)):
+            expires = self.rules.expired_ts is not None
+            if head[1] is None or (past and (expires or len(past) > past_max + 1)):
                 store._candidates.add(key)  # something stayed only for now
         self.versions_cleaned += dropped
         store._versions_cleaned += dropped

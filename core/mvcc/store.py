@@ -27,7 +27,7 @@ import attrs
 from supervm.mvcc.errors import BadOperand, Conflict, SnapshotTooOld, VersionPruned
 from supervm.mvcc.index import KeyIndex
 from supervm.mvcc.pruning import PruneCycle, PruneRules
-from supervm.mvcc.transaction import ReadTransaction, SnapshotTransaction, Span, Transaction
+from supervm.mvcc.transaction import ReadTransaction, Refusing, SnapshotTransaction, Span, Transaction
 from supervm.mvcc.versions import ABSENT, HOLE, UNKNOWN, Version, count_versions, find
 
 LOG_KEYS_MAX = 2_048
@@ -134,6 +134,24 @@ class MvccStore:
             txn.start_ts = start = self._published
         return txn
 
+    def open_transactions(self) -> list[Transaction]:
+        """Those that were begun and not yet ended, the oldest first."""
+        return list(self._active)
+
+    def give_up(self, txn: Transaction) -> bool:
+        """Abort somebody else's transaction; all it does from now on raises `SnapshotTooOld`.
+
+        Returns whether it was still open.
+        """
+        with self._lock:
+            if txn not in self._active:
+                return False
+            del self._active[txn]
+            self._aborts += 1
+        start_ts = txn.start_ts
+        txn._close(aborted=False, instead=Refusing(lambda: SnapshotTooOld(start_ts)))
+        return True
+
     # -- looking at the store
 
     @property
@@ -161,6 +179,10 @@ class MvccStore:
     def total_keys(self) -> int:
         """Keys that have a version, tombstones among them."""
         return len(self._heads)
+
+    def versions_added(self) -> int:
+        """Versions that came since the last pruning cycle began."""
+        return self._versions_added + len(self._log)
 
     def total_versions(self) -> int:
         """Versions of all keys, tombstones among them."""

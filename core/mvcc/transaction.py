@@ -45,7 +45,7 @@ Span = tuple[bytes, bytes | None]
 """Keys k with start <= k < end; an end of None is the end of all keys."""
 
 
-class _Refusing(dict[bytes, Any]):
+class Refusing(dict[bytes, Any]):
     """Stands where the containers of a closed transaction were, and raises for whatever is done to it."""
 
     def __init__(self, error: Callable[[], MvccError]) -> None:
@@ -58,7 +58,7 @@ class _Refusing(dict[bytes, Any]):
     get = items = keys = refuse
 
 
-CLOSED = _Refusing(TransactionClosed)
+CLOSED = Refusing(TransactionClosed)
 
 
 class Transaction:
@@ -378,7 +378,7 @@ class Transaction:
         self._store._count_conflict(kind)
         return kind(key, self.start_ts, conflicting_ts)
 
-    def _close(self, aborted: bool, instead: _Refusing = CLOSED) -> None:
+    def _close(self, aborted: bool, instead: Refusing = CLOSED) -> None:
         """Let go of everything, and of the snapshot."""
         self._writes = self._reads = self._heads = instead
         if aborted:
