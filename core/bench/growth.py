@@ -1,9 +1,10 @@
 """How a cost grows with a size: measured at sizes a factor of ten apart, with the fitted exponent."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
+from supervm.bench.errors import CantMeasure
 from supervm.bench.pairs import short
 
 FACTOR = 10
@@ -11,10 +12,10 @@ SIZES_MIN = 3
 
 
 def sizes_up_to(largest: int, count: int = SIZES_MIN) -> list[int]:
-    """`count` sizes a factor of ten apart, ascending, the last being `largest`. Raises ValueError."""
+    """`count` sizes a factor of ten apart, ascending, the last being `largest`. Raises CantMeasure."""
     smallest = largest // FACTOR ** (count - 1)
     if smallest < 1:
-        raise ValueError(f"{largest} can't be divided by {FACTOR} {count - 1} times: give a larger size")
+        raise CantMeasure(f"{largest} can't be divided by {FACTOR} {count - 1} times: give a larger size")
     return [largest // FACTOR**at for at in reversed(range(count))]
 
 
@@ -28,13 +29,12 @@ def exponent(sizes: Sequence[float], costs: Sequence[float]) -> float:
     return above / sum((x - middle) ** 2 for x in across)
 
 
-def growth(of: str, sizes: Sequence[int], cost: Callable[[int], float], unit: str) -> dict[str, Any]:
-    """Ask `cost` at each size. `of` says what the sizes count, `unit` what a cost is in."""
-    costs = [cost(size) for size in sizes]
+def growth(of: str, sizes: Collection[int], costs: Sequence[float], unit: str) -> dict[str, Any]:
+    """Costs at sizes, with the exponent. `of` says what the sizes count, `unit` what a cost is in."""
     return {
         "of": of,
         "unit": unit,
         "sizes": list(sizes),
         "costs": [short(each) for each in costs],
-        "exponent": round(exponent(sizes, costs), 3),
+        "exponent": round(exponent(list(sizes), costs), 3),
     }

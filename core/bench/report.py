@@ -15,7 +15,7 @@ from supervm import __version__
 class BenchResult:
     """`goodput` is committed, successful transactions a second; `oracle` is "ok" or what broke.
 
-    `extra` holds what only this benchmark tells.
+    `extra` holds what only this benchmark tells, `hardware` what the probes say of the machine.
     """
 
     name: str
@@ -28,6 +28,7 @@ class BenchResult:
     peers_missing: tuple[str, ...] = ()
     oracle: str
     tier: str | None = None
+    hardware: Mapping[str, Any] = attrs.Factory(dict)
     extra: Mapping[str, Any] = attrs.Factory(dict)
 
     def to_json(self) -> dict[str, Any]:
@@ -41,7 +42,7 @@ class BenchResult:
             "ratios": dict(self.ratios),
             "peers_missing": list(self.peers_missing),
             "oracle": self.oracle,
-            "machine": machine(self.tier),
+            "machine": {**machine(self.tier), **self.hardware},
             **self.extra,
         }
 

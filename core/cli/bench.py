@@ -1,16 +1,14 @@
 """`supervm bench`: benchmarks, each with its oracle."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 import trio
 
+from supervm.cli.bench_execution import EXECUTION
+from supervm.cli.bench_result import finish as _finish
 from supervm.cli.errors import Failure
-from supervm.cli.output import json_option, note, print_facts, print_json, progress
-
-if TYPE_CHECKING:
-    from supervm.bench.report import BenchResult
+from supervm.cli.output import json_option, note, progress
 
 
 class Benchmarks(click.Group):
@@ -48,7 +46,7 @@ def bench() -> None:
 
     \b
     Example:
-      supervm bench replay --file block.blk --json
+      supervm bench transfers-50
       supervm bench verify --json
     """
 
@@ -165,11 +163,5 @@ def verify(
     _finish(run_verify(plan, progress), as_json)
 
 
-def _finish(result: "BenchResult", as_json: bool) -> None:
-    """Print what a benchmark found; exits 1 where its oracle doesn't hold."""
-    if as_json:
-        print_json(result.to_json())
-    else:
-        print_facts(result.to_json(), as_json=False)
-    if result.oracle != "ok":
-        raise Failure(f"the oracle of {result.name} doesn't hold: {result.oracle}")
+for _each in EXECUTION:
+    bench.add_command(_each)

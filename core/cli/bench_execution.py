@@ -1,0 +1,144 @@
+"""The verbs of `supervm bench` that execute blocks; their options are alike."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import attrs
+import click
+
+from supervm.bench.shapes import SHAPES
+from supervm.cli.bench_result import finish
+from supervm.cli.errors import Misuse
+from supervm.cli.output import json_option, progress
+
+if TYPE_CHECKING:
+    from supervm.bench.report import BenchResult
+
+F = TypeVar("F", bound=Callable[..., Any])
+COMMON = (
+    click.option(
+        "--pairs", type=click.IntRange(5, 1000), default=5, show_default=True, help="Turns of everybody."
+    ),
+    click.option(
+        "--threads", type=click.IntRange(1, 64), help="Threads of our engine.  [default: all cores]"
+    ),
+    click.option(
+        "--engine",
+        type=click.Choice(["auto", "native", "twin"]),
+        default="auto",
+        show_default=True,
+        help="C, its specification in Python, or C where it is.",
+    ),
+    click.option("--seed", type=int, default=1, show_default=True, help="Of the accounts and transfers."),
+    click.option(
+        "--growth",
+        type=click.IntRange(3, 6),
+        metavar="SIZES",
+        help="Measure this many sizes too, a factor of ten apart.  [default: none]",
+    ),
+    click.option("--peers/--no-peers", default=True, help="Let others compete.  [default: peers]"),
+    json_option,
+)
+
+
+def common(command: F) -> F:
+    """The options of every benchmark here."""
+    for option in reversed(COMMON):
+        command = option(command)
+    return command
+
+
+def payments(name: str) -> Callable[[Callable[[], None]], click.Command]:
+    """The verb of a workload of transfers; its help is the docstring of what this decorates."""
+    shape = SHAPES[name]
+
+    @common
+    @click.option(
+        "--blocks", type=click.IntRange(1), default=shape.blocks, show_default=True, help="Blocks of a turn."
+    )
+    @click.option(
+        "--block",
+        type=click.IntRange(1),
+        default=shape.block,
+        show_default=True,
+        help="Transactions of a block.",
+    )
+    @click.option(
+        "--accounts", type=click.IntRange(2), default=shape.accounts, show_default=True, help="Accounts."
+    )
+    def run(accounts: int, block: int, as_json: bool, **asked: Any) -> None:
+        from supervm.bench.payments import run_payments
+
+        sized = attrs.evolve(shape, accounts=accounts, block=block)
+        _measure(partial(run_payments, name, sized), as_json, **asked)
+
+    return lambda described: click.command(name, help=described.__doc__)(run)
+
+
+def _measure(
+    run: "Callable[..., BenchResult]", as_json: bool, *, threads: int | None, growth: int | None, **asked: Any
+) -> None:
+    """Run with the options and the gas policy; what can't be is told as a misuse."""
+    from supervm.bench.errors import CantMeasure
+    from supervm.bench.gas import with_gas
+    from supervm.bench.options import Options
+    from supervm.bench.verify import usable_cores
+
+    try:
+        options = Options(threads=threads or usable_cores(), growth=growth or 0, **asked)
+        result = with_gas(lambda gas: run(options, gas, progress))
+    except CantMeasure as error:
+        raise Misuse(str(error)) from error
+    finish(result, as_json)
+
+
+@payments("transfers-50")
+def transfers_50() -> None:
+    """Execute blocks of transfers among 50 accounts, beside revm.
+
+    Everything but signatures is inside our clock. pyrevm makes the same transfers by message calls.
+
+    \b
+    Example:
+      supervm bench transfers-50
+      supervm bench transfers-50 --growth 3 --json
+    """
+
+
+@payments("transfers-5")
+def transfers_5() -> None:
+    """Execute blocks of transfers among 5 accounts, beside revm.
+
+    \b
+    Example:
+      supervm bench transfers-5
+      supervm bench transfers-5 --threads 1 --pairs 9 --json
+    """
+
+
+@payments("uniform-1m")
+def uniform_1m() -> None:
+    """Execute large blocks of transfers among a million accounts, beside revm.
+
+    Ratios are given with the state root and without; --growth is over the number of accounts.
+
+    \b
+    Example:
+      supervm bench uniform-1m
+      supervm bench uniform-1m --accounts 10000000 --growth 4 --no-peers --json
+    """
+
+
+@payments("hot-5-blocks")
+def hot_5_blocks() -> None:
+    """Execute blocks in which 80 % of the transfers touch 5 accounts: ours chooses, serial, Block-STM.
+
+    \b
+    Example:
+      supervm bench hot-5-blocks
+      supervm bench hot-5-blocks --block 1000 --json
+    """
+
+
+EXECUTION: tuple[click.Command, ...] = (transfers_50, transfers_5, uniform_1m, hot_5_blocks)
