@@ -117,9 +117,12 @@ static void mark_estimates(svm_stm *stm, uint32_t tx) {
 }
 
 static bool still_reads(svm_stm *stm, uint32_t tx) {
-    const svm_stm_tx *of = &stm->txs[tx];
-    for (uint32_t i = 0; i < of->reads_count; i++) {
-        const svm_seen *seen = &of->reads[i];
+    const svm_reads *reads = __atomic_load_n(&stm->txs[tx].reads, __ATOMIC_ACQUIRE);
+    if (reads == NULL) {
+        return true; /* skipped: it read nothing */
+    }
+    for (uint32_t i = 0; i < reads->count; i++) {
+        const svm_seen *seen = &reads->seen[i];
         svm_lock(&stm->locks[seen->slot]);
         const svm_written *at = stm->written[seen->slot];
         while (at != NULL && at->tx >= tx) {
@@ -279,7 +282,7 @@ static bool record(svm_worker *w, uint32_t tx) {
     svm_stm *stm = w->stm;
     svm_stm_tx *of = &stm->txs[tx];
     uint32_t *writes = svm_arena_take(&w->arena, ((size_t)w->own_count + 1) * sizeof *writes);
-    svm_seen *reads = svm_arena_take(&w->arena, ((size_t)w->own_count + 1) * sizeof *reads);
+    svm_reads *reads = svm_arena_take(&w->arena, sizeof *reads + (size_t)w->own_count * sizeof *reads->seen);
     uint32_t writes_count = 0;
     bool new_place = false;
 
@@ -288,10 +291,11 @@ static bool record(svm_worker *w, uint32_t tx) {
         return true;
     }
     for (uint32_t i = 0; i < w->own_count; i++) {
-        reads[i] = w->own[i].seen;
-        if (w->own[i].written) {
-            writes[writes_count++] = reads[i].slot;
-            new_place |= put_version(w, reads[i].slot, &w->own[i].value);
+        const svm_own *own = &w->own[i];
+        reads->seen[i] = own->seen;
+        if (own->written) {
+            writes[writes_count++] = own->seen.slot;
+            new_place |= put_version(w, own->seen.slot, &own->value);
         }
     }
     /* Places that only the execution before wrote are emptied. */
@@ -303,8 +307,8 @@ static bool record(svm_worker *w, uint32_t tx) {
             new_place = true;
         }
     }
-    of->reads = reads;
-    of->reads_count = w->own_count;
+    reads->count = w->own_count;
+    __atomic_store_n(&of->reads, reads, __ATOMIC_RELEASE);
     of->writes = writes;
     of->writes_count = writes_count;
     return new_place;

@@ -27,6 +27,13 @@ typedef struct svm_own {
     bool written;
 } svm_own;
 
+/* What an execution read. It is put down whole and never changed: who validates an incarnation may still look at its
+ * reads while the next one puts down its own. */
+typedef struct {
+    uint32_t count;
+    svm_seen seen[];
+} svm_reads;
+
 enum svm_stm_status { SVM_READY, SVM_EXECUTING, SVM_EXECUTED, SVM_ABORTING };
 
 typedef struct {
@@ -36,9 +43,9 @@ typedef struct {
     uint32_t refuted; /* how often validation found it to have read what is no more */
     uint32_t waiting; /* first of those that wait for this one, + 1 */
     uint32_t next;    /* of who waits with it, + 1 */
-    svm_seen *reads;
-    uint32_t *writes; /* slots */
-    uint32_t reads_count, writes_count;
+    svm_reads *reads; /* of the last execution; not under the lock */
+    uint32_t *writes; /* slots; of who executes it, or aborts it */
+    uint32_t writes_count;
 } svm_stm_tx;
 
 typedef struct svm_stm {

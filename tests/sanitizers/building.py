@@ -1,0 +1,163 @@
+"""Builds the C sources in other ways than a release: under sanitizers, with counters, with a fault planted.
+
+Objects are kept in `build/c` by what they are made of, so that what didn't change isn't compiled again.
+"""
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
+
+import attrs
+
+ROOT = Path(__file__).parents[2]
+SOURCES = ROOT / "hardware/fastpath"
+KEPT = ROOT / "build/c"
+COMPILE_SECONDS = 300
+MODULE = "supervm.hardware._fastpath"
+NO_RECOVERY = "-fno-sanitize-recover=all"
+
+
+class CannotBuild(Exception):
+    """What was asked for can't be built on this machine. Says why."""
+
+
+class BuildFailed(Exception):
+    """The compiler refuses the sources. Says what it said."""
+
+
+@attrs.frozen
+class Variant:
+    """A way to compile. `runtime` is the library that a program not built so must load first."""
+
+    name: str
+    flags: tuple[str, ...]
+    runtime: str = ""
+
+    def defining(self, *names: str) -> "Variant":
+        """The same with macros defined."""
+        return attrs.evolve(self, flags=(*self.flags, *(f"-D{name}" for name in names)))
+
+
+PLAIN = Variant("plain", ("-O2",))
+ADDRESS = Variant(
+    "address",
+    ("-O1", "-g", "-fno-omit-frame-pointer", "-fsanitize=address,undefined", NO_RECOVERY),
+    "libasan.so",
+)
+THREAD = Variant("thread", ("-O1", "-g", "-fno-omit-frame-pointer", "-fsanitize=thread"), "libtsan.so")
+COUNTED = Variant("counted", ("-O0", "-g", "--coverage"))
+VARIANTS = {each.name: each for each in (PLAIN, ADDRESS, THREAD, COUNTED)}
+
+
+def find_compiler() -> str:
+    """The C compiler: `CC`, else what is on the path. Raises `CannotBuild`."""
+    for name in (os.environ.get("CC", ""), "cc", "gcc", "clang"):
+        if name and (found := shutil.which(name)):
+            return found
+    raise CannotBuild("no C compiler (CC, cc, gcc, clang) is on the path")
+
+
+@cache
+def _version(compiler: str) -> str:
+    return subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True).stdout
+
+
+def sources(root: Path = SOURCES) -> dict[str, str]:
+    """Our C files and headers by name; `_fastpath.c`, what cffi makes of the headers, is among them."""
+    found = {each.name: each.read_text("utf-8") for each in sorted(root.glob("svm_*.[ch]"))}
+    found["_fastpath.c"] = _binding()
+    return found
+
+
+def _binding() -> str:
+    """cffi's part of the extension. Another process makes it, since cffi keeps what it has read."""
+    program = (
+        "import runpy, sys;"
+        "runpy.run_path('hardware/fastpath/build_fastpath.py')['ffibuilder'].emit_c_code(sys.argv[1])"
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        made = Path(folder, "_fastpath.c")
+        subprocess.run(
+            [sys.executable, "-c", program, made],
+            cwd=ROOT,
+            check=True,
+            timeout=COMPILE_SECONDS,
+            capture_output=True,
+        )
+        return made.read_text("utf-8")
+
+
+def build_library(variant: Variant, folder: Path, changed: Mapping[str, str] = {}) -> Path:
+    """The extension, in `folder`. `changed` replaces whole files by name.
+
+    Raises `CannotBuild` where the machine lacks something, `BuildFailed` where the sources are wrong.
+    """
+    texts = sources() | dict(changed)
+    python = f"-I{sysconfig.get_paths()['include']}"
+    objects = compile_all(variant.defining(), texts, folder, ("-fPIC", python))
+    library = folder / "_fastpath.so"
+    _run([find_compiler(), *variant.flags, "-shared", *map(str, objects), "-pthread", "-o", str(library)])
+    return library
+
+
+def build_program(
+    variant: Variant, folder: Path, own: Sequence[Path], *flags: str, changed: Mapping[str, str] = {}
+) -> Path:
+    """A program of our C files and its `own`, in `folder`; `flags` are for linking."""
+    texts = sources() | dict(changed)
+    del texts["_fastpath.c"]
+    texts |= {each.name: each.read_text("utf-8") for each in own}
+    objects = compile_all(variant, texts, folder)
+    program = folder / own[0].stem
+    _run(
+        [find_compiler(), *variant.flags, *flags, *map(str, objects), "-pthread", "-o", str(program)],
+    )
+    return program
+
+
+def compile_all(
+    variant: Variant, texts: Mapping[str, str], folder: Path, flags: Sequence[str] = ()
+) -> list[Path]:
+    """An object for each C file of `texts`, which are written to `folder` first."""
+    compiler = find_compiler()
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in texts.items():
+        (folder / name).write_text(text, "utf-8")
+    headers = [text for name, text in texts.items() if name.endswith(".h")]
+    all_flags = ["-std=c11", *variant.flags, *flags, f"-I{folder}"]
+    # What counts its lines writes beside the object where it was compiled: it isn't shared.
+    kept = folder if "--coverage" in variant.flags else KEPT
+    kept.mkdir(parents=True, exist_ok=True)
+
+    def compile_one(name: str) -> Path:
+        parts = [_version(compiler), *variant.flags, *flags, *headers, texts[name]]
+        key = hashlib.blake2b("\0".join(parts).encode(), digest_size=16).hexdigest()
+        made = kept / f"{Path(name).stem}-{key}.o"
+        if not made.exists():
+            part = made.with_suffix(f".{os.getpid()}.o") if kept is KEPT else made
+            _run([compiler, *all_flags, "-c", str(folder / name), "-o", str(part)])
+            part.replace(made)
+        return made
+
+    names = [name for name in texts if name.endswith(".c")]
+    with ThreadPoolExecutor(os.cpu_count() or 1) as threads:
+        return list(threads.map(compile_one, names))
+
+
+def _run(command: Sequence[str]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, timeout=COMPILE_SECONDS, check=False)
+    if done.returncode == 0:
+        return
+    if any(
+        word in done.stderr for word in ("fsanitize", "libasan", "libtsan", "libubsan", "-lasan", "-ltsan")
+    ):
+        raise CannotBuild(f"the compiler has no such sanitizer: {done.stderr.splitlines()[-1]}")
+    raise BuildFailed(f"{' '.join(command)}\n{done.stderr}")
