@@ -12,7 +12,7 @@ static const char TX_DOMAIN[] = "supervm/tx/v1";
 static const char OBJECT_DOMAIN[] = "supervm/object/v1";
 static const char TOKEN_DOMAIN[] = "supervm/token/v1";
 
-enum { TX_DOMAIN_SIZE = sizeof TX_DOMAIN - 1, SCRATCH = 1 << 18 };
+enum { TX_DOMAIN_SIZE = sizeof TX_DOMAIN - 1, SCRATCH = 1 << 15 };
 
 /* One operation: where its fields stand, and how long it is with its tag. 0 bytes: not an operation. */
 static uint32_t operation_size(const uint8_t *at, size_t left, const svm_block_facts *facts) {
@@ -137,6 +137,8 @@ static bool read_operations(svm_tx *tx, uint32_t payload_size, const svm_block_f
             outputs += svm_get_u16(at + 33);
         } else if (at[0] == SVM_OP_MINT || at[0] == SVM_OP_BURN) {
             tx->moves_supply = 1;
+        } else if (at[0] == SVM_OP_TOKEN_CREATE || at[0] == SVM_OP_OBJECT_CREATE) {
+            tx->creates++;
         }
         tx->keys_count += operation_keys(at);
         at += size;
@@ -206,11 +208,11 @@ static void check_chunk(void *context, uint32_t chunk) {
 
 /* Digests of transactions first..end-1, by `svm_blake3_many` over copies with the domain in front. */
 static bool make_digests(svm_block *block, uint32_t first, uint32_t end) {
-    uint8_t *scratch = malloc(SCRATCH);
+    uint8_t scratch[SCRATCH]; /* from the system it would come empty, page by page, for every chunk */
     const uint8_t *inputs[SVM_CHUNK];
     uint32_t sizes[SVM_CHUNK];
     uint32_t held = 0, used = 0;
-    bool good = scratch != NULL;
+    bool good = true;
 
     for (uint32_t i = first; good && i < end; i++) {
         const svm_tx *tx = &block->txs[i];
@@ -244,7 +246,6 @@ static bool make_digests(svm_block *block, uint32_t first, uint32_t end) {
     if (good && held != 0) {
         svm_blake3_many(inputs, sizes, held, block->digests + (size_t)(end - held) * SVM_ID);
     }
-    free(scratch);
     return good;
 }
 
@@ -341,12 +342,7 @@ static void put_keys(const decoding *job, uint32_t index, uint8_t **names) {
 static uint32_t names_of(const svm_block *block, uint32_t first, uint32_t end) {
     uint32_t names = 0;
     for (uint32_t i = first; i < end; i++) {
-        const svm_tx *tx = &block->txs[i];
-        const uint8_t *at = tx->data + tx->payload_at + 2, *stop = tx->data + tx->body_size;
-        for (uint32_t k = 0; k < tx->operations; k++) {
-            names += at[0] == SVM_OP_TOKEN_CREATE || at[0] == SVM_OP_OBJECT_CREATE;
-            at += operation_size(at, (size_t)(stop - at), &block->facts);
-        }
+        names += block->txs[i].creates;
     }
     return names;
 }

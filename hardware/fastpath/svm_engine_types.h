@@ -291,6 +291,7 @@ typedef struct {
     uint16_t kind;
     uint8_t lane, sponsored;
     uint8_t transfers, moves_supply; /* whether there is such an operation */
+    uint8_t creates;                 /* operations that make a token or an object */
     uint8_t skip;                    /* executed before */
 } svm_tx;
 
