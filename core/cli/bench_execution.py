@@ -141,4 +141,72 @@ def hot_5_blocks() -> None:
     """
 
 
-EXECUTION: tuple[click.Command, ...] = (transfers_50, transfers_5, uniform_1m, hot_5_blocks)
+@click.command()
+@common
+@click.option("--blocks", type=click.IntRange(1), default=1, show_default=True, help="Blocks of a turn.")
+@click.option(
+    "--each",
+    type=click.IntRange(1, 64),
+    multiple=True,
+    help="Mutations of a transaction; may be given again.  [default: 1, 16, 64]",
+)
+@click.option(
+    "--objects",
+    type=click.IntRange(1),
+    default=65_536,
+    show_default=True,
+    help="Owned objects, all mutated in every block.",
+)
+def owned(each: tuple[int, ...], objects: int, as_json: bool, **asked: Any) -> None:
+    """Mutate owned objects of distinct owners, with all checks, on one thread and on all.
+
+    What is counted are mutations. The signatures, and the network of the FAST lane, are left out.
+
+    \b
+    Example:
+      supervm bench owned
+      supervm bench owned --each 16 --objects 1048576 --json
+    """
+    from supervm.bench.mutations import EACH, run_owned
+
+    _measure(partial(run_owned, each or EACH, objects), as_json, **asked)
+
+
+@click.command("mixed-R")
+@common
+@click.option("--blocks", type=click.IntRange(1), default=10, show_default=True, help="Blocks of a turn.")
+@click.option(
+    "--owned",
+    "ratios",
+    type=click.IntRange(0, 100),
+    multiple=True,
+    metavar="R",
+    help="Percent on owned objects; may be given again.  [default: 0, 20, 50, 80, 100]",
+)
+@click.option(
+    "--block", type=click.IntRange(1), default=10_000, show_default=True, help="Transactions of a block."
+)
+@click.option("--shared", type=click.IntRange(1), default=1_000, show_default=True, help="Shared objects.")
+def mixed(ratios: tuple[int, ...], block: int, shared: int, as_json: bool, **asked: Any) -> None:
+    """Mutate owned objects in R percent of the transactions, shared ones in the rest.
+
+    Versions must rise by exactly the commits, and every receipt must name its lane.
+
+    \b
+    Example:
+      supervm bench mixed-R
+      supervm bench mixed-R --owned 50 --json
+    """
+    from supervm.bench.mutations import RATIOS, run_mixed
+
+    _measure(partial(run_mixed, ratios or RATIOS, block, shared), as_json, **asked)
+
+
+EXECUTION: tuple[click.Command, ...] = (
+    transfers_50,
+    transfers_5,
+    uniform_1m,
+    hot_5_blocks,
+    owned,
+    mixed,
+)
