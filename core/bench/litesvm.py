@@ -20,6 +20,7 @@ MEASURED = (
     "execution",
     "result and logs",
 )
+LEFT_OUT = ("roots", "storage")
 
 
 class LiteSvm:

@@ -79,14 +79,14 @@ def run_payments(
     """Run one of `SHAPES`, or a shape like it. Raises CantMeasure for sizes that can't be. Blocks."""
     world = Transfers(_plan(shape, options))
     way = options.way()
-    contestants: dict[str, Contestant[Work]] = {OURS: _ours(world, way, gas)}
+    contestants: dict[str, Contestant[Work]] = {OURS: ledger_of(world, way, gas)}
     if way.native and way.threads > 1:
         alone = attrs.evolve(way, threads=1, root=False)
-        contestants[ONE_THREAD] = _ours(world, alone, gas, {"bare": ONE_THREAD})
+        contestants[ONE_THREAD] = ledger_of(world, alone, gas, {"bare": ONE_THREAD})
     if way.native and shape.hot:
         for mode in (SERIAL, BLOCK_STM):
             forced = attrs.evolve(way, mode=mode, root=False)
-            contestants[mode] = _ours(world, forced, gas, {"bare": mode})
+            contestants[mode] = ledger_of(world, forced, gas, {"bare": mode})
     missing = _add_revm(contestants, world) if options.peers else []
     race = run_race(world.next, contestants, options.pairs, progress)
     _check_slice(race, _plan(shape, options), way, gas)
@@ -131,7 +131,8 @@ def _plan(shape: Shape, options: Options) -> TransferPlan:
     )
 
 
-def _ours(world: Transfers, way: Way, gas: GasPolicy, labels: Mapping[str, str] | None = None) -> Ours:
+def ledger_of(world: Transfers, way: Way, gas: GasPolicy, labels: Mapping[str, str] | None = None) -> Ours:
+    """One of ours that starts where the world does."""
     return Ours(world, open_ledger(way, world.start(), gas), labels or {"turn": OURS, "bare": NO_ROOT})
 
 
@@ -165,7 +166,7 @@ def _growth(shape: Shape, options: Options, gas: GasPolicy) -> list[dict[str, An
             attrs.evolve(shape, accounts=size) if shape.grows == ACCOUNTS else attrs.evolve(shape, block=size)
         )
         world = Transfers(_plan(sized, options))
-        ours = _ours(world, options.way(), gas)
+        ours = ledger_of(world, options.way(), gas)
         race = run_race(world.next, {OURS: ours}, options.pairs)
         if race.oracle != "ok":
             raise CantMeasure(f"with {size} {shape.grows}: {race.oracle}")

@@ -202,6 +202,28 @@ def mixed(ratios: tuple[int, ...], block: int, shared: int, as_json: bool, **ask
     _measure(partial(run_mixed, ratios or RATIOS, block, shared), as_json, **asked)
 
 
+@click.command("signed-svm")
+@common
+@click.option("--blocks", type=click.IntRange(1), default=2, show_default=True, help="Blocks of a turn.")
+@click.option(
+    "--block", type=click.IntRange(1), default=2_000, show_default=True, help="Transactions of a block."
+)
+@click.option("--accounts", type=click.IntRange(2), default=1_000, show_default=True, help="Accounts.")
+def signed_svm(accounts: int, block: int, as_json: bool, **asked: Any) -> None:
+    """Decode, verify and execute signed transfers in one process, beside Solana's LiteSVM.
+
+    Signatures are verified on both sides; LiteSVM runs on one thread, ours on one and on all.
+
+    \b
+    Example:
+      supervm bench signed-svm
+      supervm bench signed-svm --block 10000 --pairs 9 --json
+    """
+    from supervm.bench.signed import run_signed
+
+    _measure(partial(run_signed, accounts, block), as_json, **asked)
+
+
 EXECUTION: tuple[click.Command, ...] = (
     transfers_50,
     transfers_5,
@@ -209,4 +231,5 @@ EXECUTION: tuple[click.Command, ...] = (
     hot_5_blocks,
     owned,
     mixed,
+    signed_svm,
 )
