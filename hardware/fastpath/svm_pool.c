@@ -45,8 +45,9 @@ struct svm_pool {
     pthread_mutex_t lock;   /* over all that follows */
     pthread_cond_t begin;
     pthread_cond_t done;
-    uint64_t run; /* counts runs, so that a thread sees a new one */
-    uint32_t busy;
+    uint64_t run;  /* counts runs, so that a thread sees a new one */
+    int open;      /* the run under way takes threads: its caller hasn't finished its part */
+    uint32_t busy; /* threads that took it */
     int ending;
     void (*task)(void *, uint32_t);
     void *context;
@@ -70,13 +71,14 @@ static void *serve(void *argument) {
 
     pthread_mutex_lock(&pool->lock);
     for (;;) {
-        while (!pool->ending && pool->run == seen) {
+        while (!pool->ending && (!pool->open || pool->run == seen)) {
             pthread_cond_wait(&pool->begin, &pool->lock);
         }
         if (pool->ending) {
             break;
         }
         seen = pool->run;
+        pool->busy++;
         void (*const task)(void *, uint32_t) = pool->task;
         void *const context = pool->context;
         const uint32_t count = pool->count;
@@ -125,13 +127,15 @@ void svm_pool_run(svm_pool *pool, void (*task)(void *, uint32_t), void *context,
     pool->task = task;
     pool->context = context;
     pool->count = count;
-    pool->busy = pool->threads - 1;
+    pool->open = 1;
     atomic_store_explicit(&pool->next, 0, memory_order_relaxed);
     pool->run++;
     pthread_cond_broadcast(&pool->begin);
     pthread_mutex_unlock(&pool->lock);
     work(pool, task, context, count);
     pthread_mutex_lock(&pool->lock);
+    /* Every index is taken: a thread that wakes up only now is not waited for. On a busy machine it may be late. */
+    pool->open = 0;
     while (pool->busy != 0) {
         pthread_cond_wait(&pool->done, &pool->lock);
     }
