@@ -16,6 +16,7 @@ from supervm.mvcc.batches import (
 )
 from supervm.mvcc.blocks import BlockStore
 from supervm.mvcc.collector import Collector, CollectorStats, collecting
+from supervm.mvcc.dependencies import Access, DependencyGraph, access_of, graph_of
 from supervm.mvcc.errors import (
     BadOperand,
     Busy,
@@ -36,28 +37,57 @@ from supervm.mvcc.errors import (
     WriteWriteConflict,
 )
 from supervm.mvcc.flusher import FlushConfig, Flushed, Flusher, FlushStats, flush, flushing
+from supervm.mvcc.hot_keys import HotKeyTracker, Tier
+from supervm.mvcc.planning import Plan, PlanRules, plan_batch
 from supervm.mvcc.pruning import PruneCycle, PruneRules
 from supervm.mvcc.retrying import Committed, RetryPolicy, is_retryable, retry, retry_async
 from supervm.mvcc.schedule import PROFILES, GcConfig, GcHealth, gc_health
+from supervm.mvcc.scheduler import (
+    BatchResult,
+    BatchScheduler,
+    Diagnostics,
+    Job,
+    Mode,
+    Outcome,
+    Path,
+    SchedulerConfig,
+)
 from supervm.mvcc.stats import ExecutionCounts, ExecutionStats
 from supervm.mvcc.store import MvccStore, StoreStats
 from supervm.mvcc.transaction import ReadTransaction, SnapshotTransaction, Transaction
+from supervm.mvcc.tuner import (
+    AdaptiveBatch,
+    AdaptiveBatchConfig,
+    AutoTuner,
+    Change,
+    TunerConfig,
+    run_in_batches,
+)
 
 __all__ = [
     "PROFILES",
+    "Access",
+    "AdaptiveBatch",
+    "AdaptiveBatchConfig",
+    "AutoTuner",
     "BackedConfig",
     "BackedStore",
     "BackedTransaction",
     "BadOperand",
     "BatchOperation",
     "BatchOutcome",
+    "BatchResult",
+    "BatchScheduler",
     "BlockStore",
     "Busy",
+    "Change",
     "Collector",
     "CollectorStats",
     "Committed",
     "Conflict",
     "Delete",
+    "DependencyGraph",
+    "Diagnostics",
     "Emit",
     "ExecutionCounts",
     "ExecutionStats",
@@ -67,10 +97,17 @@ __all__ = [
     "Flusher",
     "GcConfig",
     "GcHealth",
+    "HotKeyTracker",
+    "Job",
+    "Mode",
     "MvccError",
     "MvccStore",
     "NoSavepoint",
     "NotFetched",
+    "Outcome",
+    "Path",
+    "Plan",
+    "PlanRules",
     "PruneCycle",
     "PruneRules",
     "RangeConflict",
@@ -81,16 +118,20 @@ __all__ = [
     "ReadWriteConflict",
     "RetriesExhausted",
     "RetryPolicy",
+    "SchedulerConfig",
     "SnapshotTooOld",
     "SnapshotTransaction",
     "StoreStats",
+    "Tier",
     "TooManySavepoints",
     "Transaction",
     "TransactionClosed",
     "TransactionTooLarge",
+    "TunerConfig",
     "VersionPruned",
     "Write",
     "WriteWriteConflict",
+    "access_of",
     "batch_delete",
     "batch_emit_events",
     "batch_read",
@@ -100,8 +141,11 @@ __all__ = [
     "flush",
     "flushing",
     "gc_health",
+    "graph_of",
     "is_retryable",
     "open_backed",
+    "plan_batch",
     "retry",
     "retry_async",
+    "run_in_batches",
 ]
