@@ -116,7 +116,7 @@ class NativeLedger:
         clock, root_clock, signed_clock = Clock(), Clock(), Clock()
         phases: dict[str, int] = {}
         changes, receipts = [], []
-        done = wrong = 0
+        done = wrong = changed = 0
         state_root: bytes | None = None
         for block in blocks:
             self._height += 1
@@ -143,6 +143,7 @@ class NativeLedger:
                 _add(phases, {name: getattr(stats, name) for name in _PHASES})
                 done += len(block)
                 wrong += len(block) - stats.committed
+                changed += count
                 changes.append(packed)
                 receipts.append(tuple(opened.receipts()))
                 receipts_root = opened.receipts_root()
@@ -162,6 +163,7 @@ class NativeLedger:
                 "aborts": stats.aborts,
                 "groups": stats.groups,
                 "largest_group": stats.largest_group,
+                "changed_a_transaction": round(changed / done, 3),
                 "ns_by_phase": {name: round(each / done, 1) for name, each in phases.items()},
                 "ns_engine": round(clock.seconds * 1e9 / done, 1),
                 "ns_signatures": round(signed_clock.seconds * 1e9 / done, 1),

@@ -6,20 +6,19 @@ percent of that and the rest on shared objects. There is no peer that has such o
 itself on one thread.
 """
 
-from collections.abc import Mapping, Sequence
-from statistics import median
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import attrs
 
 from supervm import __version__
 from supervm.bench.errors import CantMeasure
-from supervm.bench.growth import growth, sizes_up_to
+from supervm.bench.growth import sizes_up_to
 from supervm.bench.ledgers import Ledger, Way, open_ledger
 from supervm.bench.objects import ObjectPlan, Objects, ObjectWork
 from supervm.bench.options import OURS, Compared, Options, finished, measured_of
 from supervm.bench.pairs import Turn
-from supervm.bench.race import Contestant, Done, Progress, Race, run_race
+from supervm.bench.race import Contestant, Done, Progress, Race, measure_growth, run_race
 from supervm.bench.report import BenchResult
 from supervm.bench.slices import SLICE, wrong_slice
 from supervm.contracts.gas import GasPolicy
@@ -168,25 +167,16 @@ def _finished(
 
 
 def _growth(plans: Mapping[str, ObjectPlan], options: Options, gas: GasPolicy) -> list[dict[str, Any]]:
-    """Nanoseconds a mutation over the objects of a block, on one thread, for the last plan."""
+    """Nanoseconds a mutation over the transactions of a block, on one thread, for the last plan."""
     name, plan = list(plans.items())[-1]
-    costs: dict[str, list[float]] = {}
-    blocks = sizes_up_to(plan.block, options.growth)
-    for block in blocks:
+    way = options.way(threads=1)
+
+    def entered(block: int) -> tuple[Callable[[], ObjectWork], Mutator]:
         world = Objects(attrs.evolve(plan, block=block, owned=block * plan.each))
-        race = run_race(
-            world.next,
-            {name: _mutator(name, world, attrs.evolve(options.way(), threads=1), gas)},
-            options.pairs,
-        )
-        if race.oracle != "ok":
-            raise CantMeasure(f"with {block} transactions a block: {race.oracle}")
-        for label, taken in race.taken.items():
-            costs.setdefault(label, []).append(1e9 / median([turn.rate for turn in taken]))
-    return [
-        {"who": who, **growth("transactions a block", blocks, each, "ns a mutation")}
-        for who, each in costs.items()
-    ]
+        return world.next, _mutator(f"{name}, one thread", world, way, gas)
+
+    sizes = sizes_up_to(plan.block, options.growth)
+    return measure_growth("transactions a block", "mutation", sizes, entered, options.pairs)
 
 
 def _counted(turn: Turn, unit: int) -> Turn:

@@ -6,18 +6,16 @@ are judged by the same books.
 """
 
 from collections.abc import Callable, Mapping
-from statistics import median
 from typing import Any
 
 import attrs
 
 from supervm import __version__
 from supervm.bench import revm
-from supervm.bench.errors import CantMeasure
-from supervm.bench.growth import growth, sizes_up_to
+from supervm.bench.growth import sizes_up_to
 from supervm.bench.ledgers import Way, open_ledger
 from supervm.bench.options import NO_ROOT, OURS, Compared, Options, finished, measured_of
-from supervm.bench.race import Contestant, Done, Progress, Race, run_race
+from supervm.bench.race import Contestant, Done, Progress, Race, measure_growth, run_race
 from supervm.bench.report import BenchResult
 from supervm.bench.revm import Revm, address_text
 from supervm.bench.shapes import ACCOUNTS, Shape
@@ -91,6 +89,8 @@ def run_payments(
     race = run_race(world.next, contestants, options.pairs, progress)
     _check_slice(race, _plan(shape, options), way, gas)
     inside, outside = measured_of(way)
+    versions = {who: one.version for who, one in contestants.items()}
+    contestants.clear()  # their memory is needed for the growth
     return finished(
         name,
         options,
@@ -108,7 +108,7 @@ def run_payments(
         claims=CLAIMS,
         measured={OURS: inside, revm.NAME: revm.MEASURED},
         left_out={OURS: outside, revm.NAME: revm.LEFT_OUT},
-        versions={who: one.version for who, one in contestants.items()},
+        versions=versions,
         missing=missing,
         growth=_growth(shape, options, gas) if options.growth and race.oracle == "ok" else (),
     )
@@ -159,22 +159,13 @@ def _check_slice(race: "Race[Work]", plan: TransferPlan, way: Way, gas: GasPolic
 
 def _growth(shape: Shape, options: Options, gas: GasPolicy) -> list[dict[str, Any]]:
     """Nanoseconds a transaction at sizes a factor of ten apart, with and without the state root."""
-    found: dict[int, dict[str, float]] = {}
-    sizes = sizes_up_to(getattr(shape, shape.grows), options.growth)
-    for size in sizes:
-        sized = (
-            attrs.evolve(shape, accounts=size) if shape.grows == ACCOUNTS else attrs.evolve(shape, block=size)
-        )
+    grows = shape.grows
+
+    def entered(size: int) -> tuple[Callable[[], Work], Ours]:
+        sized = attrs.evolve(shape, accounts=size) if grows == ACCOUNTS else attrs.evolve(shape, block=size)
         world = Transfers(_plan(sized, options))
-        ours = ledger_of(world, options.way(), gas)
-        race = run_race(world.next, {OURS: ours}, options.pairs)
-        if race.oracle != "ok":
-            raise CantMeasure(f"with {size} {shape.grows}: {race.oracle}")
-        found[size] = {
-            label: 1e9 / median([turn.rate for turn in each]) for label, each in race.taken.items()
-        }
-    of = "accounts" if shape.grows == ACCOUNTS else "transactions a block"
-    return [
-        {"who": who, **growth(of, found, [each[who] for each in found.values()], "ns a transaction")}
-        for who in next(iter(found.values()))
-    ]
+        return world.next, ledger_of(world, options.way(), gas)
+
+    of = ACCOUNTS if grows == ACCOUNTS else "transactions a block"
+    sizes = sizes_up_to(shape.accounts if grows == ACCOUNTS else shape.block, options.growth)
+    return measure_growth(of, "transaction", sizes, entered, options.pairs)

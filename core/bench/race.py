@@ -6,10 +6,13 @@ The first turn of everybody warms up and doesn't count; it is judged like the ot
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from statistics import median
 from typing import Any, Generic, Protocol, TypeVar
 
 import attrs
 
+from supervm.bench.errors import CantMeasure
+from supervm.bench.growth import growth
 from supervm.bench.pairs import PAIRS_MIN, Turn, rates, ratio, turns
 
 W = TypeVar("W")
@@ -99,3 +102,30 @@ def _run(
                 race.taken.setdefault(label, []).append(turn)
         told(1)
     return race
+
+
+def measure_growth(
+    of: str,
+    unit: str,
+    sizes: Sequence[int],
+    entered: Callable[[int], tuple[Callable[[], W], Contestant[W]]],
+    pairs: int,
+) -> list[dict[str, Any]]:
+    """Nanoseconds of a unit at each size, for every label; `execution` says how the last turn went there.
+
+    `entered` gives what makes the work of a size, and who does it. Raises CantMeasure where it is wrong.
+    """
+    costs: dict[str, list[float]] = {}
+    execution = []
+    for size in sizes:
+        next_work, contestant = entered(size)
+        race = run_race(next_work, {of: contestant}, pairs)
+        if race.problems:
+            raise CantMeasure(f"with {size} {of}: {race.oracle}")
+        execution.append({"size": size, **race.facts[of]})
+        for label, taken in race.taken.items():
+            costs.setdefault(label, []).append(1e9 / median([turn.rate for turn in taken]))
+    return [
+        {"who": who, **growth(of, sizes, each, f"ns a {unit}"), "execution": execution}
+        for who, each in costs.items()
+    ]

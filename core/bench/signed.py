@@ -6,19 +6,17 @@ signed for its own chain before the clock starts, and one set of books judges bo
 on both sides. LiteSVM takes one transaction at a time, on one thread; ours takes blocks, on one and on all.
 """
 
-from collections.abc import Mapping
-from statistics import median
+from collections.abc import Callable
 from typing import Any
 
 import attrs
 
 from supervm.bench import litesvm
-from supervm.bench.errors import CantMeasure
-from supervm.bench.growth import growth, sizes_up_to
+from supervm.bench.growth import sizes_up_to
 from supervm.bench.litesvm import LiteSvm
 from supervm.bench.options import OURS, Compared, Options, finished, measured_of
 from supervm.bench.payments import Ours, conflict_rate, ledger_of
-from supervm.bench.race import Contestant, Done, Progress, Race, run_race
+from supervm.bench.race import Contestant, Done, Progress, measure_growth, run_race
 from supervm.bench.report import BenchResult
 from supervm.bench.slices import SLICE, wrong_slice
 from supervm.bench.transfers import BALANCE, TransferPlan, Transfers, Work
@@ -114,14 +112,13 @@ def _add_machine(contestants: dict[str, Contestant[Work]], world: Transfers) -> 
     return []
 
 
-def _growth(plan: TransferPlan, options: Options, gas: GasPolicy) -> list[Mapping[str, Any]]:
+def _growth(plan: TransferPlan, options: Options, gas: GasPolicy) -> list[dict[str, Any]]:
     """Nanoseconds a transaction over the transactions of a block."""
-    sizes, costs = sizes_up_to(plan.block, options.growth), []
-    for size in sizes:
+    way = options.way(root=False, signed=True)
+
+    def entered(size: int) -> tuple[Callable[[], Work], Ours]:
         world = Transfers(attrs.evolve(plan, block=size))
-        ours: Ours = ledger_of(world, options.way(root=False, signed=True), gas, {"bare": OURS})
-        race: Race[Work] = run_race(world.next, {OURS: ours}, options.pairs)
-        if race.oracle != "ok":
-            raise CantMeasure(f"with {size} transactions a block: {race.oracle}")
-        costs.append(1e9 / median([turn.rate for turn in race.taken[OURS]]))
-    return [{"who": OURS, **growth("transactions a block", sizes, costs, "ns a transaction")}]
+        return world.next, ledger_of(world, way, gas, {"bare": OURS})
+
+    sizes = sizes_up_to(plan.block, options.growth)
+    return measure_growth("transactions a block", "transaction", sizes, entered, options.pairs)
