@@ -46,71 +46,84 @@ static const uint32_t IV[8] = {0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a,
     ROUND(9, 14, 11, 5, 8, 12, 15, 1, 13, 3, 0, 10, 2, 6, 4, 7) \
     ROUND(11, 15, 5, 0, 1, 9, 8, 6, 14, 10, 2, 12, 3, 4, 7, 13)
 
+/* `size` bytes, fewer than 64, and zeros up to 64: in two moves that overlap, since most inputs of a kind are as long. */
+static inline void copy_short(uint8_t to[64], const uint8_t *from, uint32_t size) {
+    memset(to, 0, 64);
+    if (size >= 32) {
+        memcpy(to, from, 32);
+        memcpy(to + size - 32, from + size - 32, 32);
+    } else if (size >= 16) {
+        memcpy(to, from, 16);
+        memcpy(to + size - 16, from + size - 16, 16);
+    } else if (size >= 8) {
+        memcpy(to, from, 8);
+        memcpy(to + size - 8, from + size - 8, 8);
+    } else {
+        for (uint32_t i = 0; i < size; i++) {
+            to[i] = from[i];
+        }
+    }
+}
+
 #if defined(__clang__) || __GNUC__ >= 12
 #define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
 #else
 #define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (V){__VA_ARGS__})
 #endif
-#define STEP(r, i, k, PAIR)                                                                                            \
-    {                                                                                                                  \
-        const V x = (r)[i], y = (r)[k];                                                                                \
-        (r)[i] = PAIR##_LOW(x, y);                                                                                     \
-        (r)[k] = PAIR##_HIGH(x, y);                                                                                    \
-    }
-
-#define TARGET
 #define LANES 4
+#define TARGET
 #define NAME(x) x##_4
-#define STEP_2_LOW(x, y) SHUFFLE(x, y, 0, 1, 4, 5)
-#define STEP_2_HIGH(x, y) SHUFFLE(x, y, 2, 3, 6, 7)
-#define STEP_1_LOW(x, y) SHUFFLE(x, y, 0, 4, 2, 6)
-#define STEP_1_HIGH(x, y) SHUFFLE(x, y, 1, 5, 3, 7)
+#define LOW_1(x, y) SHUFFLE(x, y, 0, 4, 1, 5)
+#define HIGH_1(x, y) SHUFFLE(x, y, 2, 6, 3, 7)
+#define LOW_2(x, y) SHUFFLE(x, y, 0, 1, 4, 5)
+#define HIGH_2(x, y) SHUFFLE(x, y, 2, 3, 6, 7)
 #include "svm_blake3_lanes.h"
-#undef TARGET
 #undef LANES
+#undef TARGET
 #undef NAME
-#undef STEP_2_LOW
-#undef STEP_2_HIGH
-#undef STEP_1_LOW
-#undef STEP_1_HIGH
+#undef LOW_1
+#undef HIGH_1
+#undef LOW_2
+#undef HIGH_2
 
 #if defined(__x86_64__)
 #define SVM_WIDE 1
 
-#define TARGET __attribute__((target("avx2")))
 #define LANES 8
+#define TARGET __attribute__((target("avx2")))
 #define NAME(x) x##_8
-#define STEP_4_LOW(x, y) SHUFFLE(x, y, 0, 1, 2, 3, 8, 9, 10, 11)
-#define STEP_4_HIGH(x, y) SHUFFLE(x, y, 4, 5, 6, 7, 12, 13, 14, 15)
-#define STEP_2_LOW(x, y) SHUFFLE(x, y, 0, 1, 8, 9, 4, 5, 12, 13)
-#define STEP_2_HIGH(x, y) SHUFFLE(x, y, 2, 3, 10, 11, 6, 7, 14, 15)
-#define STEP_1_LOW(x, y) SHUFFLE(x, y, 0, 8, 2, 10, 4, 12, 6, 14)
-#define STEP_1_HIGH(x, y) SHUFFLE(x, y, 1, 9, 3, 11, 5, 13, 7, 15)
+#define LOW_1(x, y) SHUFFLE(x, y, 0, 8, 1, 9, 4, 12, 5, 13)
+#define HIGH_1(x, y) SHUFFLE(x, y, 2, 10, 3, 11, 6, 14, 7, 15)
+#define LOW_2(x, y) SHUFFLE(x, y, 0, 1, 8, 9, 4, 5, 12, 13)
+#define HIGH_2(x, y) SHUFFLE(x, y, 2, 3, 10, 11, 6, 7, 14, 15)
+#define LOW_4(x, y) SHUFFLE(x, y, 0, 1, 2, 3, 8, 9, 10, 11)
+#define HIGH_4(x, y) SHUFFLE(x, y, 4, 5, 6, 7, 12, 13, 14, 15)
 #include "svm_blake3_lanes.h"
-#undef TARGET
 #undef LANES
+#undef TARGET
 #undef NAME
-#undef STEP_4_LOW
-#undef STEP_4_HIGH
-#undef STEP_2_LOW
-#undef STEP_2_HIGH
-#undef STEP_1_LOW
-#undef STEP_1_HIGH
+#undef LOW_1
+#undef HIGH_1
+#undef LOW_2
+#undef HIGH_2
+#undef LOW_4
+#undef HIGH_4
 
-#define TARGET __attribute__((target("avx512f")))
 #define LANES 16
+#define TARGET __attribute__((target("avx512f")))
 #define NAME(x) x##_16
-#define SVM_16_8_LOW(x, y) SHUFFLE(x, y, 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23)
-#define SVM_16_8_HIGH(x, y) SHUFFLE(x, y, 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31)
-#define STEP_4_LOW(x, y) SHUFFLE(x, y, 0, 1, 2, 3, 16, 17, 18, 19, 8, 9, 10, 11, 24, 25, 26, 27)
-#define STEP_4_HIGH(x, y) SHUFFLE(x, y, 4, 5, 6, 7, 20, 21, 22, 23, 12, 13, 14, 15, 28, 29, 30, 31)
-#define STEP_2_LOW(x, y) SHUFFLE(x, y, 0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29)
-#define STEP_2_HIGH(x, y) SHUFFLE(x, y, 2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31)
-#define STEP_1_LOW(x, y) SHUFFLE(x, y, 0, 16, 2, 18, 4, 20, 6, 22, 8, 24, 10, 26, 12, 28, 14, 30)
-#define STEP_1_HIGH(x, y) SHUFFLE(x, y, 1, 17, 3, 19, 5, 21, 7, 23, 9, 25, 11, 27, 13, 29, 15, 31)
+#define LOW_1(x, y) SHUFFLE(x, y, 0, 16, 1, 17, 4, 20, 5, 21, 8, 24, 9, 25, 12, 28, 13, 29)
+#define HIGH_1(x, y) SHUFFLE(x, y, 2, 18, 3, 19, 6, 22, 7, 23, 10, 26, 11, 27, 14, 30, 15, 31)
+#define LOW_2(x, y) SHUFFLE(x, y, 0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29)
+#define HIGH_2(x, y) SHUFFLE(x, y, 2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31)
+#define LOW_4(x, y) SHUFFLE(x, y, 0, 1, 2, 3, 16, 17, 18, 19, 8, 9, 10, 11, 24, 25, 26, 27)
+#define HIGH_4(x, y) SHUFFLE(x, y, 4, 5, 6, 7, 20, 21, 22, 23, 12, 13, 14, 15, 28, 29, 30, 31)
+#define BOTH(x, y) SHUFFLE(x, y, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15)
+#define FIRST(x) SHUFFLE(x, x, 0, 1, 2, 3, 4, 5, 6, 7)
+#define SECOND(x) SHUFFLE(x, x, 8, 9, 10, 11, 12, 13, 14, 15)
 #include "svm_blake3_lanes.h"
-#undef TARGET
 #undef LANES
+#undef TARGET
 #undef NAME
 #endif
 
@@ -439,41 +452,61 @@ void svm_blake3_many(const uint8_t *const *inputs, const uint32_t *sizes, uint32
     }
 }
 
-void svm_blake3_nodes(uint8_t prefix, const uint8_t *pairs, uint32_t count, uint8_t *out) {
+/* Up to `lanes` nodes, as many as `count` says. */
+static void some_nodes(uint8_t prefix, const svm_blake3_pair *pairs, uint32_t count, uint32_t lanes) {
+    const uint8_t *lefts[LANES_MOST], *rights[LANES_MOST];
+    uint8_t *outs[LANES_MOST], unused[32];
+    for (uint32_t i = 0; i < lanes; i++) {
+        /* Lanes without a node repeat the first. */
+        lefts[i] = pairs[i < count ? i : 0].left;
+        rights[i] = pairs[i < count ? i : 0].right;
+        outs[i] = i < count ? pairs[i].out : unused;
+    }
+#if defined(SVM_WIDE)
+    if (lanes == 16) {
+        nodes_16(prefix, lefts, rights, outs);
+        return;
+    }
+    if (lanes == 8) {
+        nodes_8(prefix, lefts, rights, outs);
+        return;
+    }
+#endif
+    nodes_4(prefix, lefts, rights, outs);
+}
+
+void svm_blake3_pairs(uint8_t prefix, const svm_blake3_pair *pairs, uint32_t count) {
     const uint32_t most = svm_blake3_lanes(0);
-    uint8_t last[64 * LANES_MOST], values[32 * LANES_MOST];
     while (count > 0) {
         uint32_t lanes = most;
         while (lanes > 4 && count <= lanes / 2) {
             lanes /= 2;
         }
         if (lanes == 1 || count == 1) {
-            last[0] = prefix;
-            memcpy(last + 1, pairs, 64);
-            one_chunk(last, 65, 0, CHUNK_START, CHUNK_END | ROOT, out);
-            pairs += 64;
-            out += 32;
+            uint8_t input[65];
+            input[0] = prefix;
+            memcpy(input + 1, pairs->left, 32);
+            memcpy(input + 33, pairs->right, 32);
+            one_chunk(input, 65, 0, CHUNK_START, CHUNK_END | ROOT, pairs->out);
+            pairs++;
             count--;
             continue;
         }
         const uint32_t here = count < lanes ? count : lanes;
-        const uint8_t *from = pairs;
-        if (here < lanes) {
-            memset(last, 0, sizeof last);
-            memcpy(last, pairs, 64 * (size_t)here);
-            from = last;
+        some_nodes(prefix, pairs, here, lanes);
+        pairs += here;
+        count -= here;
+    }
+}
+
+void svm_blake3_nodes(uint8_t prefix, const uint8_t *pairs, uint32_t count, uint8_t *out) {
+    svm_blake3_pair of[LANES_MOST];
+    while (count > 0) {
+        const uint32_t here = count < LANES_MOST ? count : LANES_MOST;
+        for (uint32_t i = 0; i < here; i++) {
+            of[i] = (svm_blake3_pair){out + 32 * i, pairs + 64 * i, pairs + 64 * i + 32};
         }
-#if defined(SVM_WIDE)
-        if (lanes == 16) {
-            nodes_16(prefix, from, values);
-        } else if (lanes == 8) {
-            nodes_8(prefix, from, values);
-        } else
-#endif
-        {
-            nodes_4(prefix, from, values);
-        }
-        memcpy(out, values, 32 * (size_t)here);
+        svm_blake3_pairs(prefix, of, here);
         pairs += 64 * (size_t)here;
         out += 32 * (size_t)here;
         count -= here;

@@ -15,6 +15,15 @@ void svm_blake3_many(const uint8_t *const *inputs, const uint32_t *sizes, uint32
 /* The i-th output is blake3(prefix || pairs[64 * i : 64 * i + 64]): a tree's nodes. `out` may be `pairs`. */
 void svm_blake3_nodes(uint8_t prefix, const uint8_t *pairs, uint32_t count, uint8_t *out);
 
+/* One node: 32 bytes each. */
+typedef struct {
+    uint8_t *out;
+    const uint8_t *left, *right;
+} svm_blake3_pair;
+
+/* Each `out` is blake3(prefix || left || right). One's `out` is no other's left or right. */
+void svm_blake3_pairs(uint8_t prefix, const svm_blake3_pair *pairs, uint32_t count);
+
 /* The root of the tree over `count` leaves of 32 bytes, which are overwritten: node = blake3(01 || left || right),
  * an odd one goes up unchanged; zeros where there is none (STO-36). */
 void svm_merkle_root(uint8_t *leaves, uint32_t count, uint8_t out[32]);
