@@ -13,8 +13,9 @@ from cffi import FFI
 FOLDER = "hardware/fastpath"
 NAMES = ("scan", "cpu", "pool", "verify", "blake3")
 ENGINE = ("decode", "state", "execute", "stm", "parallel", "receipt", "engine")
-TREE = ("tree", "tree_changes", "tree_load", "tree_build", "tree_pages", "tree_evict")
-SOURCES = [f"{FOLDER}/svm_{name}.c" for name in NAMES + ENGINE + TREE]
+PARTS = ("changes", "load", "work", "build", "crown", "pages", "evict")  # of the state tree
+SOURCES = [f"{FOLDER}/svm_{name}.c" for name in NAMES + ENGINE]
+SOURCES += [f"{FOLDER}/svm_tree{part}.c" for part in ("", *(f"_{name}" for name in PARTS))]
 HEADERS = (
     "svm_scan.h",
     "svm_cpu.h",

@@ -8,7 +8,8 @@
 #include <stdlib.h>
 #include <time.h>
 
-enum { KEEP_UNIT_BYTES = 1 << 16, KEEP_BYTES = 1 << 22 };
+/* Memory that is kept from one update to the next, of each kind, where the bound is not smaller. */
+enum { KEEP_BYTES = 1 << 26 };
 
 uint64_t svm_tree_now_ns(void) {
     struct timespec now;
@@ -32,6 +33,21 @@ bool svm_buffer_room(svm_buffer *buffer, size_t more) {
     }
     buffer->bytes = bytes;
     buffer->room = room;
+    return true;
+}
+
+bool svm_buffer_new(svm_buffer *buffer, size_t size) {
+    buffer->size = 0;
+    if (buffer->room >= size) {
+        return true;
+    }
+    free(buffer->bytes);
+    buffer->room = 0;
+    buffer->bytes = svm_memory_new(&size);
+    if (buffer->bytes == NULL) {
+        return false;
+    }
+    buffer->room = size;
     return true;
 }
 
@@ -61,33 +77,49 @@ svm_tree *svm_tree_new(uint64_t bytes_max, svm_pool *pool) {
         tree->works[i].tree = tree;
     }
     svm_lock_new(&tree->store.lock);
+    tree->store.chunk_bytes = svm_chunk_bytes(bytes_max);
     svm_tree_clear(tree, NULL, 0);
     return tree;
 }
 
+static void drop_undo(svm_tree *tree, svm_unit *unit, size_t most) {
+    while (unit->undo != NULL) {
+        svm_piece *piece = unit->undo;
+        unit->undo = piece->next;
+        if (tree->pieces_count < most) {
+            piece->next = tree->pieces;
+            tree->pieces = piece;
+            tree->pieces_count++;
+        } else {
+            free(piece);
+        }
+    }
+}
+
 static void end_update(svm_tree *tree) {
-    free(tree->offsets);
-    free(tree->hashes);
-    free(tree->sorted);
-    tree->offsets = NULL;
-    tree->hashes = NULL;
-    tree->sorted = NULL;
+    const size_t most = tree->bytes_max / 16 < KEEP_BYTES ? (size_t)tree->bytes_max / 16 : KEEP_BYTES;
+    const size_t keep = most / SVM_SLICES;
+    svm_buffer_reset(&tree->leaves_held, most);
+    svm_buffer_reset(&tree->sorted_held, most);
+    svm_buffer_reset(&tree->order_held, most);
     tree->packed = NULL;
     tree->count = 0;
     tree->missing_count = 0;
     tree->written_count = tree->stale_count = 0;
     for (uint32_t i = 0; i <= SVM_SLICES; i++) {
         svm_unit *unit = &tree->units[i];
-        svm_buffer_reset(&unit->made, KEEP_UNIT_BYTES);
-        svm_buffer_reset(&unit->left, KEEP_UNIT_BYTES);
-        svm_buffer_reset(&unit->written, KEEP_UNIT_BYTES);
-        svm_buffer_reset(&unit->stale, KEEP_UNIT_BYTES);
+        svm_buffer_reset(&unit->fresh, keep);
+        svm_buffer_reset(&unit->left, keep);
+        drop_undo(tree, unit, most / SVM_PIECE_BYTES);
+        svm_buffer_reset(&unit->made, keep);
+        svm_buffer_reset(&unit->written, keep);
+        svm_buffer_reset(&unit->stale, keep);
         unit->written_count = unit->stale_count = 0;
-        unit->made_cells = unit->left_cells = 0;
+        unit->fresh_cells = unit->left_cells = 0;
         unit->error = SVM_TREE_OK;
     }
-    svm_buffer_reset(&tree->written, KEEP_BYTES);
-    svm_buffer_reset(&tree->stale, KEEP_BYTES);
+    svm_buffer_reset(&tree->written, most);
+    svm_buffer_reset(&tree->stale, most);
     tree->stage = SVM_IDLE;
 }
 
@@ -97,8 +129,9 @@ void svm_tree_free(svm_tree *tree) {
     }
     end_update(tree);
     for (uint32_t i = 0; i <= SVM_SLICES; i++) {
-        free(tree->units[i].made.bytes);
+        free(tree->units[i].fresh.bytes);
         free(tree->units[i].left.bytes);
+        free(tree->units[i].made.bytes);
         free(tree->units[i].written.bytes);
         free(tree->units[i].stale.bytes);
     }
@@ -106,6 +139,14 @@ void svm_tree_free(svm_tree *tree) {
         svm_work_free(&tree->works[i]);
     }
     free(tree->works);
+    while (tree->pieces != NULL) {
+        svm_piece *piece = tree->pieces;
+        tree->pieces = piece->next;
+        free(piece);
+    }
+    free(tree->leaves_held.bytes);
+    free(tree->sorted_held.bytes);
+    free(tree->order_held.bytes);
     free(tree->steps.bytes);
     free(tree->next_steps.bytes);
     free(tree->missing.bytes);
@@ -152,6 +193,7 @@ uint32_t svm_tree_open(svm_tree *tree, const uint8_t *packed, size_t size, uint3
     }
     tree->updates++;
     tree->height = height;
+    tree->emit = false;
     tree->timing = (svm_tree_timing){.changes = count, .threads = svm_pool_threads(tree->pool)};
     uint32_t error = svm_changes_read(tree, packed, size, count, at);
     const uint64_t sorted = svm_tree_now_ns();
@@ -222,9 +264,9 @@ uint32_t svm_tree_commit(svm_tree *tree) {
         for (size_t k = 0; k < count; k++) {
             svm_page_free(&tree->store.cells, left[k]);
         }
-        tree->pages += unit->made.size / sizeof(svm_made);
+        tree->pages += unit->fresh.size / sizeof(svm_page *);
         tree->pages -= count;
-        tree->cells += unit->made_cells;
+        tree->cells += unit->fresh_cells;
         tree->cells -= unit->left_cells;
     }
     tree->root = tree->fresh_root;
@@ -237,12 +279,20 @@ uint32_t svm_tree_commit(svm_tree *tree) {
 
 void svm_tree_abort(svm_tree *tree) {
     if (tree->stage == SVM_BUILT) {
+        svm_work *work = svm_work_take(tree);
+        work->error = SVM_TREE_OK;
         for (uint32_t i = 0; i <= SVM_SLICES; i++) {
             const svm_unit *unit = &tree->units[i];
-            const svm_made *made = (const svm_made *)(const void *)unit->made.bytes;
-            for (size_t k = 0; k < unit->made.size / sizeof *made; k++) {
-                svm_page_free(&tree->store.cells, made[k].page);
+            svm_page *const *fresh = (svm_page *const *)(void *)unit->fresh.bytes;
+            svm_undo_all(work, unit);
+            for (size_t k = 0; k < unit->fresh.size / sizeof *fresh; k++) {
+                svm_page_free(&tree->store.cells, fresh[k]);
             }
+        }
+        const bool undone = work->error == SVM_TREE_OK;
+        svm_work_give(work);
+        if (!undone) { /* no memory for it: what the pages were is known by their hashes alone */
+            svm_tree_lose(tree);
         }
     }
     if (tree->stage != SVM_IDLE) {

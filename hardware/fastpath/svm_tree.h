@@ -53,7 +53,7 @@ typedef struct {
 /* Nanoseconds of each phase of the update under way or the last one, and its counts. */
 typedef struct {
     uint64_t sort_ns, load_ns, build_ns, commit_ns;
-    uint32_t changes, nodes, leaves, written, stale, threads;
+    uint32_t changes, nodes, leaves, written, fresh, threads;
 } svm_tree_timing;
 
 typedef struct svm_tree svm_tree;

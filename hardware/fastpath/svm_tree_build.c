@@ -1,741 +1,528 @@
-/* New pages from old ones and sorted changes: what they hold first, then their hashes, level by level. */
+/* New pages from old ones and sorted changes. What they hold is settled here; their hashes are asked of the work, which
+ * makes them together (svm_tree_work.c).
+ *
+ * A page whose slots are filled as before is changed in its place, and what was there is noted to undo it: pages stay
+ * where they are, in the order of the tree, and a processor reads on ahead of the walk. */
 #include "svm_tree_types.h"
 
 #include <stdlib.h>
 
-#include "svm_blake3.h"
+/* Changes from which a page's subtrees are hashed one by one; lines of a page that are read ahead from above. */
+enum { FLUSH = 4096, SOON = 4 };
 
-static const uint8_t NO_HASH[SVM_HASH];
+/* Notes. */
 
-/* Work: one thread's memory. */
-
-enum { KEEP_BYTES = 1 << 22, TOGETHER = 64 };
-
-uint8_t *svm_work_hash(svm_work *work) {
-    if (work->arena_at == work->arena_count || work->arena_used + SVM_HASH > SVM_ARENA_BYTES) {
-        if (work->arena_at < work->arena_count) {
-            work->arena_at++;
-        }
-        if (work->arena_at == work->arena_count) {
-            if (work->arena_count == work->arena_room) {
-                const uint32_t room = work->arena_room * 2 + 8;
-                uint8_t **arena = realloc(work->arena, room * sizeof *arena);
-                if (arena == NULL) {
-                    work->error = SVM_TREE_NO_MEMORY;
-                    return NULL;
-                }
-                work->arena = arena;
-                work->arena_room = room;
-            }
-            uint8_t *more = malloc(SVM_ARENA_BYTES);
-            if (more == NULL) {
-                work->error = SVM_TREE_NO_MEMORY;
-                return NULL;
-            }
-            work->arena[work->arena_count++] = more;
-        }
-        work->arena_used = 0;
-    }
-    uint8_t *hash = work->arena[work->arena_at] + work->arena_used;
-    work->arena_used += SVM_HASH;
-    return hash;
-}
-
-bool svm_work_node(svm_work *work, uint32_t bits, uint8_t *out, const uint8_t *left, const uint8_t *right) {
-    svm_buffer *jobs = &work->jobs[bits];
-    if (jobs->room - jobs->size < sizeof(svm_node_job) && !svm_buffer_room(jobs, sizeof(svm_node_job))) {
+static bool note(svm_work *work, svm_buffer *to, const void *what, size_t size) {
+    if (to->room - to->size < size && !svm_buffer_room(to, size)) {
         work->error = SVM_TREE_NO_MEMORY;
         return false;
     }
-    const svm_node_job job = {out, left, right};
-    memcpy(jobs->bytes + jobs->size, &job, sizeof job);
-    jobs->size += sizeof job;
-    work->deepest = bits > work->deepest ? bits : work->deepest;
+    memcpy(to->bytes + to->size, what, size);
+    to->size += size;
     return true;
 }
 
-bool svm_work_leaf(svm_work *work, uint8_t *out, const uint8_t *leaf) {
-    svm_buffer *jobs = &work->leaf_jobs;
-    if (jobs->room - jobs->size < sizeof(svm_leaf_job) && !svm_buffer_room(jobs, sizeof(svm_leaf_job))) {
-        work->error = SVM_TREE_NO_MEMORY;
+static void note_made(svm_work *work, const svm_page *page, const uint8_t *path, uint32_t depth) {
+    work->unit->written_count++;
+    if (work->tree->emit) {
+        note(work, &work->unit->made, &(svm_made){page, path, depth}, sizeof(svm_made));
+    }
+}
+
+void svm_note_stale(svm_work *work, const uint8_t *path, uint32_t depth, uint64_t height) {
+    uint8_t key[1 + SVM_PAGE_KEY_MAX];
+    work->unit->stale_count++;
+    if (work->tree->emit) {
+        key[0] = (uint8_t)svm_page_key(key + 1, path, depth, height);
+        note(work, &work->unit->stale, key, 1 + (size_t)key[0]);
+    }
+}
+
+static void note_left(svm_work *work, const svm_page *page) {
+    note(work, &work->unit->left, &page, sizeof page);
+    work->unit->left_cells += page->cells;
+}
+
+/* Undoing. */
+
+svm_piece *svm_piece_new(svm_tree *tree) {
+    svm_lock_take(&tree->store.lock);
+    svm_piece *piece = tree->pieces;
+    if (piece != NULL) {
+        tree->pieces = piece->next;
+        tree->pieces_count--;
+    }
+    svm_lock_give(&tree->store.lock);
+    return piece != NULL ? piece : malloc(sizeof *piece);
+}
+
+/* Where a record of up to `most` bytes goes; NULL where there is no memory. */
+static uint8_t *undo_room(svm_work *work, size_t most) {
+    svm_piece *piece = work->unit->undo;
+    if (piece == NULL || sizeof piece->bytes - piece->size < most) {
+        svm_piece *next = svm_piece_new(work->tree);
+        if (next == NULL) {
+            work->error = SVM_TREE_NO_MEMORY;
+            return NULL;
+        }
+        next->next = piece;
+        next->size = 0;
+        work->unit->undo = piece = next;
+    }
+    return piece->bytes + piece->size;
+}
+
+static uint8_t *save(uint8_t *out, const void *what, size_t size) {
+    memcpy(out, what, size);
+    return out + size;
+}
+
+static const uint8_t *restore(void *what, const uint8_t *from, size_t size) {
+    memcpy(what, from, size);
+    return from + size;
+}
+
+/* Settling a page. */
+
+/* Bit i is set where bit 2i or bit 2i + 1 is. */
+static uint32_t pairs_of(uint32_t mask) {
+    mask = (mask | mask >> 1) & 0x5555u;
+    mask = (mask | mask >> 1) & 0x3333u;
+    mask = (mask | mask >> 2) & 0x0f0fu;
+    return (mask | mask >> 4) & 0xffu;
+}
+
+/* The nodes that have one of these slots below them, and the slots. */
+static uint32_t above(uint32_t slots) {
+    const uint32_t eights = pairs_of(slots), fours = pairs_of(eights), twos = pairs_of(fours);
+    return slots << 16 | eights << 8 | fours << 4 | twos << 2 | (twos != 0 ? 2 : 0);
+}
+
+/* The nodes that are over two leaves or more, or over a child. */
+static uint32_t hashes_of(uint32_t leaves, uint32_t children) {
+    uint32_t hashes = above(children), nodes = leaves;
+    uint32_t twice = 0;
+    for (uint32_t shift = 8; shift > 0; shift /= 2) {
+        const uint32_t both = nodes & nodes >> 1 & 0x5555u;
+        twice = pairs_of(both | twice);
+        hashes |= twice << shift;
+        nodes = pairs_of(nodes);
+    }
+    return hashes;
+}
+
+/* The slots below a node. */
+static uint32_t slots_below(uint32_t node) {
+    const uint32_t level = 31 - (uint32_t)__builtin_clz(node), wide = 16 >> level;
+    return ((1u << wide) - 1) << (node - (1u << level)) * wide;
+}
+
+static bool same_hash(const uint8_t *a, const uint8_t *b) {
+    uint64_t x[4], y[4];
+    memcpy(x, a, SVM_HASH);
+    memcpy(y, b, SVM_HASH);
+    return ((x[0] ^ y[0]) | (x[1] ^ y[1]) | (x[2] ^ y[2]) | (x[3] ^ y[3])) == 0;
+}
+
+/* Whether a page can be changed in its place: each slot stays of its kind, and no leaf becomes another key's. */
+static bool same_shape(const svm_slots *slots) {
+    const svm_page *old = slots->old;
+    if (old == NULL || old->leaves != slots->leaves || old->children != slots->children) {
         return false;
     }
-    const svm_leaf_job job = {out, leaf};
-    memcpy(jobs->bytes + jobs->size, &job, sizeof job);
-    jobs->size += sizeof job;
-    return true;
-}
-
-static void hash_leaves(svm_work *work) {
-    uint8_t from[TOGETHER * SVM_LEAF], to[TOGETHER * SVM_HASH];
-    const svm_leaf_job *jobs = (const svm_leaf_job *)(const void *)work->leaf_jobs.bytes;
-    const size_t count = work->leaf_jobs.size / sizeof *jobs;
-    for (size_t first = 0; first < count; first += TOGETHER) {
-        const uint32_t here = count - first < TOGETHER ? (uint32_t)(count - first) : TOGETHER;
-        for (uint32_t i = 0; i < here; i++) {
-            memcpy(from + SVM_LEAF * i, jobs[first + i].leaf, SVM_LEAF);
-        }
-        svm_blake3_nodes(0, from, here, to);
-        for (uint32_t i = 0; i < here; i++) {
-            memcpy(jobs[first + i].out, to + SVM_HASH * i, SVM_HASH);
-        }
-    }
-    work->leaves_hashed += (uint32_t)count;
-    svm_buffer_reset(&work->leaf_jobs, KEEP_BYTES);
-}
-
-static void hash_level(svm_work *work, uint32_t bits) {
-    uint8_t from[TOGETHER * 2 * SVM_HASH], to[TOGETHER * SVM_HASH];
-    svm_buffer *of = &work->jobs[bits];
-    const svm_node_job *jobs = (const svm_node_job *)(const void *)of->bytes;
-    const size_t count = of->size / sizeof *jobs;
-    for (size_t first = 0; first < count; first += TOGETHER) {
-        const uint32_t here = count - first < TOGETHER ? (uint32_t)(count - first) : TOGETHER;
-        for (uint32_t i = 0; i < here; i++) {
-            memcpy(from + 2 * SVM_HASH * i, jobs[first + i].left, SVM_HASH);
-            memcpy(from + 2 * SVM_HASH * i + SVM_HASH, jobs[first + i].right, SVM_HASH);
-        }
-        svm_blake3_nodes(1, from, here, to);
-        for (uint32_t i = 0; i < here; i++) {
-            memcpy(jobs[first + i].out, to + SVM_HASH * i, SVM_HASH);
-        }
-    }
-    work->nodes_hashed += (uint32_t)count;
-    svm_buffer_reset(of, KEEP_BYTES);
-}
-
-void svm_work_hash_all(svm_work *work) {
-    if (work->error == SVM_TREE_OK) {
-        hash_leaves(work);
-        for (uint32_t bits = work->deepest + 1; bits > 0; bits--) {
-            hash_level(work, bits - 1);
-        }
-    } else {
-        svm_buffer_reset(&work->leaf_jobs, 0);
-        for (uint32_t bits = 0; bits < SVM_BITS; bits++) {
-            svm_buffer_reset(&work->jobs[bits], 0);
-        }
-    }
-    work->deepest = 0;
-    work->arena_at = 0;
-    work->arena_used = 0;
-    while (work->arena_count > KEEP_BYTES / SVM_ARENA_BYTES) {
-        free(work->arena[--work->arena_count]);
-    }
-}
-
-void svm_work_free(svm_work *work) {
-    free(work->leaves.bytes);
-    free(work->leaf_hashes.bytes);
-    free(work->items.bytes);
-    free(work->leaf_jobs.bytes);
-    for (uint32_t bits = 0; bits < SVM_BITS; bits++) {
-        free(work->jobs[bits].bytes);
-    }
-    for (uint32_t i = 0; i < work->arena_count; i++) {
-        free(work->arena[i]);
-    }
-    free(work->arena);
-}
-
-/* There are as many works as threads. */
-svm_work *svm_work_take(svm_tree *tree) {
-    for (uint32_t i = 0;; i = i + 1 == tree->works_count ? 0 : i + 1) {
-        if (__atomic_exchange_n(&tree->works[i].taken, 1, __ATOMIC_ACQUIRE) == 0) {
-            return &tree->works[i];
-        }
-    }
-}
-
-void svm_work_give(svm_work *work) {
-    svm_cells_give_back(&work->tree->store, &work->cells);
-    __atomic_store_n(&work->taken, 0, __ATOMIC_RELEASE);
-}
-
-/* Pages. */
-
-static void note_made(svm_work *work, svm_page *page, const uint8_t *path, uint32_t depth) {
-    svm_buffer *made = &work->unit->made;
-    const svm_made one = {page, path, depth};
-    if (!svm_buffer_room(made, sizeof one)) {
-        svm_page_free(&work->cells, page);
-        work->error = SVM_TREE_NO_MEMORY;
-        return;
-    }
-    memcpy(made->bytes + made->size, &one, sizeof one);
-    made->size += sizeof one;
-    work->unit->made_cells += page->cells;
-}
-
-static void note_left(svm_work *work, svm_page *page, const uint8_t *path, uint32_t depth, uint64_t height, bool emit) {
-    svm_unit *unit = work->unit;
-    if (!svm_buffer_room(&unit->left, sizeof page) ||
-        (emit && !svm_buffer_room(&unit->stale, 1 + SVM_PAGE_KEY_MAX))) {
-        work->error = SVM_TREE_NO_MEMORY;
-        return;
-    }
-    memcpy(unit->left.bytes + unit->left.size, &page, sizeof page);
-    unit->left.size += sizeof page;
-    unit->left_cells += page->cells;
-    unit->stale_count++;
-    if (emit) {
-        uint8_t *out = unit->stale.bytes + unit->stale.size;
-        out[0] = (uint8_t)svm_page_key(out + 1, path, depth, height);
-        unit->stale.size += 1 + (size_t)out[0];
-    }
-}
-
-/* The hash of a leaf, made now or with the rest. */
-static const uint8_t *leaf_hash(svm_work *work, const uint8_t *leaf) {
-    const uintptr_t from = (uintptr_t)work->leaves.bytes, at = (uintptr_t)leaf;
-    if (from != 0 && at >= from && at < from + work->leaves.size) {
-        return work->leaf_hashes.bytes + (at - from) / 2;
-    }
-    uint8_t *out = svm_work_hash(work);
-    return out != NULL && svm_work_leaf(work, out, leaf) ? out : NO_HASH;
-}
-
-svm_grown svm_settle(svm_work *work, const svm_page *old, const svm_slots *slots, uint32_t dirty, uint32_t depth,
-                     uint64_t height, bool root) {
-    const uint32_t filled = slots->leaves | slots->children;
-    svm_grown grown = {SVM_NOTHING, NULL, NULL, NULL, NULL, NULL};
-    if (!root && slots->children == 0 && (filled & (filled - 1)) == 0) {
-        if (filled != 0) {
-            grown.kind = SVM_ONE_LEAF;
-            grown.leaf = slots->at[svm_lowest(filled)];
-        }
-        return grown;
-    }
-    /* Nodes that are a hash, nodes that are one leaf, and nodes with a change below, by number. */
-    uint32_t hashes = slots->children << 16, single = slots->leaves << 16, below = dirty << 16;
-    const uint8_t *at[32];
-    for (uint32_t i = 15; i >= 1; i--) {
-        const uint32_t pair = 3u << 2 * i, two = single & pair;
-        below |= (below & pair) != 0 ? 1u << i : 0;
-        if ((hashes & pair) != 0 || two == pair) {
-            hashes |= 1u << i;
-        } else if (two != 0) {
-            single |= 1u << i;
-            at[i] = NULL;
-        }
-    }
-    const bool keep = svm_bits(filled) > SVM_INNER_ABOVE;
-    const uint32_t inner = hashes & 0xfffcu;
-    svm_page *page =
-        svm_page_new(&work->tree->store, &work->cells, slots->children, slots->leaves, keep ? inner : 0);
-    if (page == NULL) {
-        work->error = SVM_TREE_NO_MEMORY;
-        return grown;
-    }
-    page->used = work->tree->updates;
-    grown.kind = SVM_NEW_PAGE;
-    grown.page = page;
-
-    svm_child *child = svm_page_children(page);
-    for (uint32_t left = slots->children; left != 0; left &= left - 1) {
+    for (uint32_t left = slots->leaves & slots->dirty; left != 0; left &= left - 1) {
         const uint32_t slot = svm_lowest(left);
-        if (slots->fresh >> slot & 1) {
-            const svm_grown *from = &slots->grown[slot];
-            child->height = height;
-            child->page = from->page;
-            if (from->hash != NULL) {
-                memcpy(child->hash, from->hash, SVM_HASH);
-            } else {
-                svm_work_node(work, 4 * depth + 4, child->hash, from->left, from->right);
-            }
-        } else {
-            *child = *(const svm_child *)slots->at[slot];
+        if (!same_hash(svm_leaf_of(old, slot), slots->grown[slot].leaf)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* Where the hash of each child and the bytes of each leaf are, by number of the node: those of a change where it is
+ * hashed with the others. */
+typedef const uint8_t *places[32];
+
+static void put_child(svm_work *work, svm_child *child, const svm_grown *from, uint32_t depth) {
+    child->height = from->height;
+    child->page = from->page;
+    if (from->hash != NULL) {
+        memcpy(child->hash, from->hash, SVM_HASH);
+    } else {
+        svm_work_node(work, 4 * depth + 4, child->hash, from->left, from->right);
+    }
+}
+
+/* Changes a page, noting what was there. */
+static bool change(svm_work *work, const svm_slots *slots, uint32_t depth, places at) {
+    svm_page *page = slots->old;
+    uint8_t *out = undo_room(work, sizeof(svm_undo) + SVM_SLOTS * sizeof(svm_child));
+    if (out == NULL) {
+        return false;
+    }
+    const uint8_t *first = out;
+    svm_undo *undo = (svm_undo *)(void *)out;
+    undo->page = page;
+    undo->dirty = slots->dirty;
+    out += sizeof *undo;
+    svm_child *child = svm_page_children(page);
+    for (uint32_t left = slots->children; left != 0; left &= left - 1, child++) {
+        const uint32_t slot = svm_lowest(left);
+        if (slots->dirty >> slot & 1) {
+            out = save(out, child, sizeof *child);
+            put_child(work, child, &slots->grown[slot], depth);
         }
         at[16 + slot] = child->hash;
-        child++;
     }
-    uint8_t *leaf = svm_page_leaves(page);
-    for (uint32_t left = slots->leaves; left != 0; left &= left - 1) {
+    uint8_t *leaf = (uint8_t *)child;
+    for (uint32_t left = slots->leaves; left != 0; left &= left - 1, leaf += SVM_LEAF) {
         const uint32_t slot = svm_lowest(left);
-        const uint8_t *from = slots->at[slot];
-        memcpy(leaf, from, SVM_LEAF);
-        /* A change's leaf is hashed with all others of its kind. */
-        const uintptr_t first = (uintptr_t)work->leaves.bytes, here = (uintptr_t)from;
-        at[16 + slot] = first != 0 && here >= first && here < first + work->leaves.size ? from : leaf;
-        leaf += SVM_LEAF;
-    }
-    /* One leaf stands for every node above it that has no other. */
-    for (uint32_t i = 15; i >= 1; i--) {
-        if (single >> i & 1) {
-            at[i] = at[single >> 2 * i & 1 ? 2 * i : 2 * i + 1];
+        at[16 + slot] = leaf;
+        if (slots->dirty >> slot & 1) {
+            const uint8_t *from = slots->grown[slot].leaf;
+            out = save(out, leaf + SVM_HASH, SVM_HASH);
+            memcpy(leaf + SVM_HASH, from + SVM_HASH, SVM_HASH);
+            at[16 + slot] = svm_work_has(work, from) ? from : leaf;
         }
     }
-    uint8_t *kept = keep ? svm_page_inner(page) + SVM_HASH * svm_bits(inner) : NULL;
-    const uint8_t *before = old != NULL && old->inner != 0 ? svm_page_inner(old) : NULL;
-    for (uint32_t i = 15; i >= 1; i--) {
-        if ((hashes >> i & 1) == 0) {
-            continue;
-        }
-        uint8_t *out = NULL;
-        if (i > 1) {
-            kept -= keep ? SVM_HASH : 0;
-            if ((below >> i & 1) == 0 && before != NULL && (old->inner >> i & 1) != 0) {
-                const uint8_t *same = before + SVM_HASH * svm_bits(old->inner & ((1u << i) - 1));
-                if (keep) {
-                    memcpy(kept, same, SVM_HASH);
-                }
-                at[i] = keep ? kept : same;
-                continue;
-            }
-            out = keep ? kept : svm_work_hash(work);
-            if (out == NULL) {
-                return grown;
-            }
-            at[i] = out;
-        }
-        const uint8_t *sides[2];
-        for (uint32_t side = 0; side < 2; side++) {
-            const uint32_t node = 2 * i + side;
-            sides[side] = hashes >> node & 1 ? at[node] : single >> node & 1 ? leaf_hash(work, at[node]) : NO_HASH;
-        }
-        if (i == 1) {
-            grown.left = sides[0];
-            grown.right = sides[1];
+    work->unit->undo->size += (size_t)(out - first);
+    return true;
+}
+
+/* Fills a new page. */
+static void fill(svm_work *work, svm_page *page, const svm_slots *slots, uint32_t depth, places at) {
+    svm_child *child = svm_page_children(page);
+    for (uint32_t left = slots->children; left != 0; left &= left - 1, child++) {
+        const uint32_t slot = svm_lowest(left);
+        if (slots->dirty >> slot & 1) {
+            put_child(work, child, &slots->grown[slot], depth);
         } else {
-            const uint32_t level = i < 4 ? 1 : i < 8 ? 2 : 3;
-            svm_work_node(work, 4 * depth + level, out, sides[0], sides[1]);
+            *child = *svm_child_of(slots->old, slot);
+        }
+        at[16 + slot] = child->hash;
+    }
+    uint8_t *leaf = (uint8_t *)child;
+    for (uint32_t left = slots->leaves; left != 0; left &= left - 1, leaf += SVM_LEAF) {
+        const uint32_t slot = svm_lowest(left);
+        const uint8_t *from = slots->dirty >> slot & 1 ? slots->grown[slot].leaf : svm_leaf_of(slots->old, slot);
+        memcpy(leaf, from, SVM_LEAF);
+        at[16 + slot] = svm_work_has(work, from) ? from : leaf;
+    }
+}
+
+/* The hash of a node, where it is or will be. */
+static const uint8_t *side(svm_work *work, const svm_page *page, uint32_t hashes, const places at, uint32_t node) {
+    if (hashes >> node & 1) {
+        return at[node];
+    }
+    const uint32_t leaf = slots_below(node) & page->leaves;
+    return leaf == 0 ? SVM_NO_HASH : svm_work_leaf(work, at[16 + svm_lowest(leaf)]);
+}
+
+/* Asks for the hash of each node that is new, from the bottom. `old`, where it is another page, has those that are not,
+ * if it keeps them. */
+static void ask_hashes(svm_work *work, svm_page *page, const svm_page *old, uint32_t below, uint32_t depth, places at,
+                       svm_grown *grown) {
+    const uint32_t hashes = page->inner | (uint32_t)page->children << 16;
+    const uint32_t kept = old != NULL && old->keeps ? old->inner & ~below : 0;
+    uint32_t ask = page->inner;
+    uint8_t *inner = svm_page_inner(page);
+    for (uint32_t left = page->keeps ? page->inner : 0; left != 0; left &= left - 1, inner += SVM_HASH) {
+        at[svm_lowest(left)] = inner;
+    }
+    if (old == page) {
+        ask &= ~kept;
+    } else if (kept != 0) {
+        const uint8_t *from = svm_page_inner(old);
+        for (uint32_t left = old->inner; left != 0; left &= left - 1, from += SVM_HASH) {
+            const uint32_t node = svm_lowest(left);
+            if (ask & kept & 1u << node) {
+                ask &= ~(1u << node);
+                if (page->keeps) {
+                    memcpy((uint8_t *)(uintptr_t)at[node], from, SVM_HASH);
+                } else {
+                    at[node] = from;
+                }
+            }
         }
     }
-    if (root && (single & 2) != 0) {
-        grown.hash = leaf_hash(work, at[1]);
-    } else if (root && filled == 0) {
-        grown.hash = NO_HASH;
+    while (ask != 0) {
+        const uint32_t node = 31 - (uint32_t)__builtin_clz(ask);
+        ask &= ~(1u << node);
+        uint8_t *out = page->keeps ? (uint8_t *)(uintptr_t)at[node] : svm_work_hash(work);
+        if (out == NULL) {
+            return;
+        }
+        at[node] = out;
+        const uint8_t *left = side(work, page, hashes, at, 2 * node), *right = side(work, page, hashes, at, 2 * node + 1);
+        svm_work_node(work, 4 * depth + (node < 4 ? 1 : node < 8 ? 2 : 3), out, left, right);
     }
-    return grown;
+    grown->left = side(work, page, hashes, at, 2);
+    grown->right = side(work, page, hashes, at, 3);
 }
 
-/* Puts what a slot became; `grown` is not SVM_SAME. */
-static void put(svm_slots *slots, uint32_t slot, const svm_grown *grown) {
-    const uint32_t bit = 1u << slot;
-    slots->leaves &= ~bit;
-    slots->children &= ~bit;
-    slots->fresh &= ~bit;
-    if (grown->kind == SVM_ONE_LEAF) {
-        slots->leaves |= bit;
-        slots->at[slot] = grown->leaf;
-    } else if (grown->kind == SVM_NEW_PAGE) {
-        slots->children |= bit;
-        slots->fresh |= bit;
-        slots->grown[slot] = *grown;
+/* Takes back what was done to a page, and asks for what its inner nodes were. */
+static const uint8_t *undo_page(svm_work *work, const uint8_t *from) {
+    svm_undo undo;
+    places at;
+    svm_grown unused;
+    from = restore(&undo, from, sizeof undo);
+    svm_child *child = svm_page_children(undo.page);
+    for (uint32_t left = undo.page->children; left != 0; left &= left - 1, child++) {
+        if (undo.dirty >> svm_lowest(left) & 1) {
+            from = restore(child, from, sizeof *child);
+        }
+        at[16 + svm_lowest(left)] = child->hash;
+    }
+    uint8_t *leaf = svm_page_leaves(undo.page);
+    for (uint32_t left = undo.page->leaves; left != 0; left &= left - 1, leaf += SVM_LEAF) {
+        if (undo.dirty >> svm_lowest(left) & 1) {
+            from = restore(leaf + SVM_HASH, from, SVM_HASH);
+        }
+        at[16 + svm_lowest(left)] = leaf;
+    }
+    if (undo.page->keeps) {
+        ask_hashes(work, undo.page, undo.page, above(undo.dirty), 0, at, &unused);
+    }
+    return from;
+}
+
+void svm_undo_all(svm_work *work, const svm_unit *unit) {
+    for (const svm_piece *piece = unit->undo; piece != NULL; piece = piece->next) {
+        const uint8_t *from = piece->bytes;
+        while (from < piece->bytes + piece->size) {
+            from = undo_page(work, from);
+        }
+        svm_work_hash_all(work);
     }
 }
 
-static svm_grown settle_and_note(svm_work *work, const svm_page *old, const svm_slots *slots, uint32_t dirty,
-                                 uint32_t depth, const uint8_t *path) {
-    const svm_grown grown = svm_settle(work, old, slots, dirty, depth, work->tree->height, false);
-    if (grown.kind == SVM_NEW_PAGE) {
-        note_made(work, grown.page, path, depth);
+void svm_settle(svm_work *work, const svm_slots *slots, uint32_t depth, const uint8_t *path, bool root,
+                svm_grown *grown) {
+    const uint32_t filled = slots->leaves | slots->children;
+    const bool lone = slots->children == 0 && (filled & (filled - 1)) == 0;
+    grown->kind = SVM_NOTHING;
+    if (lone && !root) {
+        if (filled != 0) {
+            const uint32_t slot = svm_lowest(filled);
+            grown->kind = SVM_ONE_LEAF;
+            grown->leaf = slots->dirty >> slot & 1 ? slots->grown[slot].leaf : svm_leaf_of(slots->old, slot);
+        }
+        if (slots->old != NULL) {
+            note_left(work, slots->old);
+        }
+        return;
     }
-    return grown;
+    const uint32_t below = above(slots->dirty);
+    places at;
+    svm_page *page = slots->old;
+    if (same_shape(slots)) {
+        if (!change(work, slots, depth, at)) {
+            return;
+        }
+    } else {
+        const uint32_t inner = hashes_of(slots->leaves, slots->children) & 0xfffcu;
+        page = svm_page_new(&work->tree->store, &work->cells, slots->children, slots->leaves, inner);
+        if (page == NULL || !note(work, &work->unit->fresh, &page, sizeof page)) {
+            work->error = SVM_TREE_NO_MEMORY;
+            return;
+        }
+        work->unit->fresh_cells += page->cells;
+        fill(work, page, slots, depth, at);
+        if (slots->old != NULL) {
+            note_left(work, slots->old);
+        }
+    }
+    page->used = work->tree->updates;
+    grown->kind = SVM_NEW_PAGE;
+    grown->page = page;
+    grown->height = work->tree->height;
+    grown->hash = NULL;
+    if (!lone) {
+        ask_hashes(work, page, slots->old, below, depth, at, grown);
+    } else {
+        grown->hash = filled == 0 ? SVM_NO_HASH : svm_work_leaf(work, at[16 + svm_lowest(filled)]);
+    }
+    note_made(work, page, path, depth);
+}
+
+/* Growing. */
+
+/* Each subtree of a page with many changes is hashed on its own, while its pages are near. No hash is then left to make
+ * for a sibling, so the work may forget what it holds. */
+static void hash_early(svm_work *work, svm_grown *grown, uint32_t depth, uint8_t *hash) {
+    if (grown->kind == SVM_NEW_PAGE && grown->hash == NULL) {
+        svm_work_node(work, 4 * depth, hash, grown->left, grown->right);
+        grown->hash = hash;
+    }
+    svm_work_hash_all(work);
 }
 
 /* The page at `depth` of two leaves or more, from nothing: items[first] and on. */
-static svm_grown grow_fresh(svm_work *work, uint32_t depth, uint32_t first, uint32_t count) {
+static void grow_fresh(svm_work *work, uint32_t depth, uint32_t first, uint32_t count, svm_grown *grown) {
     const uint8_t *const *items = (const uint8_t *const *)(const void *)work->items.bytes;
+    uint8_t early[SVM_SLOTS][SVM_HASH];
     svm_slots slots;
-    slots.leaves = slots.children = slots.fresh = 0;
+    svm_no_slots(&slots);
     for (uint32_t at = first; at < first + count && work->error == SVM_TREE_OK;) {
         const uint32_t slot = svm_nibble(items[at], depth);
         uint32_t end = at + 1;
         while (end < first + count && svm_nibble(items[end], depth) == slot) {
             end++;
         }
-        svm_grown grown = {SVM_ONE_LEAF, items[at], NULL, NULL, NULL, NULL};
+        slots.grown[slot].kind = SVM_ONE_LEAF;
+        slots.grown[slot].leaf = items[at];
         if (end - at > 1) {
-            grown = grow_fresh(work, depth + 1, at, end - at);
+            grow_fresh(work, depth + 1, at, end - at, &slots.grown[slot]);
+            if (count > FLUSH) {
+                hash_early(work, &slots.grown[slot], depth + 1, early[slot]);
+            }
         }
-        put(&slots, slot, &grown);
+        svm_put(&slots, slot);
         at = end;
     }
-    return settle_and_note(work, NULL, &slots, 0xffff, depth, items[first]);
+    svm_settle(work, &slots, depth, items[first], false, grown);
 }
 
-static bool add_item(svm_work *work, const uint8_t *leaf) {
-    if (!svm_buffer_room(&work->items, sizeof leaf)) {
-        work->error = SVM_TREE_NO_MEMORY;
-        return false;
-    }
-    memcpy(work->items.bytes + work->items.size, &leaf, sizeof leaf);
-    work->items.size += sizeof leaf;
-    return true;
-}
+static bool add_item(svm_work *work, const uint8_t *leaf) { return note(work, &work->items, &leaf, sizeof leaf); }
 
-/* The leaf of the i-th of the sorted changes; NULL where it removes one. */
+/* The leaf of the i-th of the sorted changes, also of one that removes. */
 static const uint8_t *change_leaf(const svm_work *work, uint32_t i) {
-    uint32_t size;
-    (void)svm_change_value(work->tree, work->tree->sorted[i].index, &size);
-    return size == 0 ? NULL : work->leaves.bytes + (size_t)SVM_LEAF * (i - work->first);
+    return work->leaves.bytes + (size_t)SVM_LEAF * (i - work->first);
+}
+
+/* What a slot with `leaf` (NULL: nothing) becomes by one change of its key, or of any where there is nothing. */
+static void grow_one(const svm_work *work, const uint8_t *leaf, uint32_t i, svm_grown *grown) {
+    const uint8_t *change = change_leaf(work, i);
+    if (work->tree->sorted[i].removes) {
+        grown->kind = leaf == NULL ? SVM_SAME : SVM_NOTHING;
+    } else {
+        grown->kind = leaf != NULL && same_hash(leaf + SVM_HASH, change + SVM_HASH) ? SVM_SAME : SVM_ONE_LEAF;
+        grown->leaf = change;
+    }
+}
+
+/* Lists the leaves of a slot after the changes from `lo` to `hi`; `leaf` (NULL: none) was its only one. */
+static bool list_items(svm_work *work, const uint8_t *leaf, uint32_t lo, uint32_t hi) {
+    work->items.size = 0;
+    for (uint32_t i = lo; i < hi; i++) {
+        const uint8_t *change = change_leaf(work, i);
+        const int order = leaf == NULL ? 1 : memcmp(leaf, change, SVM_HASH);
+        if (order < 0 && !add_item(work, leaf)) {
+            return false;
+        }
+        if (order <= 0) {
+            leaf = NULL;
+        }
+        if (!work->tree->sorted[i].removes && !add_item(work, change)) {
+            return false;
+        }
+    }
+    return leaf == NULL || add_item(work, leaf);
 }
 
 /* What a slot that holds `leaf` (NULL: nothing) becomes, its subtree being at `depth`. */
-static svm_grown grow_leaf(svm_work *work, const uint8_t *leaf, uint32_t depth, uint32_t lo, uint32_t hi) {
-    svm_grown grown = {SVM_SAME, NULL, NULL, NULL, NULL, NULL};
-    const uint8_t *old = leaf;
-    work->items.size = 0;
-    for (uint32_t i = lo; i < hi; i++) {
-        const int order = leaf == NULL ? 1 : memcmp(leaf, svm_path(work->tree, i), SVM_HASH);
-        if (leaf != NULL && order <= 0) {
-            if (order < 0 && !add_item(work, leaf)) {
-                return grown;
-            }
-            leaf = NULL;
-        }
-        const uint8_t *change = change_leaf(work, i);
-        if (change != NULL && !add_item(work, change)) {
-            return grown;
-        }
+static void grow_leaf(svm_work *work, const uint8_t *leaf, uint32_t depth, uint32_t lo, uint32_t hi,
+                      svm_grown *grown) {
+    if (hi - lo == 1 && (leaf == NULL || same_hash(leaf, change_leaf(work, lo)))) {
+        grow_one(work, leaf, lo, grown);
+        return;
     }
-    if (leaf != NULL && !add_item(work, leaf)) {
-        return grown;
+    grown->kind = SVM_SAME;
+    if (!list_items(work, leaf, lo, hi)) {
+        return;
     }
     const uint32_t count = (uint32_t)(work->items.size / sizeof leaf);
     if (count == 0) {
-        grown.kind = old == NULL ? SVM_SAME : SVM_NOTHING;
-        return grown;
-    }
-    if (count == 1) {
-        memcpy(&grown.leaf, work->items.bytes, sizeof grown.leaf);
-        grown.kind = old != NULL && memcmp(old, grown.leaf, SVM_LEAF) == 0 ? SVM_SAME : SVM_ONE_LEAF;
-        return grown;
-    }
-    return grow_fresh(work, depth, 0, count);
-}
-
-static svm_grown grow_page(svm_work *work, const svm_child *of, uint32_t depth, uint32_t lo, uint32_t hi);
-
-static svm_grown grow_slot(svm_work *work, const svm_slots *slots, uint32_t slot, uint32_t depth, uint32_t lo,
-                           uint32_t hi) {
-    if (slots->children >> slot & 1) {
-        return grow_page(work, slots->at[slot], depth, lo, hi);
-    }
-    return grow_leaf(work, slots->leaves >> slot & 1 ? slots->at[slot] : NULL, depth, lo, hi);
-}
-
-static svm_grown grow_page(svm_work *work, const svm_child *of, uint32_t depth, uint32_t lo, uint32_t hi) {
-    const svm_tree *tree = work->tree;
-    const uint8_t *path = svm_path(tree, lo);
-    svm_slots slots;
-    uint32_t dirty = 0;
-    svm_slots_of(&slots, of->page);
-    while (lo < hi && work->error == SVM_TREE_OK) {
-        const uint32_t slot = svm_sorted_nibble(tree, lo, depth);
-        uint32_t end = lo + 1;
-        while (end < hi && svm_sorted_nibble(tree, end, depth) == slot) {
-            end++;
-        }
-        const svm_grown grown = grow_slot(work, &slots, slot, depth + 1, lo, end);
-        if (grown.kind != SVM_SAME) {
-            put(&slots, slot, &grown);
-            dirty |= 1u << slot;
-        }
-        lo = end;
-    }
-    if (dirty == 0 || work->error != SVM_TREE_OK) {
-        return (svm_grown){SVM_SAME, NULL, NULL, NULL, NULL, NULL};
-    }
-    note_left(work, of->page, path, depth, of->height, tree->emit);
-    return settle_and_note(work, of->page, &slots, dirty, depth, path);
-}
-
-/* Units. */
-
-/* The leaves of the changes from `lo` to `hi`, and their hashes. */
-static bool make_leaves(svm_work *work, uint32_t lo, uint32_t hi) {
-    const svm_tree *tree = work->tree;
-    const size_t count = hi - lo;
-    const uint8_t *values[TOGETHER];
-    uint32_t sizes[TOGETHER];
-    uint8_t hashes[TOGETHER * SVM_HASH];
-    work->first = lo;
-    svm_buffer_reset(&work->leaves, KEEP_BYTES);
-    svm_buffer_reset(&work->leaf_hashes, KEEP_BYTES);
-    if (!svm_buffer_room(&work->leaves, count * SVM_LEAF) || !svm_buffer_room(&work->leaf_hashes, count * SVM_HASH)) {
-        work->error = SVM_TREE_NO_MEMORY;
-        return false;
-    }
-    work->leaves.size = count * SVM_LEAF;
-    for (uint32_t first = lo; first < hi; first += TOGETHER) {
-        const uint32_t here = hi - first < TOGETHER ? hi - first : TOGETHER;
-        uint8_t *leaf = work->leaves.bytes + (size_t)SVM_LEAF * (first - lo);
-        for (uint32_t i = 0; i < here; i++) {
-            values[i] = svm_change_value(tree, tree->sorted[first + i].index, &sizes[i]);
-        }
-        svm_blake3_many(values, sizes, here, hashes);
-        for (uint32_t i = 0; i < here; i++, leaf += SVM_LEAF) {
-            memcpy(leaf, svm_path(tree, first + i), SVM_HASH);
-            memcpy(leaf + SVM_HASH, hashes + SVM_HASH * i, SVM_HASH);
-        }
-    }
-    svm_blake3_nodes(0, work->leaves.bytes, (uint32_t)count, work->leaf_hashes.bytes);
-    work->leaves_hashed += (uint32_t)count;
-    return true;
-}
-
-/* Writes down what the unit made, and forgets whose changes led there. */
-static void emit(const svm_tree *tree, svm_unit *unit, bool emits) {
-    svm_made *made = (svm_made *)(void *)unit->made.bytes;
-    const size_t count = unit->made.size / sizeof *made;
-    unit->written_count = (uint32_t)count;
-    size_t size = 0;
-    for (size_t i = 0; emits && i < count; i++) {
-        size += 1 + SVM_PAGE_KEY_MAX + 4 + svm_page_written(made[i].page);
-    }
-    if (!svm_buffer_room(&unit->written, size)) {
-        unit->error = SVM_TREE_NO_MEMORY;
-        return;
-    }
-    for (size_t i = 0; emits && i < count; i++) {
-        uint8_t *out = unit->written.bytes + unit->written.size;
-        const uint32_t key = svm_page_key(out + 1, made[i].path, made[i].depth, tree->height);
-        const uint32_t bytes = svm_page_written(made[i].page);
-        out[0] = (uint8_t)key;
-        out += 1 + key;
-        for (uint32_t k = 0; k < 4; k++) {
-            out[k] = (uint8_t)(bytes >> 8 * k);
-        }
-        svm_page_write(made[i].page, out + 4);
-        unit->written.size += 1 + (size_t)key + 4 + bytes;
-    }
-}
-
-static void run_unit(void *context, uint32_t number) {
-    svm_tree *tree = context;
-    const uint32_t slots = tree->top == 1 ? SVM_SLOTS : SVM_SLICES, wide = SVM_SLICES / slots;
-    const uint32_t first = number * tree->share, end = first + tree->share;
-    const uint32_t lo = tree->slices[first * wide], hi = tree->slices[end * wide];
-    for (uint32_t slot = first; slot < end; slot++) {
-        tree->grown[slot].kind = SVM_SAME;
-    }
-    if (lo == hi) {
-        return;
-    }
-    svm_work *work = svm_work_take(tree);
-    svm_unit *unit = &tree->units[number];
-    work->unit = unit;
-    work->error = SVM_TREE_OK;
-    if (make_leaves(work, lo, hi)) {
-        for (uint32_t slot = first; slot < end && work->error == SVM_TREE_OK; slot++) {
-            const svm_slots *from = tree->top == 1 ? &tree->root_slots : &tree->tops[slot / SVM_SLOTS];
-            const uint32_t slot_lo = tree->slices[slot * wide], slot_hi = tree->slices[(slot + 1) * wide];
-            if (slot_lo == slot_hi) {
-                continue;
-            }
-            svm_grown *grown = &tree->grown[slot];
-            *grown = grow_slot(work, from, slot % SVM_SLOTS, tree->top, slot_lo, slot_hi);
-            if (grown->kind == SVM_ONE_LEAF) {
-                memcpy(tree->grown_leaf[slot], grown->leaf, SVM_LEAF);
-                grown->leaf = tree->grown_leaf[slot];
-            } else if (grown->kind == SVM_NEW_PAGE) {
-                grown->hash = tree->grown_hash[slot];
-                svm_work_node(work, 4 * tree->top, tree->grown_hash[slot], grown->left, grown->right);
-            }
-        }
-    }
-    svm_work_hash_all(work);
-    if (work->error == SVM_TREE_OK) {
-        emit(tree, unit, tree->emit);
-    }
-    unit->error = unit->error != SVM_TREE_OK ? unit->error : work->error;
-    work->leaves.size = 0;
-    svm_work_give(work);
-}
-
-/* The crown: the root page, and those right below it where units begin under them. */
-
-static void view_tops(svm_tree *tree) {
-    tree->root_slots.leaves = tree->root_slots.children = tree->root_slots.fresh = 0;
-    if (tree->rooted) {
-        svm_slots_of(&tree->root_slots, tree->root.page);
-    }
-    for (uint32_t i = 0; tree->top == 2 && i < SVM_SLOTS; i++) {
-        svm_slots *slots = &tree->tops[i];
-        slots->leaves = slots->children = slots->fresh = 0;
-        if (tree->root_slots.children >> i & 1) {
-            const svm_child *child = tree->root_slots.at[i];
-            if (child->page != NULL) { /* else nothing below it changes */
-                svm_slots_of(slots, child->page);
-            }
-        } else if (tree->root_slots.leaves >> i & 1) {
-            const uint8_t *leaf = tree->root_slots.at[i];
-            slots->leaves = 1u << svm_nibble(leaf, 1);
-            slots->at[svm_nibble(leaf, 1)] = leaf;
-        }
-    }
-}
-
-static void settle_top(svm_work *work, uint32_t i) {
-    svm_tree *tree = work->tree;
-    svm_slots *slots = &tree->tops[i];
-    const svm_child *child = tree->root_slots.children >> i & 1 ? tree->root_slots.at[i] : NULL;
-    const uint8_t path = (uint8_t)(i << 4);
-    uint32_t dirty = 0;
-    for (uint32_t k = 0; k < SVM_SLOTS; k++) {
-        const svm_grown *grown = &tree->grown[SVM_SLOTS * i + k];
-        if (grown->kind != SVM_SAME) {
-            put(slots, k, grown);
-            dirty |= 1u << k;
-        }
-    }
-    if (dirty == 0) {
-        return;
-    }
-    if (child != NULL) {
-        note_left(work, child->page, &path, 1, child->height, false);
-    }
-    const svm_page *old = child == NULL ? NULL : child->page;
-    const svm_grown grown = svm_settle(work, old, slots, dirty, 1, tree->height, false);
-    if (grown.kind == SVM_NEW_PAGE) {
-        note_made(work, grown.page, NULL, 1);
-    }
-    tree->top_grown[i] = grown;
-    put(&tree->root_slots, i, &grown);
-    tree->root_dirty |= 1u << i;
-}
-
-static uint32_t build_crown(svm_tree *tree) {
-    svm_work *work = svm_work_take(tree);
-    svm_unit *unit = &tree->units[SVM_SLICES];
-    work->unit = unit;
-    work->error = SVM_TREE_OK;
-    tree->root_dirty = 0;
-    for (uint32_t i = 0; i < SVM_SLOTS && work->error == SVM_TREE_OK; i++) {
-        tree->top_grown[i].kind = SVM_SAME;
-        if (tree->top == 2) {
-            settle_top(work, i);
-        } else if (tree->grown[i].kind != SVM_SAME) {
-            put(&tree->root_slots, i, &tree->grown[i]);
-            tree->root_dirty |= 1u << i;
-        }
-    }
-    if (work->error == SVM_TREE_OK) {
-        if (tree->rooted) {
-            note_left(work, tree->root.page, NULL, 0, tree->root.height, false);
-        }
-        const svm_grown grown = svm_settle(work, tree->rooted ? tree->root.page : NULL, &tree->root_slots,
-                                           tree->root_dirty, 0, tree->height, true);
-        tree->fresh_root.page = grown.page;
-        tree->fresh_root.height = tree->height;
-        if (grown.kind == SVM_NEW_PAGE) {
-            note_made(work, grown.page, NULL, 0);
-            if (grown.hash == NULL) {
-                svm_work_node(work, 0, tree->fresh_root.hash, grown.left, grown.right);
-            }
-        }
-        svm_work_hash_all(work);
-        if (work->error == SVM_TREE_OK && grown.hash != NULL) {
-            memcpy(tree->fresh_root.hash, grown.hash, SVM_HASH);
-        }
+        grown->kind = leaf == NULL ? SVM_SAME : SVM_NOTHING;
+    } else if (count == 1) {
+        memcpy(&grown->leaf, work->items.bytes, sizeof grown->leaf);
+        grown->kind = leaf != NULL && memcmp(leaf, grown->leaf, SVM_LEAF) == 0 ? SVM_SAME : SVM_ONE_LEAF;
     } else {
-        svm_work_hash_all(work);
+        grow_fresh(work, depth, 0, count, grown);
     }
-    const uint32_t error = work->error;
-    svm_work_give(work);
-    return error;
 }
 
-/* The whole. */
+typedef struct {
+    uint32_t slot, lo, hi;
+} group;
 
-static bool add_bytes(svm_buffer *to, const svm_buffer *from) {
-    if (!svm_buffer_room(to, from->size)) {
-        return false;
+static void read_ahead(const void *at, uint32_t from, uint32_t lines) {
+    for (uint32_t line = from; line < lines; line++) {
+        __builtin_prefetch((const uint8_t *)at + 64 * (size_t)line);
     }
-    if (from->size != 0) {
-        memcpy(to->bytes + to->size, from->bytes, from->size);
-    }
-    to->size += from->size;
-    return true;
 }
 
-static bool add_page(svm_tree *tree, const svm_page *page, const uint8_t *path, uint32_t depth) {
-    const uint32_t bytes = svm_page_written(page);
-    if (!svm_buffer_room(&tree->written, 1 + SVM_PAGE_KEY_MAX + 4 + (size_t)bytes)) {
-        return false;
+/* The changes by slot; pages that they lead to are read ahead. */
+static uint32_t groups_of(const svm_work *work, const svm_page *page, uint32_t depth, uint32_t lo, uint32_t hi,
+                          group groups[SVM_SLOTS]) {
+    const svm_tree *tree = work->tree;
+    uint32_t count = 0;
+    while (lo < hi) {
+        const uint32_t slot = svm_sorted_nibble(tree, lo, depth), first = lo++;
+        while (lo < hi && svm_sorted_nibble(tree, lo, depth) == slot) {
+            lo++;
+        }
+        if (page->children >> slot & 1) {
+            read_ahead(svm_child_of(page, slot)->page, 0, SOON);
+        }
+        groups[count++] = (group){slot, first, lo};
     }
-    uint8_t *out = tree->written.bytes + tree->written.size;
-    const uint32_t key = svm_page_key(out + 1, path, depth, tree->height);
-    out[0] = (uint8_t)key;
-    for (uint32_t i = 0; i < 4; i++) {
-        out[1 + key + i] = (uint8_t)(bytes >> 8 * i);
-    }
-    svm_page_write(page, out + 1 + key + 4);
-    tree->written.size += 1 + (size_t)key + 4 + bytes;
-    tree->written_count++;
-    return true;
+    return count;
 }
 
-static bool add_stale(svm_tree *tree, const svm_child *child, const uint8_t *path, uint32_t depth) {
-    if (!svm_buffer_room(&tree->stale, 1 + SVM_PAGE_KEY_MAX)) {
-        return false;
-    }
-    uint8_t *out = tree->stale.bytes + tree->stale.size;
-    out[0] = (uint8_t)svm_page_key(out + 1, path, depth, child->height);
-    tree->stale.size += 1 + (size_t)out[0];
-    tree->stale_count++;
-    return true;
-}
-
-/* All that units wrote, in the twin's order: children before their page, the root's last; of the stale it is first. */
-static bool gather(svm_tree *tree) {
-    bool fits = !tree->rooted || add_stale(tree, &tree->root, NULL, 0);
-    svm_slots root;
-    root.children = 0;
-    if (tree->rooted) {
-        svm_slots_of(&root, tree->root.page);
-    }
-    for (uint32_t number = 0; number < tree->units_count && fits; number++) {
-        const svm_unit *unit = &tree->units[number];
-        fits = add_bytes(&tree->written, &unit->written) && add_bytes(&tree->stale, &unit->stale);
-        tree->written_count += unit->written_count;
-        tree->stale_count += unit->stale_count;
-        if (tree->top == 2 && number % SVM_SLOTS == SVM_SLOTS - 1) {
-            const uint32_t i = number / SVM_SLOTS;
-            const uint8_t path = (uint8_t)(i << 4);
-            if (tree->top_grown[i].kind != SVM_SAME && (root.children >> i & 1) != 0) {
-                fits = fits && add_stale(tree, root.at[i], &path, 1);
-            }
-            if (tree->top_grown[i].kind == SVM_NEW_PAGE) {
-                fits = fits && add_page(tree, tree->top_grown[i].page, &path, 1);
-            }
+/* Reads ahead the pages that changes go to from a page which is near already. */
+static void read_ahead_below(const svm_work *work, const svm_page *page, uint32_t depth, uint32_t lo, uint32_t hi) {
+    uint32_t seen = ~(uint32_t)page->children;
+    read_ahead(page, SOON, (page->cells + 3u) / 4);
+    for (uint32_t i = lo; i < hi; i++) {
+        const uint32_t slot = svm_sorted_nibble(work->tree, i, depth);
+        if ((seen >> slot & 1) == 0) {
+            seen |= 1u << slot;
+            read_ahead(svm_child_of(page, slot)->page, 0, SOON);
         }
     }
-    return fits && add_page(tree, tree->fresh_root.page, NULL, 0);
 }
 
-enum { MANY = 1 << 15, SOME = 1 << 10 };
-
-uint32_t svm_build(svm_tree *tree, bool emits, uint8_t *root) {
-    /* Few changes are hashed together, so that lanes are full; many are shared out, so that their pages are near. */
-    tree->top = tree->count >= MANY ? 2 : 1;
-    tree->share = tree->count >= SOME ? 1 : SVM_SLOTS;
-    tree->units_count = (tree->top == 2 ? SVM_SLICES : SVM_SLOTS) / tree->share;
-    tree->emit = emits;
-    for (uint32_t i = 0; i < tree->works_count; i++) {
-        tree->works[i].nodes_hashed = tree->works[i].leaves_hashed = 0;
-    }
-    view_tops(tree);
-    svm_pool_run(tree->pool, run_unit, tree, tree->units_count);
-    for (uint32_t i = 0; i < tree->units_count; i++) {
-        if (tree->units[i].error != SVM_TREE_OK) {
-            return tree->units[i].error;
+static void grow_page(svm_work *work, const svm_child *of, uint32_t depth, uint32_t lo, uint32_t hi,
+                      svm_grown *grown) {
+    const uint8_t *path = change_leaf(work, lo);
+    uint8_t early[SVM_SLOTS][SVM_HASH];
+    group groups[SVM_SLOTS];
+    svm_slots slots;
+    svm_slots_of(&slots, of->page);
+    const uint32_t count = groups_of(work, of->page, depth, lo, hi, groups);
+    for (uint32_t i = 0; i < count && work->error == SVM_TREE_OK; i++) {
+        const uint32_t slot = groups[i].slot;
+        if (i + 1 < count && (of->page->children >> groups[i + 1].slot & 1)) {
+            const group *next = &groups[i + 1];
+            read_ahead_below(work, svm_child_of(of->page, next->slot)->page, depth + 1, next->lo, next->hi);
         }
+        svm_grow_slot(work, &slots, slot, depth + 1, groups[i].lo, groups[i].hi, &slots.grown[slot]);
+        if (slots.grown[slot].kind == SVM_SAME) {
+            continue;
+        }
+        if (hi - lo > FLUSH) {
+            hash_early(work, &slots.grown[slot], depth + 1, early[slot]);
+        }
+        svm_put(&slots, slot);
     }
-    const uint32_t error = build_crown(tree);
-    if (error != SVM_TREE_OK) {
-        return error;
+    if (slots.dirty == 0 || work->error != SVM_TREE_OK) {
+        grown->kind = SVM_SAME;
+        return;
     }
-    memcpy(root, tree->fresh_root.hash, SVM_HASH);
-    for (uint32_t i = 0; i < tree->works_count; i++) {
-        tree->timing.nodes += tree->works[i].nodes_hashed;
-        tree->timing.leaves += tree->works[i].leaves_hashed;
+    svm_note_stale(work, path, depth, of->height);
+    svm_settle(work, &slots, depth, path, false, grown);
+}
+
+void svm_grow_slot(svm_work *work, const svm_slots *slots, uint32_t slot, uint32_t depth, uint32_t lo, uint32_t hi,
+                   svm_grown *grown) {
+    const uint32_t bit = 1u << slot;
+    if (slots->dirty & bit) { /* the crown's, of a page that is not there yet */
+        grow_leaf(work, slots->leaves & bit ? slots->grown[slot].leaf : NULL, depth, lo, hi, grown);
+    } else if (slots->children & bit) {
+        grow_page(work, svm_child_of(slots->old, slot), depth, lo, hi, grown);
+    } else {
+        grow_leaf(work, slots->leaves & bit ? svm_leaf_of(slots->old, slot) : NULL, depth, lo, hi, grown);
     }
-    for (uint32_t i = 0; i <= SVM_SLICES; i++) {
-        tree->timing.written += (uint32_t)(tree->units[i].made.size / sizeof(svm_made));
-        tree->timing.stale += (uint32_t)(tree->units[i].left.size / sizeof(svm_page *));
-    }
-    return !emits || gather(tree) ? SVM_TREE_OK : SVM_TREE_NO_MEMORY;
 }

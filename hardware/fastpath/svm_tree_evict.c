@@ -69,7 +69,7 @@ static svm_page *move(svm_tree *tree, svm_store *to, svm_page *page) {
     return moved;
 }
 
-static void forget_pages(svm_tree *tree) {
+void svm_tree_lose(svm_tree *tree) {
     tree->evicted += tree->pages;
     tree->pages = tree->cells = 0;
     tree->root.page = NULL;
@@ -81,11 +81,12 @@ static void compact(svm_tree *tree) {
     svm_store fresh;
     memset(&fresh, 0, sizeof fresh);
     svm_lock_new(&fresh.lock);
+    fresh.chunk_bytes = tree->store.chunk_bytes;
     svm_page *root = tree->root.page == NULL ? NULL : move(tree, &fresh, tree->root.page);
     if (root == NULL) {
         svm_store_clear(&fresh);
         svm_lock_free(&fresh.lock);
-        forget_pages(tree);
+        svm_tree_lose(tree);
         return;
     }
     svm_store_clear(&tree->store);
@@ -109,11 +110,11 @@ void svm_evict(svm_tree *tree) {
         tree->hand = (tree->hand + 1) % SVM_SLICES;
     }
     if (!fits(tree)) {
-        forget_pages(tree);
+        svm_tree_lose(tree);
     } else if (tree->store.held > tree->bytes_max) {
         compact(tree);
         if (tree->store.held > tree->bytes_max) {
-            forget_pages(tree);
+            svm_tree_lose(tree);
         }
     }
 }

@@ -129,7 +129,10 @@ static void check_some(void *context, uint32_t share) {
     const uint32_t first = share * TOGETHER;
     const uint32_t end = of->count - first < TOGETHER ? of->count : first + TOGETHER;
     const uint8_t *ready[TOGETHER];
+    svm_unit unit; /* these pages are no update's */
+    memset(&unit, 0, sizeof unit);
     svm_work *work = svm_work_take(tree);
+    work->unit = &unit;
     work->error = SVM_TREE_OK;
     for (uint32_t i = first; i < end; i++) {
         supplied *one = &of->pages[i];
@@ -164,6 +167,8 @@ static void check_some(void *context, uint32_t share) {
         __atomic_store_n(&of->failed, 1, __ATOMIC_RELAXED);
     }
     svm_work_give(work);
+    free(unit.fresh.bytes);
+    free(unit.made.bytes);
 }
 
 static uint32_t read_supply(svm_tree *tree, supplied *pages, const uint8_t *packed, size_t size) {

@@ -1,13 +1,21 @@
 /* Pages of the state tree: their memory, and how they are written down (supervm.storage.pages). */
+#if defined(__linux__)
+#define _DEFAULT_SOURCE
+#endif
+
 #include "svm_tree_types.h"
 
 #include <stdlib.h>
+
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
 
 #if !defined(__BYTE_ORDER__) || __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
 #error "heights are copied as they lie: this needs a little-endian machine"
 #endif
 
-enum { CHUNK_BYTES = 1 << 18, TAKE = 64 };
+enum { TAKE = 64, HUGE = 1 << 21, CHUNK_MIN = 1 << 14 };
 
 static void push(svm_free_list *list, svm_free_cell *cell) {
     cell->next = list->first;
@@ -15,6 +23,25 @@ static void push(svm_free_list *list, svm_free_cell *cell) {
     if (list->last == NULL) {
         list->last = cell;
     }
+}
+
+size_t svm_chunk_bytes(uint64_t bytes_max) {
+    return bytes_max >= 32 * (uint64_t)HUGE ? HUGE : bytes_max >= 32 * (uint64_t)CHUNK_MIN ? HUGE / 32 : CHUNK_MIN;
+}
+
+/* A tree is walked far and wide: with large pages of the system, fewer of its translations are needed. */
+void *svm_memory_new(size_t *size) {
+#if defined(__linux__)
+    if (*size >= HUGE) {
+        *size = (*size + HUGE - 1) / HUGE * HUGE;
+        void *memory = aligned_alloc(HUGE, *size);
+        if (memory != NULL) {
+            madvise(memory, *size, MADV_HUGEPAGE); /* where it can't, nothing is lost */
+        }
+        return memory;
+    }
+#endif
+    return malloc(*size);
 }
 
 /* Moves up to TAKE cells of a size from what no thread has; or a new piece to cut from. Under the lock. */
@@ -42,22 +69,24 @@ static bool refill(svm_store *store, svm_cells *mine, uint32_t cells) {
         store->cells.left = 0;
         return true;
     }
-    svm_chunk *chunk = malloc(CHUNK_BYTES);
+    size_t size = store->chunk_bytes;
+    svm_chunk *chunk = svm_memory_new(&size);
     if (chunk == NULL) {
         mine->left = 0;
         return false;
     }
     chunk->next = store->chunks;
-    chunk->size = CHUNK_BYTES;
+    chunk->size = store->chunk_bytes;
     store->chunks = chunk;
-    store->held += CHUNK_BYTES;
+    store->held += store->chunk_bytes;
     mine->rest = (uint8_t *)chunk + (sizeof *chunk + SVM_CELL - 1) / SVM_CELL * SVM_CELL;
-    mine->left = CHUNK_BYTES - (size_t)(mine->rest - (uint8_t *)chunk);
+    mine->left = store->chunk_bytes - (size_t)(mine->rest - (uint8_t *)chunk);
     return true;
 }
 
 svm_page *svm_page_new(svm_store *store, svm_cells *mine, uint32_t children, uint32_t leaves, uint32_t inner) {
-    const uint32_t cells = svm_page_cells(svm_bits(children), svm_bits(leaves), svm_bits(inner));
+    const bool keeps = svm_bits(children | leaves) > SVM_INNER_ABOVE;
+    const uint32_t cells = svm_page_cells(svm_bits(children), svm_bits(leaves), keeps ? svm_bits(inner) : 0);
     const size_t size = (size_t)cells * SVM_CELL;
     svm_free_list *list = &mine->free[cells];
     if (list->first == NULL && mine->left < size) {
@@ -74,6 +103,8 @@ svm_page *svm_page_new(svm_store *store, svm_cells *mine, uint32_t children, uin
         list->first = list->first->next;
         if (list->first == NULL) {
             list->last = NULL;
+        } else {
+            __builtin_prefetch(list->first);
         }
     } else {
         page = (svm_page *)(void *)mine->rest;
@@ -81,7 +112,7 @@ svm_page *svm_page_new(svm_store *store, svm_cells *mine, uint32_t children, uin
         mine->left -= size;
     }
     page->used = 0;
-    page->unused = 0;
+    page->keeps = keeps;
     page->cells = (uint16_t)cells;
     page->children = (uint16_t)children;
     page->leaves = (uint16_t)leaves;
@@ -176,19 +207,11 @@ void svm_page_write(const svm_page *page, uint8_t *out) {
     }
 }
 
-void svm_slots_of(svm_slots *slots, const svm_page *page) {
-    const svm_child *child = svm_page_children(page);
-    const uint8_t *leaf = svm_page_leaves(page);
+void svm_slots_of(svm_slots *slots, svm_page *page) {
+    slots->old = page;
     slots->leaves = page->leaves;
     slots->children = page->children;
-    slots->fresh = 0;
-    for (uint32_t left = page->children; left != 0; left &= left - 1) {
-        slots->at[svm_lowest(left)] = child++;
-    }
-    for (uint32_t left = page->leaves; left != 0; left &= left - 1) {
-        slots->at[svm_lowest(left)] = leaf;
-        leaf += SVM_LEAF;
-    }
+    slots->dirty = 0;
 }
 
 /* Whether a leaf of slot `slot` of the page at `depth` on the way to `path` may stand there. */
@@ -203,39 +226,38 @@ svm_page *svm_page_read(svm_work *work, const uint8_t *bytes, size_t size, const
         *reason = SVM_PAGE_FORMAT;
         return NULL;
     }
-    svm_slots slots;
-    svm_child children[SVM_SLOTS];
-    slots.leaves = bytes[1] | (uint32_t)bytes[2] << 8;
-    slots.children = bytes[3] | (uint32_t)bytes[4] << 8;
-    slots.fresh = 0;
-    if ((slots.leaves & slots.children) != 0 ||
-        size != 5 + SVM_LEAF * svm_bits(slots.leaves) + SVM_CHILD_WRITTEN * svm_bits(slots.children)) {
+    const uint32_t leaves = bytes[1] | (uint32_t)bytes[2] << 8, children = bytes[3] | (uint32_t)bytes[4] << 8;
+    if ((leaves & children) != 0 || size != 5 + SVM_LEAF * svm_bits(leaves) + SVM_CHILD_WRITTEN * svm_bits(children)) {
         *reason = SVM_PAGE_LENGTH;
         return NULL;
     }
+    if (depth == SVM_DEPTH_MAX && children != 0) {
+        *reason = SVM_PAGE_DEEP;
+        return NULL;
+    }
+    svm_slots slots;
+    svm_no_slots(&slots);
     bytes += 5;
-    for (uint32_t left = slots.leaves | slots.children; left != 0; left &= left - 1) {
+    for (uint32_t left = leaves | children; left != 0; left &= left - 1) {
         const uint32_t slot = svm_lowest(left);
-        if (slots.leaves >> slot & 1) {
+        svm_grown *grown = &slots.grown[slot];
+        grown->kind = SVM_ONE_LEAF;
+        grown->leaf = grown->hash = bytes;
+        grown->page = NULL;
+        if (leaves >> slot & 1) {
             if (!lies_below(bytes, path, depth, slot)) {
                 *reason = SVM_PAGE_FOREIGN;
                 return NULL;
             }
-            slots.at[slot] = bytes;
             bytes += SVM_LEAF;
         } else {
-            memcpy(children[slot].hash, bytes, SVM_HASH);
-            memcpy(&children[slot].height, bytes + SVM_HASH, 8);
-            children[slot].page = NULL;
-            slots.at[slot] = &children[slot];
+            grown->kind = SVM_NEW_PAGE;
+            memcpy(&grown->height, bytes + SVM_HASH, 8);
             bytes += SVM_CHILD_WRITTEN;
         }
+        svm_put(&slots, slot);
     }
-    if (depth == SVM_DEPTH_MAX && slots.children != 0) {
-        *reason = SVM_PAGE_DEEP;
-        return NULL;
-    }
-    *node = svm_settle(work, NULL, &slots, 0xffff, depth, 0, true);
     *reason = 0;
-    return node->page;
+    svm_settle(work, &slots, depth, NULL, true, node);
+    return node->kind == SVM_NEW_PAGE ? node->page : NULL;
 }

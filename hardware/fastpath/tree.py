@@ -64,7 +64,7 @@ class TreeTiming:
     nodes: int
     leaves: int
     written: int
-    stale: int
+    fresh: int
     threads: int
 
 
