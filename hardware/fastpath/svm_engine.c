@@ -95,6 +95,15 @@ static bool find_slots(svm_block *block) {
             find_other(block, SVM_ACCOUNT, block->facts.collector, 1, &block->collector_slot));
 }
 
+/* What a skipped transaction made when it was executed may be there: it is looked up like any other. */
+static void skip(svm_block *block, uint64_t index) {
+    svm_tx *tx = &block->txs[index];
+    tx->skip = 1;
+    for (uint32_t i = 0; i < tx->keys_count; i++) {
+        block->keys[tx->keys + i].fresh = 0;
+    }
+}
+
 /* Transactions whose digest was executed before, in an earlier block or in this one, are skipped (CONS-40). */
 static bool mark_skipped(svm_block *block, const uint8_t *executed, uint32_t executed_count) {
     uint64_t size = 64;
@@ -125,7 +134,7 @@ static bool mark_skipped(svm_block *block, const uint8_t *executed, uint32_t exe
         if (!known) {
             places[at] = (uint32_t)i + 1;
         } else if (!earlier) {
-            block->txs[i - executed_count].skip = 1;
+            skip(block, i - executed_count);
         }
     }
     return true;
@@ -361,7 +370,10 @@ uint32_t svm_block_changes(svm_block *block, const uint8_t **bytes, size_t *size
 
 uint32_t svm_block_details(const svm_block *block, svm_detail *details, uint32_t room) {
     uint32_t count = 0;
-    for (uint32_t i = 0; block->phase != 0 && i < block->count; i++) {
+    if (block->phase == 0 || block->error != SVM_ENGINE_OK) {
+        return 0; /* there are no outcomes yet, or not of all */
+    }
+    for (uint32_t i = 0; i < block->count; i++) {
         if (block->outcomes[i].detail != NULL) {
             if (count < room) {
                 details[count] = *block->outcomes[i].detail;

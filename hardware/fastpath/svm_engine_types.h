@@ -156,7 +156,6 @@ typedef struct {
 } svm_arena;
 
 void *svm_arena_grow(svm_arena *arena, size_t size);
-void svm_arena_reset(svm_arena *arena); /* keeps one block */
 void svm_arena_free(svm_arena *arena);
 
 static inline void *svm_arena_take(svm_arena *arena, size_t size) {
@@ -206,7 +205,7 @@ typedef struct {
     const uint8_t *token;
     uint64_t hash;
     uint8_t space;
-    uint8_t fresh; /* named after this transaction: it can't be there */
+    uint8_t fresh; /* named after this transaction, which wasn't executed before: it can't be there */
 } svm_key;
 
 /* An entry of the state in memory. */

@@ -121,7 +121,7 @@ static void X(raise_versions)(svm_worker *w, const uint32_t *input_slots) {
         }
         svm_object *next = new_object(w, object);
         if (next == NULL) {
-            return;
+            continue; /* w->error tells; what stands of the other inputs must still be set */
         }
         next->version++;
         w->written[i] = next->version;

@@ -38,19 +38,6 @@ void *svm_arena_grow(svm_arena *arena, size_t size) {
     return start;
 }
 
-void svm_arena_reset(svm_arena *arena) {
-    if (arena->block == NULL) {
-        return;
-    }
-    while (arena->block->before != NULL) {
-        svm_arena_block *gone = arena->block->before;
-        arena->block->before = gone->before;
-        free(gone);
-    }
-    arena->at = (uint8_t *)(((uintptr_t)arena->block->bytes + 15) & ~(uintptr_t)15);
-    arena->end = arena->block->bytes + arena->block->size;
-}
-
 void svm_arena_free(svm_arena *arena) {
     while (arena->block != NULL) {
         svm_arena_block *gone = arena->block;
@@ -632,6 +619,10 @@ static bool read_key(const uint8_t *bytes, uint32_t size, svm_key *key) {
 
 uint32_t svm_engine_load(svm_engine *engine, const uint8_t *packed, size_t size, uint32_t count, uint32_t *at) {
     const uint8_t *end = packed + size;
+    *at = 0;
+    if (engine->open != NULL) {
+        return SVM_ENGINE_ORDER; /* its slots hold the values that would be replaced */
+    }
     for (uint32_t i = 0; i < count; i++) {
         *at = i;
         svm_key key;
