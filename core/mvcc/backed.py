@@ -208,7 +208,8 @@ class BackedStore(MvccStore):
         self.backend = backend
         self.config = config
         self._missing: Version = ABSENT if config.resident else UNKNOWN
-        self._published = self._log_base = self._forgotten_ts = published
+        self._published = self._log_base = self._forgotten_ts = self._opened_ts = published
+        self._remembers = True  # the log tells what is to be flushed
         self._key_bytes_max = KEY_BYTES_MAX - len(row_key(config.prefix, b""))
         self._fetching = 0
         self._pins: dict[bytes, int] = {}

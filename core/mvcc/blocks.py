@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from typing import NoReturn
 
 from supervm.mvcc.errors import BadOperand, ReadOnlyStore
-from supervm.mvcc.store import MvccStore
+from supervm.mvcc.pruning import PruneRules
+from supervm.mvcc.store import UNPRUNED_MAX, MvccStore
 from supervm.mvcc.versions import Version
 
 
@@ -13,6 +14,13 @@ class BlockStore(MvccStore):
 
     To simulate a transaction, read in a `begin_read_only()` and keep the writes to yourself.
     """
+
+    def __init__(self, *, rules: PruneRules | None = None, unpruned_max: int = UNPRUNED_MAX) -> None:
+        super().__init__(rules=rules, unpruned_max=unpruned_max)
+        self._blocks = 0
+
+    def _count_commits(self) -> int:
+        return self._blocks
 
     def begin(self) -> NoReturn:
         raise ReadOnlyStore("begin()")
@@ -44,7 +52,7 @@ class BlockStore(MvccStore):
             # Heights may leave gaps, so that a block goes straight into the pasts.
             self._keep(list(versions), displaced)
             self._log_base = ts
-            self._commits += 1
+            self._blocks += 1
             self._versions_added += len(versions)
             if self._index is not None or self._unindexed is not None:
                 self._log = list(versions)

@@ -13,6 +13,8 @@ How it keeps its promises:
 - A commit adds its keys, and the heads that it displaced, to a log. A full log is emptied: what somebody
   may read moves into the pasts of the keys, the rest goes. Until then the log also tells which keys came
   after a snapshot, for scanned ranges to be validated.
+- Where no past is kept and no other transaction is open, nobody can read what a commit displaces, and it
+  goes without a log. Such a commit prunes, so it sets `_horizon` as a pruner does.
 
 The invariants of EXEC-44 are asserted where they could break, in production too.
 """
@@ -79,6 +81,7 @@ class MvccStore:
         self._lock = threading.Lock()
         self._heads: dict[bytes, Version] = {}
         self._missing: Version = ABSENT
+        self._remembers = self._rules.versions_max > 1  # whether the log is kept even where nobody reads
         self._pasts: dict[bytes, list[Version]] = {}
         self._published = 0
         self._active: dict[Transaction, None] = {}
@@ -101,7 +104,7 @@ class MvccStore:
         self._cycle: PruneCycle | None = None  # of commits that prune
         self._past_versions = 0
         self._versions_added = 0  # since the last cycle began
-        self._commits = 0
+        self._opened_ts = 0
         self._aborts = 0
         self._conflicts = {"ww": 0, "rw": 0, "range": 0}
         self._gc_count = self._versions_cleaned = self._keys_cleaned = self._last_gc_ts = 0
@@ -129,9 +132,10 @@ class MvccStore:
         txn._ranges = txn._events = txn._undo = txn._deleted = None
         txn.start_ts = start = self._published
         self._active[txn] = None
-        while self._horizon > start:
-            # A pruner went by between the last two steps, and may not have seen us.
-            txn.start_ts = start = self._published
+        if self._horizon > start:
+            # A pruner went by between the last two steps, and may not have seen us. The next one will.
+            with self._lock:
+                txn.start_ts = self._published
         return txn
 
     def open_transactions(self) -> list[Transaction]:
@@ -199,7 +203,7 @@ class MvccStore:
                 versions_added=self._versions_added,
                 open=len(self._active),
                 oldest_ts=self.oldest_active(),
-                commits=self._commits,
+                commits=self._count_commits(),
                 aborts=self._aborts,
                 conflicts=MappingProxyType(dict(self._conflicts)),
                 gc_count=self._gc_count,
@@ -224,6 +228,10 @@ class MvccStore:
         """Begin a pruning cycle, to be driven slice by slice with `cycle.slice()` until `cycle.done`."""
         with self._lock:
             self._fold()
+            if self._cycle is not None:
+                # What commits have begun to prune goes on here.
+                self._candidates.update(self._cycle.keys[self._cycle.at :])
+                self._cycle = None
             return self._begin_cycle(self._rules if rules is None else rules)
 
     def _begin_cycle(self, rules: PruneRules) -> PruneCycle:
@@ -266,6 +274,41 @@ class MvccStore:
 
     # -- the log of commits
 
+    def _count_commits(self) -> int:
+        return self._published - self._opened_ts
+
+    def _install_logged(
+        self,
+        writes: dict[bytes, Version],
+        ts: int,
+        displaced: list[Version],
+        deleted: Sequence[bytes] | None,
+    ) -> None:
+        """Under the lock: install, publish, and put into the log what was before."""
+        log = self._log
+        end = len(log) + len(writes)
+        try:
+            # One call into C, in which no signal handler runs: all is installed or nothing.
+            self._heads.update(writes)
+        finally:
+            self._published = ts
+            log += writes  # its keys
+            self._displaced += displaced
+            self._ends.append(end)
+        if deleted is not None:
+            self._candidates.update(deleted)
+        if end >= self._log_max:
+            self._log_full()
+
+    def _tidy(self, writes: Mapping[bytes, Version], deleted: Sequence[bytes] | None) -> None:
+        """Under the lock: what a commit that went without the log has to tell nevertheless."""
+        if self._index is not None and len(self._index) != len(self._heads):
+            self._index.follow(writes, self._heads)
+        if deleted is not None:
+            self._candidates.update(deleted)
+            self._versions_added += len(deleted)
+            self._prune_meanwhile(len(deleted))
+
     def _position(self, ts: int) -> int:
         """Under the lock: where in the log the commits after `ts` begin."""
         if ts <= self._log_base:
@@ -305,7 +348,6 @@ class MvccStore:
         if kept:
             self._keep(self._log[:count], self._displaced[:count])
         ends = [end - count for end in self._ends if end > count]
-        commits = len(self._ends) - len(ends)
         base = self._published - len(ends)
         # Nothing here calls Python, so that no exception from outside leaves a part of it undone.
         del self._log[:count], self._displaced[:count]
@@ -313,7 +355,6 @@ class MvccStore:
         self._log_base = base
         self._log_indexed -= count
         self._versions_added += count
-        self._commits += commits
 
     def _keep(self, keys: Sequence[bytes], displaced: Sequence[Version]) -> None:
         pasts, missing = self._pasts, self._missing
@@ -403,6 +444,7 @@ class MvccStore:
                 self._unindexed = []
                 self._log_indexed = len(self._log)
                 keys = list(self._heads)
+                remembered, self._remembers = self._remembers, True
             try:
                 index = KeyIndex(keys)
                 with self._lock:
@@ -411,6 +453,7 @@ class MvccStore:
                     self._index = index
             finally:
                 self._unindexed = None
+                self._remembers = remembered
 
     def _follow_log(self) -> None:
         """Under the lock: tell the index the keys that came with the log's newest entries."""

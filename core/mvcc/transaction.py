@@ -301,7 +301,6 @@ class Transaction:
         start = self.start_ts
         heads = self._heads
         missing = self._missing
-        displaced: list[Version] = []
         try:
             if len(writes) > WRITES_MAX:
                 raise _too_large(len(writes))
@@ -314,27 +313,36 @@ class Transaction:
                 if ts != start:
                     self._validate(start)
                 ts += 1
-                log = store._log
-                end = len(log) + len(writes)
                 # The buffer becomes what is installed: each value is replaced by its version.
-                for key, value in writes.items():
-                    head = heads.get(key, missing)
-                    if head[0] > start:
-                        raise self._conflict(WriteWriteConflict, key, head[0])
-                    displaced.append(head)
-                    writes[key] = (ts, value)
-                try:
-                    # One call into C, in which no signal handler runs: all is installed or nothing.
-                    heads.update(writes)
-                finally:
-                    store._published = ts
-                    log += writes  # its keys
-                    store._displaced += displaced
-                    store._ends.append(end)
-                if self._deleted is not None:
-                    store._candidates.update(self._deleted)
-                if end >= store._log_max:
-                    store._log_full()
+                if store._remembers or store._active:
+                    displaced = []
+                    for key, value in writes.items():
+                        head = heads.get(key, missing)
+                        if head[0] > start:
+                            raise self._conflict(WriteWriteConflict, key, head[0])
+                        displaced.append(head)
+                        writes[key] = (ts, value)
+                    store._install_logged(writes, ts, displaced, self._deleted)
+                else:
+                    for key, value in writes.items():
+                        head = heads.get(key, missing)
+                        if head[0] > start:
+                            raise self._conflict(WriteWriteConflict, key, head[0])
+                        writes[key] = (ts, value)
+                    # As a pruner does: whoever isn't seen in `_active` now begins after this commit.
+                    store._horizon = ts
+                    if store._active or store._log:
+                        displaced = [heads.get(key, missing) for key in writes]
+                        store._install_logged(writes, ts, displaced, self._deleted)
+                    else:
+                        store._forgotten_ts = ts
+                        try:
+                            # One call into C, in which no signal handler runs: all or nothing.
+                            heads.update(writes)
+                        finally:
+                            store._published = store._log_base = ts
+                        if self._deleted is not None or store._index is not None:
+                            store._tidy(writes, self._deleted)
         except BaseException:
             self._close(aborted=True)
             raise

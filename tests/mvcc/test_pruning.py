@@ -175,6 +175,35 @@ def test_a_store_without_a_past_keeps_only_what_somebody_reads() -> None:
     assert store.stats().versions == 1
 
 
+@pytest.mark.parametrize("reading", [False, True])
+def test_deleted_keys_leave_a_store_without_a_past_by_the_commits_alone(reading: bool) -> None:
+    store = MvccStore(rules=PruneRules(versions_max=1), unpruned_max=100)
+    for at in range(2_000):
+        reader = store.begin_read_only() if reading else None
+        batch_write(store, {b"k%d" % at: b"1"})
+        batch_delete(store, [b"k%d" % at])
+        if reader is not None:
+            reader.commit()
+    assert store.total_keys() < 2_000 if reading else store.total_keys() <= 300
+    store.gc()
+    assert store.total_keys() == 0
+
+
+def test_what_nobody_can_read_any_more_is_not_kept_for_a_moment() -> None:
+    """Without a past and without readers, also a store that has an index."""
+    store = MvccStore(rules=PruneRules(versions_max=1))
+    store.begin_read_only().scan()
+    for txn in store.open_transactions():
+        txn.abort()
+    for at in range(100):
+        batch_write(store, {b"a": b"%d" % at, b"k%d" % (at % 3): b""})
+        assert not store._log and not store._pasts
+    assert [key for key, _ in store.begin_read_only().scan()] == [b"a", b"k0", b"k1", b"k2"]
+    with pytest.raises(VersionPruned):
+        store.read_at(b"a", 99)
+    assert store.read_at(b"a", 100) == b"99" and store.stats().commits == 100
+
+
 def test_commits_prune_where_nobody_else_does() -> None:
     store = MvccStore(rules=KEEP_3, unpruned_max=5_000)
     reader = store.begin_read_only()

@@ -28,17 +28,21 @@ class Interfering(dict[Transaction, None]):
     def __init__(self, before: Callable[[], None], after: Callable[[], None]) -> None:
         super().__init__()
         self.before, self.after = before, after
+        self.watched = True
 
     def __setitem__(self, txn: Transaction, value: None) -> None:
-        self.before()
+        if self.watched:
+            self.before()
         super().__setitem__(txn, value)
-        self.after()
+        if self.watched:
+            self.after()
 
 
 @pytest.mark.parametrize("moment", ["before", "after"])
+@pytest.mark.parametrize("pruned", [False, True])
 @pytest.mark.parametrize("deleted", [False, True])
 def test_a_transaction_that_begins_while_versions_are_pruned_reads_a_whole_snapshot(
-    moment: str, deleted: bool
+    moment: str, deleted: bool, pruned: bool
 ) -> None:
     store = MvccStore(rules=NO_PAST)
     batch_write(store, {b"a": b"1", b"b": b"1"})
@@ -48,7 +52,7 @@ def test_a_transaction_that_begins_while_versions_are_pruned_reads_a_whole_snaps
         """Between the reading of `published` and the registration, or right after that."""
         if next(rounds, None) is None:
             return
-        store._active, kept = dict(store._active), store._active
+        active.watched = False
         value = b"%d" % (store.published + 1)
         with store.begin() as txn:
             for key in (b"a", b"b"):
@@ -57,14 +61,15 @@ def test_a_transaction_that_begins_while_versions_are_pruned_reads_a_whole_snaps
                 else:
                     txn.write(key, value)
             txn.commit()
-        store._active = kept
-        store.gc()
+        if pruned:
+            store.gc()
+        active.watched = True
 
     def nothing() -> None:
         pass
 
     before, after = (commit_and_prune, nothing) if moment == "before" else (nothing, commit_and_prune)
-    store._active = Interfering(before, after)
+    store._active = active = Interfering(before, after)
     reader = store.begin_read_only()
     seen = reader.read_many([b"a", b"b"])
     assert reader.start_ts <= store.published
@@ -73,7 +78,7 @@ def test_a_transaction_that_begins_while_versions_are_pruned_reads_a_whole_snaps
     else:
         assert seen == ([None, None] if deleted else [b"%d" % reader.start_ts] * 2)
     if moment == "before":
-        assert reader.start_ts == 2, "the pruner didn't see it, so it had to take a newer snapshot"
+        assert reader.start_ts > 1, "the pruner didn't see it, so it had to take a newer snapshot"
 
 
 @pytest.mark.parametrize("rules", [NO_PAST, PruneRules(versions_max=3)], ids=["no past", "a past"])
