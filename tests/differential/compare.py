@@ -1,102 +1,118 @@
 """Runs blocks by the specification and by C in every way, and compares all that comes out.
 
-python -m tests.differential.compare --blocks 10000 --seed 1
+    python -m tests.differential.compare --blocks 10000 --seed 1
+
+Where they differ, the blocks are made as small as they may be and written down in Python, to be run again.
 """
 
 import argparse
 import os
+import random
 import sys
 import time
 from collections import Counter
+from collections.abc import Sequence
 
 import attrs
 
-from supervm.execution import BlockInput, BlockResult, execute_block, recorded_supply, supply
-from supervm.execution.engine import BlockEngine, NativeEngine
-from supervm.execution.working import GAS_STATE_KEY
+from supervm.execution import BlockInput, execute_block, recorded_supply, supply
+from supervm.hardware.fastpath.engine import EngineError
 from supervm.types.receipt import Status
+from tests.differential.case import Case, case_of, difference
 from tests.differential.generate import World, world
+from tests.differential.reduce import literal, reduce_case
+from tests.differential.ways import WAYS, Unequal, Way, start
 
 BLOCKS_A_WORLD = 12
-WAYS = (
-    (1, "serial"),
-    (2, "partitioned"),
-    (2, "block_stm"),
-    (3, "auto"),
-    (3, "block_stm"),
-    (8, "block_stm"),
-)
-"""(threads, mode)"""
+TOLD_EVERY = 1_200
+"""Blocks after which the program says how far it is."""
+SAID_MAX = 4_000
 
 
-class Unequal(AssertionError):
-    """An engine and the specification differ. `what` says in what, `where` names seed, block and way."""
+@attrs.define
+class Tally:
+    """What was compared: blocks, what became of transactions, and what the engines did, by way."""
+
+    blocks: int = 0
+    outcomes: Counter[str] = attrs.Factory(Counter)
+    done: Counter[str] = attrs.Factory(Counter)
 
 
-def engines() -> dict[str, BlockEngine]:
-    """One of each way; the odd ones forget most of the state between blocks."""
-    made: dict[str, BlockEngine] = {}
-    for at, (threads, mode) in enumerate(WAYS):
-        bound = 40_000 if at % 2 else 0
-        name = f"{mode} on {threads}"
-        made[name] = NativeEngine(threads=threads, bytes_max=bound, seed=bytes(range(32)), mode=mode)
-    return made
+class Found(Exception):
+    """A difference: the way in which it shows, and the blocks up to it."""
+
+    def __init__(self, seed: int, way: Way, case: Case, said: str) -> None:
+        super().__init__(f"seed {seed}, block {len(case.blocks) - 1}, {way}: {said[:SAID_MAX]}")
+        self.way = way
+        self.case = case
 
 
-def run_engine(engine: BlockEngine, of: World, block: BlockInput) -> BlockResult:
-    """One block by an engine that follows the world."""
-    with engine.open_block(block, of.gas, of.state[GAS_STATE_KEY]) as run:
-        run.supply([of.state.get(key) for key in run.missing()])
-        return run.execute()
-
-
-def check_equal(found: BlockResult, wanted: BlockResult, where: str) -> None:
-    """Receipts, their root, changes and reasons, byte for byte. Raises `Unequal`."""
-    for field in attrs.fields(BlockResult):
-        mine, right = getattr(found, field.name), getattr(wanted, field.name)
-        if mine != right:
-            raise Unequal(f"{where}: {field.name} differ\n  found  {mine!r}\n  wanted {right!r}")
-
-
-def check_conserved(of: World, where: str) -> None:
-    if supply(of.state) != recorded_supply(of.state):
-        raise Unequal(f"{where}: value was made or lost")
-
-
-def compare_world(seed: int, count: int, seen: Counter[str]) -> None:
-    """`count` blocks of the world of a seed, by every way; counts outcomes into `seen`."""
-    of = world(seed)
-    by_way = engines()
-    for number in range(count):
+def compare_world(
+    seed: int, count: int, tally: Tally, *, ways: Sequence[Way] = WAYS, of: World | None = None
+) -> None:
+    """`count` blocks of the world of a seed, by every way. Raises `Found`."""
+    of = world(seed) if of is None else of
+    began = dict(of.state)
+    blocks: list[BlockInput] = []
+    runners = {way: start(way, of.state, random.Random(seed)) for way in ways}
+    for _ in range(count):
         block = of.block()
+        blocks.append(block)
         wanted = execute_block(of.state, block, of.gas)
-        for way, engine in by_way.items():
-            where = f"seed {seed}, block {number}, {way}"
-            check_equal(run_engine(engine, of, block), wanted, where)
-        seen.update(receipt.code or Status(receipt.status).name for receipt in wanted.receipts)
-        seen["SKIPPED"] += len(block.transactions) - len(wanted.receipts)
+        for way, runner in runners.items():
+            try:
+                runner.run(block, of.gas, of.state, wanted)
+            except (Unequal, EngineError) as error:
+                raise Found(seed, way, case_of(of.gas, of.limits, began, blocks, seed), str(error)) from error
+        tally.blocks += 1
+        tally.outcomes.update(receipt.code or Status(receipt.status).name for receipt in wanted.receipts)
+        tally.outcomes["SKIPPED"] += len(block.transactions) - len(wanted.receipts)
         of.follow(block, wanted.changes)
-        for engine in by_way.values():
-            engine.follow(wanted.changes)
-        check_conserved(of, f"seed {seed}, block {number}")
+        for runner in runners.values():
+            runner.follow(wanted.changes)
+        if supply(of.state) != recorded_supply(of.state):
+            raise AssertionError(f"seed {seed}, block {len(blocks) - 1}: value was made or lost")
+    for runner in runners.values():
+        tally.done.update(runner.seen)
+
+
+def reduced(found: Found) -> str:
+    """The smallest blocks that show a difference, in Python; empty where they alone don't show it."""
+    ways = (found.way,)
+    if not difference(found.case, ways):
+        return ""
+    return literal(reduce_case(found.case, lambda case: bool(difference(case, ways))))
+
+
+def report(tally: Tally) -> str:
+    """What was compared, in lines."""
+    lines = [f"{tally.blocks} blocks by the specification and by C in {len(WAYS)} ways: all equal"]
+    for title, counter in (("transactions", tally.outcomes), ("engines", tally.done)):
+        lines.append(title)
+        lines += [f"  {name:24} {times}" for name, times in counter.most_common()]
+    return "\n".join(lines)
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--blocks", type=int, default=10_000)
-    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=1, help="of the first world; the next ones count on")
+    parser.add_argument("--whole", action="store_true", help="leave a difference as it is found")
     asked = parser.parse_args()
-    seen: Counter[str] = Counter()
+    tally = Tally()
     began = time.monotonic()
-    worlds = -(-asked.blocks // BLOCKS_A_WORLD)
-    for number in range(worlds):
-        compare_world(asked.seed + number, BLOCKS_A_WORLD, seen)
-        if number % 100 == 99:
-            done = (number + 1) * BLOCKS_A_WORLD
-            print(f"{done} blocks in {time.monotonic() - began:.0f} s, all equal", flush=True)
-    print(f"{worlds * BLOCKS_A_WORLD} blocks by the specification and by C in {len(WAYS)} ways: all equal")
-    for outcome, times in seen.most_common():
-        print(f"  {outcome:20} {times}")
+    print(f"{asked.blocks} blocks from seed {asked.seed}, {BLOCKS_A_WORLD} a seed", flush=True)
+    try:
+        for number in range(-(-asked.blocks // BLOCKS_A_WORLD)):
+            compare_world(asked.seed + number, BLOCKS_A_WORLD, tally)
+            if tally.blocks % TOLD_EVERY == 0:
+                print(f"{tally.blocks} blocks in {time.monotonic() - began:.0f} s, all equal", flush=True)
+    except Found as found:
+        print(f"after {tally.blocks} equal blocks: {found}", flush=True)
+        if not asked.whole:
+            print(reduced(found) or "these blocks alone don't show it: run the seed again")
+        return os.EX_DATAERR
+    print(report(tally))
     return os.EX_OK
 
 
