@@ -272,7 +272,9 @@ struct svm_engine {
     svm_block *open;
 };
 
-enum { SVM_ENTRIES = 65536 };
+#if !defined(SVM_ENTRIES)
+#define SVM_ENTRIES 65536u /* entries that memory is asked for at once; tests take fewer */
+#endif
 
 static inline svm_entry *svm_entry_at(const svm_engine *engine, uint32_t entry) {
     return &engine->blocks[entry / SVM_ENTRIES][entry % SVM_ENTRIES];

@@ -21,8 +21,9 @@ ROOT = Path(__file__).parents[2]
 SOURCES = ROOT / "hardware/fastpath"
 KEPT = ROOT / "build/c"
 COMPILE_SECONDS = 300
+NO_SANITIZER = ("fsanitize", "libasan", "libtsan", "libubsan", "-lasan", "-ltsan", "-lubsan")
 MODULE = "supervm.hardware._fastpath"
-NO_RECOVERY = "-fno-sanitize-recover=all"
+NO_SANITIZER = ("fsanitize", "libasan", "libtsan", "libubsan", "-lasan", "-ltsan", "-lubsan")
 
 
 class CannotBuild(Exception):
@@ -46,14 +47,15 @@ class Variant:
         return attrs.evolve(self, flags=(*self.flags, *(f"-D{name}" for name in names)))
 
 
+# Few entries at once, so that a small state has many such blocks.
+SMALL_BLOCKS = "-DSVM_ENTRIES=64u"
+SANITIZED = ("-O1", "-g", "-fno-omit-frame-pointer", SMALL_BLOCKS)
 PLAIN = Variant("plain", ("-O2",))
 ADDRESS = Variant(
-    "address",
-    ("-O1", "-g", "-fno-omit-frame-pointer", "-fsanitize=address,undefined", NO_RECOVERY),
-    "libasan.so",
+    "address", (*SANITIZED, "-fsanitize=address,undefined", "-fno-sanitize-recover=all"), "libasan.so"
 )
-THREAD = Variant("thread", ("-O1", "-g", "-fno-omit-frame-pointer", "-fsanitize=thread"), "libtsan.so")
-COUNTED = Variant("counted", ("-O0", "-g", "--coverage"))
+THREAD = Variant("thread", (*SANITIZED, "-fsanitize=thread"), "libtsan.so")
+COUNTED = Variant("counted", ("-O0", "-g", "--coverage", SMALL_BLOCKS))
 VARIANTS = {each.name: each for each in (PLAIN, ADDRESS, THREAD, COUNTED)}
 
 
@@ -85,13 +87,7 @@ def _binding() -> str:
     )
     with tempfile.TemporaryDirectory() as folder:
         made = Path(folder, "_fastpath.c")
-        subprocess.run(
-            [sys.executable, "-c", program, made],
-            cwd=ROOT,
-            check=True,
-            timeout=COMPILE_SECONDS,
-            capture_output=True,
-        )
+        _run([sys.executable, "-c", program, str(made)])
         return made.read_text("utf-8")
 
 
@@ -153,11 +149,11 @@ def compile_all(
 
 
 def _run(command: Sequence[str]) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, timeout=COMPILE_SECONDS, check=False)
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=COMPILE_SECONDS, check=False
+    )
     if done.returncode == 0:
         return
-    if any(
-        word in done.stderr for word in ("fsanitize", "libasan", "libtsan", "libubsan", "-lasan", "-ltsan")
-    ):
+    if any(word in done.stderr for word in NO_SANITIZER):
         raise CannotBuild(f"the compiler has no such sanitizer: {done.stderr.splitlines()[-1]}")
     raise BuildFailed(f"{' '.join(command)}\n{done.stderr}")

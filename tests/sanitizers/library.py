@@ -3,6 +3,7 @@
 python -m tests.sanitizers.library LIBRARY MODULE [ARGUMENT...]
 """
 
+import os
 import runpy
 import sys
 from importlib.machinery import ExtensionFileLoader
@@ -19,6 +20,8 @@ def load_library(path: str) -> None:
     made = module_from_spec(spec)
     spec.loader.exec_module(made)
     sys.modules[MODULE] = made
+    # A sanitizer's runtime is in this process by now; programs that tests start have their own, or none.
+    os.environ.pop("LD_PRELOAD", None)
 
 
 if __name__ == "__main__":
