@@ -17,8 +17,8 @@ class Shape:
 
 
 SHAPES = {
-    "transfers-50": Shape(accounts=50, block=10_000, blocks=10),
-    "transfers-5": Shape(accounts=5, block=10_000, blocks=10),
+    "transfers-50": Shape(accounts=50, block=10_000, blocks=30),
+    "transfers-5": Shape(accounts=5, block=10_000, blocks=30),
     "uniform-1m": Shape(accounts=1_000_000, block=200_000, blocks=1, grows=ACCOUNTS),
-    "hot-5-blocks": Shape(accounts=10_000, block=10_000, blocks=10, hot=5),
+    "hot-5-blocks": Shape(accounts=10_000, block=10_000, blocks=20, hot=5),
 }

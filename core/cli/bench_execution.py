@@ -143,7 +143,7 @@ def hot_5_blocks() -> None:
 
 @click.command()
 @common
-@click.option("--blocks", type=click.IntRange(1), default=1, show_default=True, help="Blocks of a turn.")
+@click.option("--blocks", type=click.IntRange(1), default=4, show_default=True, help="Blocks of a turn.")
 @click.option(
     "--each",
     type=click.IntRange(1, 64),
@@ -204,7 +204,7 @@ def mixed(ratios: tuple[int, ...], block: int, shared: int, as_json: bool, **ask
 
 @click.command("signed-svm")
 @common
-@click.option("--blocks", type=click.IntRange(1), default=2, show_default=True, help="Blocks of a turn.")
+@click.option("--blocks", type=click.IntRange(1), default=4, show_default=True, help="Blocks of a turn.")
 @click.option(
     "--block", type=click.IntRange(1), default=2_000, show_default=True, help="Transactions of a block."
 )
