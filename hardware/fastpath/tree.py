@@ -97,7 +97,7 @@ class Grown:
 
 def pack_changes(changes: Sequence[tuple[bytes, bytes | None]]) -> bytes:
     """State keys of at most 255 bytes and their values, None or empty to remove, as an update takes them."""
-    parts = []
+    parts: list[bytes] = []
     for key, value in changes:
         value = value or b""
         parts += (bytes((len(key),)), key, len(value).to_bytes(4, "little"), value)
