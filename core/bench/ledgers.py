@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import attrs
 
 from supervm.bench.errors import CantMeasure
-from supervm.bench.packing import CHAIN_ID, Packed, unpack
+from supervm.bench.packing import CHAIN_ID, Packed, digests_of, unpack
 from supervm.bench.pairs import Clock, Turn
 from supervm.bench.trees import TwinTree, resident_tree
 from supervm.contracts.gas import FixedRulePolicy, GasPolicy
@@ -24,9 +24,10 @@ from supervm.types.limits import DEFAULT_LIMITS
 from supervm.types.receipt import Status
 from supervm.types.transaction import Transaction
 
+DIGESTS = "transaction digests"
 MEASURED = (
     "decoding from bytes and every check of form",
-    "transaction digests",
+    DIGESTS,
     "nonces, balances, gas, fees, versions and owners",
     "execution",
     "encoded receipts and their root",
@@ -68,13 +69,17 @@ class Ledger(Protocol):
 
 @attrs.frozen(kw_only=True)
 class Way:
-    """How blocks are executed. `signed`: signatures are verified inside the clock."""
+    """How blocks are executed. `signed`: signatures are verified inside the clock.
+
+    `digests_given`: transaction digests are made outside of it, as admission makes them before a block.
+    """
 
     native: bool
     threads: int = 1
     mode: str = "auto"
     root: bool = True
     signed: bool = False
+    digests_given: bool = False
 
 
 def native_by(choice: str) -> bool:
@@ -122,7 +127,7 @@ class NativeLedger:
             self._height += 1
             facts = native_facts(_block_input(self._height, ()), self._gas, self._rule)
             with ExitStack() as stack:
-                digests = None
+                digests = digests_of(block) if self._way.digests_given else None
                 if self._way.signed:
                     with signed_clock:
                         verified = verify_packed(block.data, block.offsets, threads=self._way.threads)

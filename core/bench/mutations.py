@@ -24,6 +24,7 @@ from supervm.bench.slices import SLICE, wrong_slice
 from supervm.contracts.gas import GasPolicy
 
 NO_ROOT = "no state root"
+GIVEN = "one thread, digests given"
 RATIOS = (0, 20, 50, 80, 100)
 EACH = (1, 16, 64)
 OBJECTS = 65_536
@@ -111,11 +112,12 @@ def _contestants(
     name: str, world: Objects, options: Options, gas: GasPolicy
 ) -> dict[str, Contestant[ObjectWork]]:
     way = options.way()
-    modes = {"one thread": 1, "all threads": way.threads} if way.threads > 1 else {"one thread": 1}
-    return {
-        f"{name}, {mode}": _mutator(f"{name}, {mode}", world, attrs.evolve(way, threads=threads), gas)
-        for mode, threads in modes.items()
-    }
+    ways = {"one thread": attrs.evolve(way, threads=1)}
+    if way.native:
+        ways[GIVEN] = attrs.evolve(way, threads=1, digests_given=True)
+    if way.threads > 1:
+        ways["all threads"] = way
+    return {f"{name}, {mode}": _mutator(f"{name}, {mode}", world, each, gas) for mode, each in ways.items()}
 
 
 def _mutator(name: str, world: Objects, way: Way, gas: GasPolicy) -> Mutator:
@@ -139,6 +141,7 @@ def _finished(
     asked: Mapping[str, Any],
 ) -> BenchResult:
     inside, outside = measured_of(options.way())
+    given = measured_of(options.way(digests_given=True))
     one = next(iter(plans.values()))
     return finished(
         name,
@@ -159,8 +162,8 @@ def _finished(
             )
             for each in plans
         ],
-        measured={OURS: inside},
-        left_out={OURS: outside},
+        measured={OURS: inside, GIVEN: given[0]},
+        left_out={OURS: outside, GIVEN: given[1]},
         versions={OURS: __version__},
         growth=_growth(plans, options, gas) if options.growth and race.oracle == "ok" else (),
     )

@@ -159,6 +159,12 @@ def _mutation(of: Mutation) -> bytes:
     )
 
 
+def digests_of(packed: Packed) -> bytes:
+    """The digests of transactions that bear one ed25519 signature, 32 bytes each."""
+    bodies = [each[: -len(_UNSIGNED)] for each in packed.transactions()]
+    return b"".join([blake3(TRANSACTION + body).digest() for body in bodies])
+
+
 def concatenate(parts: Sequence[Packed]) -> Packed:
     """All their transactions in their order."""
     offsets = array("Q", [0])

@@ -40,6 +40,8 @@ def test_owned_counts_mutations_and_holds_its_oracle(engine: str) -> None:
     wanted = {"1 a transaction, one thread", "4 a transaction, one thread, no state root"}
     assert wanted <= set(found["rates"])
     assert ("4 a transaction: one thread" in found["ratios"]) is (engine == "native")
+    assert ("4 a transaction, one thread, digests given" in found["rates"]) is (engine == "native")
+    assert "transaction digests" in found["left_out"]["one thread, digests given"]
 
 
 @pytest.mark.parametrize("engine", ENGINES)

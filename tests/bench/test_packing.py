@@ -15,6 +15,7 @@ from supervm.bench.packing import (
     Mutation,
     account_value,
     concatenate,
+    digests_of,
     object_value,
     pack_accounts,
     pack_mutations,
@@ -163,3 +164,9 @@ def test_addresses_of_many_accounts_are_all_there_and_differ() -> None:
     chosen = random.Random(1).sample(range(100_003), 1_000)
     assert len({world.address(each) for each in [*chosen, 100_002]}) >= 1_000
     assert len(world.address(100_002)) == 32
+
+
+def test_digests_given_are_those_of_the_transactions() -> None:
+    packed = pack_transfers([(0, 1, 5, 0), (1, 0, 7, 0)], PEOPLE.__getitem__)
+    wanted = [Transaction.decode(each).digest for each in packed.transactions()]
+    assert digests_of(packed) == b"".join(wanted)
