@@ -166,14 +166,14 @@ class Maker:
             payload=encode_operations(operations),
         )
 
-    def signed(self, body: Body) -> Transaction:
-        """With authorizations that look right. Raises `DecodeError` beyond the limits."""
+    def signed(self, body: Body, suite: int | None = None) -> Transaction:
+        """With authorizations that look right, by `suite` or any. Raises `DecodeError` beyond the limits."""
         signers = 0 if not any(body.sender) else 2 if body.is_sponsored else 1
-        made = encode_transaction(body.encode(), [self.authorization() for _ in range(signers)])
+        made = encode_transaction(body.encode(), [self.authorization(suite) for _ in range(signers)])
         return Transaction.decode(made, self.limits)
 
-    def authorization(self) -> Authorization:
-        suite = self.chance.choice((1, 1, 2, 3))
+    def authorization(self, suite: int | None) -> Authorization:
+        suite = suite or self.chance.choice((1, 1, 2, 3))
         return Authorization(suite, self.chance.randbytes(KEY_BYTES[suite]), bytes(64))
 
     def spoiled(self, body: Body) -> Body:
