@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class Tree(Protocol):
     """The state tree of the newest height."""
 
-    def update(self, packed: bytes, count: int) -> bytes:
+    def update(self, packed: bytes | memoryview, count: int) -> bytes:
         """Apply changes as `pack_entries` writes them, one a key; the new state root."""
         ...
 
@@ -31,8 +31,8 @@ class TwinTree:
     _root: bytes = b""
     _height: int | None = None
 
-    def update(self, packed: bytes, count: int) -> bytes:
-        changes = sorted(_leaves(packed))
+    def update(self, packed: bytes | memoryview, count: int) -> bytes:
+        changes = sorted(_leaves(bytes(packed)))
         assert len(changes) == count, (len(changes), count)
         height = 0 if self._height is None else self._height + 1
         found: dict[bytes, Slots] = {}
@@ -60,12 +60,12 @@ def _leaves(packed: bytes) -> list[tuple[bytes, bytes]]:
 
 @attrs.define
 class ResidentTree:
-    """The tree in C, all of it in memory. Its pages are hashed and kept, but not written down."""
+    """The tree in C, all of it in memory and none of it written down: it keeps the hashes of its leaves."""
 
     _tree: "native.NativeTree"
     _height: int = 0
 
-    def update(self, packed: bytes, count: int) -> bytes:
+    def update(self, packed: bytes | memoryview, count: int) -> bytes:
         root = self._tree.update(packed, count, self._height, emit=False).root
         self._tree.commit()
         self._height += 1
@@ -81,4 +81,4 @@ def resident_tree(pool: "Pool") -> ResidentTree:
     """An empty tree whose work these threads share."""
     from supervm.hardware.fastpath.tree import NativeTree
 
-    return ResidentTree(NativeTree(pool))
+    return ResidentTree(NativeTree(pool, lean=True))

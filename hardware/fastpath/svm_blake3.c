@@ -65,6 +65,13 @@ static inline void copy_short(uint8_t to[64], const uint8_t *from, uint32_t size
     }
 }
 
+/* The pointer that lies `offset` bytes after the first of some. */
+static inline uint8_t *place_at(const void *first, size_t offset) {
+    uint8_t *place;
+    memcpy(&place, (const uint8_t *)first + offset, sizeof place);
+    return place;
+}
+
 #if defined(__clang__) || __GNUC__ >= 12
 #define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
 #else
@@ -428,6 +435,33 @@ static void many_large(const uint8_t *const *inputs, const uint32_t *sizes, uint
     finish_growing(&of);
 }
 
+/* Hashes the first of the inputs, as many as there are lanes, if all of them are of one block; how many it did. */
+static uint32_t shorts(const uint8_t *const *inputs, const uint32_t *sizes, uint32_t count, uint8_t *out) {
+    const uint32_t lanes = svm_blake3_lanes(0);
+    uint32_t longest = 0;
+    if (count < lanes || lanes == 1) {
+        return 0;
+    }
+    for (uint32_t i = 0; i < lanes; i++) {
+        longest = sizes[i] > longest ? sizes[i] : longest;
+    }
+    if (longest > BLOCK) {
+        return 0;
+    }
+#if defined(SVM_WIDE)
+    if (lanes == 16) {
+        shorts_16(inputs, sizes, out);
+        return lanes;
+    }
+    if (lanes == 8) {
+        shorts_8(inputs, sizes, out);
+        return lanes;
+    }
+#endif
+    shorts_4(inputs, sizes, out);
+    return lanes;
+}
+
 void svm_blake3_many(const uint8_t *const *inputs, const uint32_t *sizes, uint32_t count, uint8_t *out) {
     waiting by_blocks[WHOLE];
     bool some_large = false;
@@ -438,7 +472,11 @@ void svm_blake3_many(const uint8_t *const *inputs, const uint32_t *sizes, uint32
         by_blocks[i].end_flags = CHUNK_END | ROOT;
     }
     for (uint32_t i = 0; i < count; i++) {
-        if (sizes[i] > CHUNK) {
+        const uint32_t alike =
+            sizes[i] > BLOCK ? 0 : shorts(inputs + i, sizes + i, count - i, out + 32 * (size_t)i);
+        if (alike != 0) {
+            i += alike - 1;
+        } else if (sizes[i] > CHUNK) {
             some_large = true;
         } else {
             put(&by_blocks[blocks_of(sizes[i]) - 1], inputs[i], sizes[i], 0, out + 32 * (size_t)i);
@@ -452,27 +490,20 @@ void svm_blake3_many(const uint8_t *const *inputs, const uint32_t *sizes, uint32
     }
 }
 
-/* Up to `lanes` nodes, as many as `count` says. */
-static void some_nodes(uint8_t prefix, const svm_blake3_pair *pairs, uint32_t count, uint32_t lanes) {
-    const uint8_t *lefts[LANES_MOST], *rights[LANES_MOST];
-    uint8_t *outs[LANES_MOST], unused[32];
-    for (uint32_t i = 0; i < lanes; i++) {
-        /* Lanes without a node repeat the first. */
-        lefts[i] = pairs[i < count ? i : 0].left;
-        rights[i] = pairs[i < count ? i : 0].right;
-        outs[i] = i < count ? pairs[i].out : unused;
-    }
+/* `lanes` nodes. */
+static void some_nodes(uint8_t prefix, const svm_blake3_pair *pairs, uint32_t lanes) {
 #if defined(SVM_WIDE)
     if (lanes == 16) {
-        nodes_16(prefix, lefts, rights, outs);
+        nodes_16(prefix, pairs);
         return;
     }
     if (lanes == 8) {
-        nodes_8(prefix, lefts, rights, outs);
+        nodes_8(prefix, pairs);
         return;
     }
 #endif
-    nodes_4(prefix, lefts, rights, outs);
+    (void)lanes;
+    nodes_4(prefix, pairs);
 }
 
 void svm_blake3_pairs(uint8_t prefix, const svm_blake3_pair *pairs, uint32_t count) {
@@ -492,10 +523,20 @@ void svm_blake3_pairs(uint8_t prefix, const svm_blake3_pair *pairs, uint32_t cou
             count--;
             continue;
         }
-        const uint32_t here = count < lanes ? count : lanes;
-        some_nodes(prefix, pairs, here, lanes);
-        pairs += here;
-        count -= here;
+        if (count < lanes) {
+            svm_blake3_pair filled[LANES_MOST];
+            uint8_t unused[32];
+            for (uint32_t i = 0; i < lanes; i++) {
+                /* Lanes without a node repeat the first. */
+                filled[i] = pairs[i < count ? i : 0];
+                filled[i].out = i < count ? pairs[i].out : unused;
+            }
+            some_nodes(prefix, filled, lanes);
+            return;
+        }
+        some_nodes(prefix, pairs, lanes);
+        pairs += lanes;
+        count -= lanes;
     }
 }
 

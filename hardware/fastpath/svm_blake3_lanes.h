@@ -50,32 +50,32 @@ TARGET static inline __attribute__((always_inline)) void NAME(compress)(V cv[8],
     }
 }
 
-/* The 32 bytes at each of LANES places, by words. */
-TARGET static inline void NAME(load_half)(const uint8_t *const *at, size_t offset, V m[8]) {
+/* The 32 bytes at each of LANES places, by words; the pointers to them are `step` bytes apart. */
+TARGET static inline void NAME(load_half)(const void *places, size_t step, size_t offset, V m[8]) {
 #if LANES == 16
-    for (int i = 0; i < 8; i++) {
+    for (size_t i = 0; i < 8; i++) {
         NAME(half) low, high;
-        memcpy(&low, at[i] + offset, 32);
-        memcpy(&high, at[i + 8] + offset, 32);
+        memcpy(&low, place_at(places, step * i) + offset, 32);
+        memcpy(&high, place_at(places, step * (i + 8)) + offset, 32);
         m[i] = BOTH(low, high);
     }
     NAME(columns_8)(m);
 #elif LANES == 8
-    for (int i = 0; i < 8; i++) {
-        memcpy(&m[i], at[i] + offset, 32);
+    for (size_t i = 0; i < 8; i++) {
+        memcpy(&m[i], place_at(places, step * i) + offset, 32);
     }
     NAME(columns_8)(m);
 #else
-    for (int i = 0; i < 4; i++) {
-        memcpy(&m[i], at[i] + offset, 16);
-        memcpy(&m[i + 4], at[i] + offset + 16, 16);
+    for (size_t i = 0; i < 4; i++) {
+        memcpy(&m[i], place_at(places, step * i) + offset, 16);
+        memcpy(&m[i + 4], place_at(places, step * i) + offset + 16, 16);
     }
     NAME(columns_4)(m);
     NAME(columns_4)(m + 4);
 #endif
 }
 
-TARGET static inline void NAME(store)(const V cv[8], uint8_t *const *out) {
+TARGET static inline void NAME(store)(const V cv[8], const void *places, size_t step) {
     V r[8];
     for (int i = 0; i < 8; i++) {
         r[i] = cv[i];
@@ -83,19 +83,19 @@ TARGET static inline void NAME(store)(const V cv[8], uint8_t *const *out) {
 #if LANES == 4
     NAME(columns_4)(r);
     NAME(columns_4)(r + 4);
-    for (int i = 0; i < 4; i++) {
-        memcpy(out[i], &r[i], 16);
-        memcpy(out[i] + 16, &r[i + 4], 16);
+    for (size_t i = 0; i < 4; i++) {
+        memcpy(place_at(places, step * i), &r[i], 16);
+        memcpy(place_at(places, step * i) + 16, &r[i + 4], 16);
     }
 #else
     NAME(columns_8)(r);
-    for (int i = 0; i < 8; i++) {
+    for (size_t i = 0; i < 8; i++) {
 #if LANES == 16
         const NAME(half) low = FIRST(r[i]), high = SECOND(r[i]);
-        memcpy(out[i], &low, 32);
-        memcpy(out[i + 8], &high, 32);
+        memcpy(place_at(places, step * i), &low, 32);
+        memcpy(place_at(places, step * (i + 8)), &high, 32);
 #else
-        memcpy(out[i], &r[i], 32);
+        memcpy(place_at(places, step * i), &r[i], 32);
 #endif
     }
 #endif
@@ -138,24 +138,49 @@ TARGET static void NAME(chunks)(const uint8_t *const *inputs, const uint32_t *si
             }
             memcpy(&size, words, sizeof size);
         }
-        NAME(load_half)(at, 0, m);
-        NAME(load_half)(at, 32, m + 8);
+        NAME(load_half)(at, sizeof *at, 0, m);
+        NAME(load_half)(at, sizeof *at, 32, m + 8);
         NAME(compress)(cv, m, low, high, size, flags);
     }
-    NAME(store)(cv, out);
+    NAME(store)(cv, out, sizeof *out);
+}
+
+/* Inputs of one block each, whole ones. */
+TARGET static void NAME(shorts)(const uint8_t *const *inputs, const uint32_t *sizes, uint8_t *outs) {
+    V cv[8], m[16], size;
+    const V zero = NAME(all)(0);
+    const uint8_t *at[LANES];
+    _Alignas(64) uint8_t filled[LANES][64];
+    uint8_t *out[LANES];
+
+    for (int i = 0; i < LANES; i++) {
+        at[i] = inputs[i];
+        if (sizes[i] < 64) {
+            copy_short(filled[i], inputs[i], sizes[i]);
+            at[i] = filled[i];
+        }
+        out[i] = outs + 32 * i;
+    }
+    for (int i = 0; i < 8; i++) {
+        cv[i] = NAME(all)(IV[i]);
+    }
+    memcpy(&size, sizes, sizeof size);
+    NAME(load_half)(at, sizeof *at, 0, m);
+    NAME(load_half)(at, sizeof *at, 32, m + 8);
+    NAME(compress)(cv, m, zero, zero, size, CHUNK_START | CHUNK_END | ROOT);
+    NAME(store)(cv, out, sizeof *out);
 }
 
 /* Inputs of 65 bytes: `prefix`, 32 bytes of the left and 32 of the right. Their words move up by a byte. */
-TARGET static void NAME(nodes)(uint8_t prefix, const uint8_t *const *lefts, const uint8_t *const *rights,
-                               uint8_t *const *out) {
+TARGET static void NAME(nodes)(uint8_t prefix, const svm_blake3_pair *pairs) {
     V cv[8], m[16];
     const V zero = NAME(all)(0);
 
     for (int i = 0; i < 8; i++) {
         cv[i] = NAME(all)(IV[i]);
     }
-    NAME(load_half)(lefts, 0, m);
-    NAME(load_half)(rights, 0, m + 8);
+    NAME(load_half)(&pairs->left, sizeof *pairs, 0, m);
+    NAME(load_half)(&pairs->right, sizeof *pairs, 0, m + 8);
     const V last = m[15] >> 24;
     for (int i = 15; i > 0; i--) {
         m[i] = m[i] << 8 | m[i - 1] >> 24;
@@ -164,7 +189,7 @@ TARGET static void NAME(nodes)(uint8_t prefix, const uint8_t *const *lefts, cons
     NAME(compress)(cv, m, zero, zero, NAME(all)(64), CHUNK_START);
     const V rest[16] = {last, zero, zero, zero, zero, zero, zero, zero, zero, zero, zero, zero, zero, zero, zero, zero};
     NAME(compress)(cv, rest, zero, zero, NAME(all)(1), CHUNK_END | ROOT);
-    NAME(store)(cv, out);
+    NAME(store)(cv, &pairs->out, sizeof *pairs);
 }
 
 #undef V

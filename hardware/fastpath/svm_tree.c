@@ -60,13 +60,14 @@ void svm_buffer_reset(svm_buffer *buffer, size_t keep) {
     }
 }
 
-svm_tree *svm_tree_new(uint64_t bytes_max, svm_pool *pool) {
+svm_tree *svm_tree_new(uint64_t bytes_max, uint32_t lean, svm_pool *pool) {
     svm_tree *tree = calloc(1, sizeof *tree);
     if (tree == NULL) {
         return NULL;
     }
     tree->pool = pool;
-    tree->bytes_max = bytes_max;
+    tree->lean = lean != 0;
+    tree->bytes_max = lean != 0 ? UINT64_MAX : bytes_max;
     tree->works_count = svm_pool_threads(pool);
     tree->works = calloc(tree->works_count, sizeof *tree->works);
     if (tree->works == NULL) {
@@ -161,6 +162,7 @@ void svm_tree_clear(svm_tree *tree, const uint8_t *root, uint64_t height) {
     end_update(tree);
     svm_store_clear(&tree->store);
     tree->pages = tree->cells = 0;
+    root = tree->lean ? NULL : root;
     tree->rooted = root != NULL;
     tree->whole = root == NULL;
     memset(&tree->root, 0, sizeof tree->root);
@@ -227,7 +229,7 @@ uint32_t svm_tree_supply(svm_tree *tree, const uint8_t *packed, size_t size, uin
 }
 
 uint32_t svm_tree_build(svm_tree *tree, uint32_t emit, uint8_t root[32]) {
-    if (tree->stage != SVM_LOADED) {
+    if (tree->stage != SVM_LOADED || (emit != 0 && tree->lean)) {
         return SVM_TREE_ORDER;
     }
     const uint64_t began = svm_tree_now_ns();

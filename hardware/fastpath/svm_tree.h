@@ -58,13 +58,14 @@ typedef struct {
 
 typedef struct svm_tree svm_tree;
 
-/* An empty tree. `bytes_max` bounds the memory between updates; UINT64_MAX is no bound. NULL where there is no memory.
- * The pool outlives the tree. */
-svm_tree *svm_tree_new(uint64_t bytes_max, svm_pool *pool);
+/* An empty tree. `bytes_max` bounds the memory between updates; UINT64_MAX is no bound. `lean`: a tree that is in memory
+ * alone and whole, with no bound; its pages keep the hash of a leaf where else they keep its value's, so they can't be
+ * written down, and no leaf beside a change is hashed again. NULL where there is no memory. The pool outlives the tree. */
+svm_tree *svm_tree_new(uint64_t bytes_max, uint32_t lean, svm_pool *pool);
 void svm_tree_free(svm_tree *tree);
 
 /* Forgets every page: the tree becomes the one that `height` left with this root, all of it to be asked for; a NULL
- * root is the tree before any height. An update under way is dropped. */
+ * root is the tree before any height, and the only one for a lean tree. An update under way is dropped. */
 void svm_tree_clear(svm_tree *tree, const uint8_t *root, uint64_t height);
 void svm_tree_stats_of(const svm_tree *tree, svm_tree_stats *stats);
 void svm_tree_timing_of(const svm_tree *tree, svm_tree_timing *timing);

@@ -111,37 +111,12 @@ static uint32_t hashes_of(uint32_t leaves, uint32_t children) {
     return hashes;
 }
 
-/* The slots below a node. */
-static uint32_t slots_below(uint32_t node) {
-    const uint32_t level = 31 - (uint32_t)__builtin_clz(node), wide = 16 >> level;
-    return ((1u << wide) - 1) << (node - (1u << level)) * wide;
-}
-
 static bool same_hash(const uint8_t *a, const uint8_t *b) {
     uint64_t x[4], y[4];
     memcpy(x, a, SVM_HASH);
     memcpy(y, b, SVM_HASH);
     return ((x[0] ^ y[0]) | (x[1] ^ y[1]) | (x[2] ^ y[2]) | (x[3] ^ y[3])) == 0;
 }
-
-/* Whether a page can be changed in its place: each slot stays of its kind, and no leaf becomes another key's. */
-static bool same_shape(const svm_slots *slots) {
-    const svm_page *old = slots->old;
-    if (old == NULL || old->leaves != slots->leaves || old->children != slots->children) {
-        return false;
-    }
-    for (uint32_t left = slots->leaves & slots->dirty; left != 0; left &= left - 1) {
-        const uint32_t slot = svm_lowest(left);
-        if (!same_hash(svm_leaf_of(old, slot), slots->grown[slot].leaf)) {
-            return false;
-        }
-    }
-    return true;
-}
-
-/* Where the hash of each child and the bytes of each leaf are, by number of the node: those of a change where it is
- * hashed with the others. */
-typedef const uint8_t *places[32];
 
 static void put_child(svm_work *work, svm_child *child, const svm_grown *from, uint32_t depth) {
     child->height = from->height;
@@ -154,7 +129,7 @@ static void put_child(svm_work *work, svm_child *child, const svm_grown *from, u
 }
 
 /* Changes a page, noting what was there. */
-static bool change(svm_work *work, const svm_slots *slots, uint32_t depth, places at) {
+static bool change(svm_work *work, const svm_slots *slots, uint32_t depth) {
     svm_page *page = slots->old;
     uint8_t *out = undo_room(work, sizeof(svm_undo) + SVM_SLOTS * sizeof(svm_child));
     if (out == NULL) {
@@ -165,32 +140,24 @@ static bool change(svm_work *work, const svm_slots *slots, uint32_t depth, place
     undo->page = page;
     undo->dirty = slots->dirty;
     out += sizeof *undo;
-    svm_child *child = svm_page_children(page);
-    for (uint32_t left = slots->children; left != 0; left &= left - 1, child++) {
+    for (uint32_t left = slots->children & slots->dirty; left != 0; left &= left - 1) {
         const uint32_t slot = svm_lowest(left);
-        if (slots->dirty >> slot & 1) {
-            out = save(out, child, sizeof *child);
-            put_child(work, child, &slots->grown[slot], depth);
-        }
-        at[16 + slot] = child->hash;
+        svm_child *child = svm_child_of(page, slot);
+        out = save(out, child, sizeof *child);
+        put_child(work, child, &slots->grown[slot], depth);
     }
-    uint8_t *leaf = (uint8_t *)child;
-    for (uint32_t left = slots->leaves; left != 0; left &= left - 1, leaf += SVM_LEAF) {
+    for (uint32_t left = slots->leaves & slots->dirty; left != 0; left &= left - 1) {
         const uint32_t slot = svm_lowest(left);
-        at[16 + slot] = leaf;
-        if (slots->dirty >> slot & 1) {
-            const uint8_t *from = slots->grown[slot].leaf;
-            out = save(out, leaf + SVM_HASH, SVM_HASH);
-            memcpy(leaf + SVM_HASH, from + SVM_HASH, SVM_HASH);
-            at[16 + slot] = svm_work_has(work, from) ? from : leaf;
-        }
+        uint8_t *second = svm_leaf_of(page, slot) + SVM_HASH;
+        out = save(out, second, SVM_HASH);
+        memcpy(second, slots->grown[slot].leaf + SVM_HASH, SVM_HASH);
     }
     work->unit->undo->size += (size_t)(out - first);
     return true;
 }
 
 /* Fills a new page. */
-static void fill(svm_work *work, svm_page *page, const svm_slots *slots, uint32_t depth, places at) {
+static void fill(svm_work *work, svm_page *page, const svm_slots *slots, uint32_t depth) {
     svm_child *child = svm_page_children(page);
     for (uint32_t left = slots->children; left != 0; left &= left - 1, child++) {
         const uint32_t slot = svm_lowest(left);
@@ -199,66 +166,186 @@ static void fill(svm_work *work, svm_page *page, const svm_slots *slots, uint32_
         } else {
             *child = *svm_child_of(slots->old, slot);
         }
-        at[16 + slot] = child->hash;
     }
     uint8_t *leaf = (uint8_t *)child;
     for (uint32_t left = slots->leaves; left != 0; left &= left - 1, leaf += SVM_LEAF) {
         const uint32_t slot = svm_lowest(left);
-        const uint8_t *from = slots->dirty >> slot & 1 ? slots->grown[slot].leaf : svm_leaf_of(slots->old, slot);
-        memcpy(leaf, from, SVM_LEAF);
-        at[16 + slot] = svm_work_has(work, from) ? from : leaf;
+        memcpy(leaf, slots->dirty >> slot & 1 ? slots->grown[slot].leaf : svm_leaf_of(slots->old, slot), SVM_LEAF);
     }
 }
 
-/* The hash of a node, where it is or will be. */
-static const uint8_t *side(svm_work *work, const svm_page *page, uint32_t hashes, const places at, uint32_t node) {
-    if (hashes >> node & 1) {
-        return at[node];
-    }
-    const uint32_t leaf = slots_below(node) & page->leaves;
-    return leaf == 0 ? SVM_NO_HASH : svm_work_leaf(work, at[16 + svm_lowest(leaf)]);
+/* Asking for the hashes of a page's nodes. */
+
+/* Where the hash of a node is or will be, SVM_NO_HASH's for nothing. That of a leaf which no one holds is made only
+ * where a node above it is: until then its place is the leaf's, plus one. */
+typedef uintptr_t place;
+
+static const uint8_t *hash_at(svm_work *work, place of) {
+    return of & 1 ? svm_work_leaf(work, (const uint8_t *)(of - 1)) : (const uint8_t *)of;
 }
 
-/* Asks for the hash of each node that is new, from the bottom. `old`, where it is another page, has those that are not,
- * if it keeps them. */
-static void ask_hashes(svm_work *work, svm_page *page, const svm_page *old, uint32_t below, uint32_t depth, places at,
-                       svm_grown *grown) {
-    const uint32_t hashes = page->inner | (uint32_t)page->children << 16;
-    const uint32_t kept = old != NULL && old->keeps ? old->inner & ~below : 0;
-    uint32_t ask = page->inner;
-    uint8_t *inner = svm_page_inner(page);
-    for (uint32_t left = page->keeps ? page->inner : 0; left != 0; left &= left - 1, inner += SVM_HASH) {
-        at[svm_lowest(left)] = inner;
+/* The place of a leaf in a page; `from` is what a change brings, NULL where none does. */
+static place leaf_place(const svm_work *work, const uint8_t *leaf, const uint8_t *from) {
+    if (work->tree->lean) {
+        return (place)leaf + SVM_HASH;
     }
-    if (old == page) {
-        ask &= ~kept;
-    } else if (kept != 0) {
-        const uint8_t *from = svm_page_inner(old);
-        for (uint32_t left = old->inner; left != 0; left &= left - 1, from += SVM_HASH) {
-            const uint32_t node = svm_lowest(left);
-            if (ask & kept & 1u << node) {
-                ask &= ~(1u << node);
-                if (page->keeps) {
-                    memcpy((uint8_t *)(uintptr_t)at[node], from, SVM_HASH);
-                } else {
-                    at[node] = from;
-                }
-            }
+    if (from != NULL && svm_work_has(work, from)) { /* hashed with the others */
+        return (place)(work->leaf_hashes.bytes + (size_t)(from - work->leaves.bytes) / 2);
+    }
+    return (place)leaf + 1;
+}
+
+/* The subtree of a page of few slots that is being joined with its neighbours. */
+typedef struct {
+    place at;
+    uint32_t slot;  /* one of its */
+    uint32_t level; /* in the page: 0 is all of it, 4 a slot; of one leaf alone, any */
+    bool leaf;
+} part;
+
+/* Asks for the nodes over a part up to that at `level`, which have nothing else below. */
+static bool raise(svm_work *work, part *of, uint32_t level, uint32_t depth) {
+    const place none = (place)SVM_NO_HASH;
+    while (!of->leaf && of->level > level) {
+        uint8_t *out = svm_work_hash(work);
+        if (out == NULL) {
+            return false;
+        }
+        of->level--;
+        const bool right = of->slot >> (3 - of->level) & 1;
+        svm_work_node(work, 4 * depth + of->level, out, (const uint8_t *)(right ? none : of->at),
+                      (const uint8_t *)(right ? of->at : none));
+        of->at = (place)out;
+    }
+    return true;
+}
+
+/* All nodes of a page of few slots: the two parts that split lowest are joined, again and again. */
+static void ask_few(svm_work *work, const svm_page *page, const svm_slots *slots, uint32_t depth, svm_grown *grown) {
+    part parts[SVM_INNER_ABOVE];
+    uint32_t count = 0;
+    const svm_child *child = svm_page_children(page);
+    const uint8_t *leaf = svm_page_leaves(page);
+    for (uint32_t left = page->leaves | page->children; left != 0; left &= left - 1, count++) {
+        const uint32_t slot = svm_lowest(left);
+        part *of = &parts[count];
+        of->slot = slot;
+        of->level = 4;
+        of->leaf = page->leaves >> slot & 1;
+        if (of->leaf) {
+            of->at = leaf_place(work, leaf, slots->dirty >> slot & 1 ? slots->grown[slot].leaf : NULL);
+            leaf += SVM_LEAF;
+        } else {
+            of->at = (place)child->hash;
+            child++;
         }
     }
-    while (ask != 0) {
-        const uint32_t node = 31 - (uint32_t)__builtin_clz(ask);
-        ask &= ~(1u << node);
-        uint8_t *out = page->keeps ? (uint8_t *)(uintptr_t)at[node] : svm_work_hash(work);
+    while (count > 1) {
+        uint32_t lowest = 0, least = parts[0].slot ^ parts[1].slot;
+        for (uint32_t i = 1; i + 1 < count; i++) {
+            const uint32_t apart = parts[i].slot ^ parts[i + 1].slot;
+            lowest = apart < least ? i : lowest;
+            least = apart < least ? apart : least;
+        }
+        part *left = &parts[lowest], *right = left + 1;
+        const uint32_t level = (uint32_t)__builtin_clz(least) - 28;
+        if (!raise(work, left, level + 1, depth) || !raise(work, right, level + 1, depth)) {
+            return;
+        }
+        if (level == 0) {
+            grown->left = hash_at(work, left->at);
+            grown->right = hash_at(work, right->at);
+            return;
+        }
+        uint8_t *out = svm_work_hash(work);
         if (out == NULL) {
             return;
         }
-        at[node] = out;
-        const uint8_t *left = side(work, page, hashes, at, 2 * node), *right = side(work, page, hashes, at, 2 * node + 1);
-        svm_work_node(work, 4 * depth + (node < 4 ? 1 : node < 8 ? 2 : 3), out, left, right);
+        svm_work_node(work, 4 * depth + level, out, hash_at(work, left->at), hash_at(work, right->at));
+        *left = (part){(place)out, left->slot, level, false};
+        count--;
+        for (uint32_t i = lowest + 1; i < count; i++) {
+            parts[i] = parts[i + 1];
+        }
     }
-    grown->left = side(work, page, hashes, at, 2);
-    grown->right = side(work, page, hashes, at, 3);
+    if (raise(work, &parts[0], 1, depth)) {
+        const bool right = parts[0].slot >> 3 & 1;
+        grown->left = right ? SVM_NO_HASH : (const uint8_t *)parts[0].at;
+        grown->right = right ? (const uint8_t *)parts[0].at : SVM_NO_HASH;
+    }
+}
+
+/* By the number of the node. */
+typedef place places[32];
+
+static void locate(const svm_work *work, const svm_page *page, const svm_slots *slots, places at) {
+    const place none = (place)SVM_NO_HASH;
+    for (uint32_t slot = 0; slot < SVM_SLOTS; slot++) {
+        at[16 + slot] = none;
+    }
+    place child = (place)svm_page_children(page);
+    for (uint32_t left = page->children; left != 0; left &= left - 1, child += sizeof(svm_child)) {
+        at[16 + svm_lowest(left)] = child;
+    }
+    place leaf = child + (work->tree->lean ? SVM_HASH : 1);
+    for (uint32_t left = page->leaves; left != 0; left &= left - 1, leaf += SVM_LEAF) {
+        at[16 + svm_lowest(left)] = leaf;
+    }
+    const uint32_t changed = slots == NULL || work->tree->lean ? 0 : page->leaves & slots->dirty;
+    for (uint32_t left = changed; left != 0; left &= left - 1) {
+        const uint32_t slot = svm_lowest(left);
+        at[16 + slot] = leaf_place(work, svm_leaf_of(page, slot), slots->grown[slot].leaf);
+    }
+    place inner = (place)svm_page_inner(page) + (place)SVM_HASH * svm_bits(page->inner);
+    for (uint32_t node = 15; node > 1; node--) {
+        /* Over one leaf, or nothing, a node is what is below. Which it is can't be foreseen, so nothing branches. */
+        const place low = at[2 * node], high = at[2 * node + 1], is = 0 - (place)(page->inner >> node & 1);
+        const place up = low ^ ((low ^ high) & (0 - (place)(low == none)));
+        inner -= SVM_HASH & is;
+        at[node] = up ^ ((up ^ inner) & is);
+    }
+}
+
+/* Nodes as they were are taken from the page before; gives the others of `ask`. */
+static uint32_t take_kept(const svm_page *old, uint32_t below, uint32_t ask, const places at) {
+    const uint8_t *from = svm_page_inner(old);
+    for (uint32_t left = old->inner; left != 0; left &= left - 1, from += SVM_HASH) {
+        const uint32_t bit = left & (0u - left);
+        if (ask & ~below & bit) {
+            memcpy((uint8_t *)at[svm_lowest(left)], from, SVM_HASH);
+            ask &= ~bit;
+        }
+    }
+    return ask;
+}
+
+/* Nodes of a page that keeps its inner ones, those in `ask`. */
+static void ask_some(svm_work *work, uint32_t ask, uint32_t depth, const places at, svm_grown *grown) {
+    for (; ask != 0; ask &= ask - 1) {
+        const uint32_t node = svm_lowest(ask);
+        svm_work_node(work, 4 * depth + (node < 4 ? 1 : node < 8 ? 2 : 3), (uint8_t *)at[node],
+                      hash_at(work, at[2 * node]), hash_at(work, at[2 * node + 1]));
+    }
+    grown->left = hash_at(work, at[2]);
+    grown->right = hash_at(work, at[3]);
+}
+
+static void ask_hashes(svm_work *work, const svm_page *page, const svm_slots *slots, uint32_t depth,
+                       svm_grown *grown) {
+    const svm_page *old = slots->old;
+    if (!page->keeps) {
+        ask_few(work, page, slots, depth, grown);
+        return;
+    }
+    places at;
+    uint32_t ask = page->inner;
+    locate(work, page, slots, at);
+    if (old == page) {
+        ask &= above(slots->dirty);
+    } else if (old != NULL && old->keeps) {
+        ask = take_kept(old, above(slots->dirty), ask, at);
+    }
+    ask_some(work, ask, depth, at, grown);
 }
 
 /* Takes back what was done to a page, and asks for what its inner nodes were. */
@@ -267,22 +354,15 @@ static const uint8_t *undo_page(svm_work *work, const uint8_t *from) {
     places at;
     svm_grown unused;
     from = restore(&undo, from, sizeof undo);
-    svm_child *child = svm_page_children(undo.page);
-    for (uint32_t left = undo.page->children; left != 0; left &= left - 1, child++) {
-        if (undo.dirty >> svm_lowest(left) & 1) {
-            from = restore(child, from, sizeof *child);
-        }
-        at[16 + svm_lowest(left)] = child->hash;
+    for (uint32_t left = undo.page->children & undo.dirty; left != 0; left &= left - 1) {
+        from = restore(svm_child_of(undo.page, svm_lowest(left)), from, sizeof(svm_child));
     }
-    uint8_t *leaf = svm_page_leaves(undo.page);
-    for (uint32_t left = undo.page->leaves; left != 0; left &= left - 1, leaf += SVM_LEAF) {
-        if (undo.dirty >> svm_lowest(left) & 1) {
-            from = restore(leaf + SVM_HASH, from, SVM_HASH);
-        }
-        at[16 + svm_lowest(left)] = leaf;
+    for (uint32_t left = undo.page->leaves & undo.dirty; left != 0; left &= left - 1) {
+        from = restore(svm_leaf_of(undo.page, svm_lowest(left)) + SVM_HASH, from, SVM_HASH);
     }
     if (undo.page->keeps) {
-        ask_hashes(work, undo.page, undo.page, above(undo.dirty), 0, at, &unused);
+        locate(work, undo.page, NULL, at);
+        ask_some(work, undo.page->inner & above(undo.dirty), 0, at, &unused);
     }
     return from;
 }
@@ -302,6 +382,7 @@ void svm_settle(svm_work *work, const svm_slots *slots, uint32_t depth, const ui
     const uint32_t filled = slots->leaves | slots->children;
     const bool lone = slots->children == 0 && (filled & (filled - 1)) == 0;
     grown->kind = SVM_NOTHING;
+    grown->moved = false;
     if (lone && !root) {
         if (filled != 0) {
             const uint32_t slot = svm_lowest(filled);
@@ -313,11 +394,10 @@ void svm_settle(svm_work *work, const svm_slots *slots, uint32_t depth, const ui
         }
         return;
     }
-    const uint32_t below = above(slots->dirty);
-    places at;
     svm_page *page = slots->old;
-    if (same_shape(slots)) {
-        if (!change(work, slots, depth, at)) {
+    /* Each slot stays of its kind, and no leaf becomes another key's. */
+    if (page != NULL && page->leaves == slots->leaves && page->children == slots->children && !slots->moved) {
+        if (!change(work, slots, depth)) {
             return;
         }
     } else {
@@ -328,7 +408,7 @@ void svm_settle(svm_work *work, const svm_slots *slots, uint32_t depth, const ui
             return;
         }
         work->unit->fresh_cells += page->cells;
-        fill(work, page, slots, depth, at);
+        fill(work, page, slots, depth);
         if (slots->old != NULL) {
             note_left(work, slots->old);
         }
@@ -339,9 +419,9 @@ void svm_settle(svm_work *work, const svm_slots *slots, uint32_t depth, const ui
     grown->height = work->tree->height;
     grown->hash = NULL;
     if (!lone) {
-        ask_hashes(work, page, slots->old, below, depth, at, grown);
-    } else {
-        grown->hash = filled == 0 ? SVM_NO_HASH : svm_work_leaf(work, at[16 + svm_lowest(filled)]);
+        ask_hashes(work, page, slots, depth, grown);
+    } else { /* the root's */
+        grown->hash = filled == 0 ? SVM_NO_HASH : hash_at(work, leaf_place(work, svm_page_leaves(page), NULL));
     }
     note_made(work, page, path, depth);
 }
@@ -372,6 +452,7 @@ static void grow_fresh(svm_work *work, uint32_t depth, uint32_t first, uint32_t 
         }
         slots.grown[slot].kind = SVM_ONE_LEAF;
         slots.grown[slot].leaf = items[at];
+        slots.grown[slot].moved = false;
         if (end - at > 1) {
             grow_fresh(work, depth + 1, at, end - at, &slots.grown[slot]);
             if (count > FLUSH) {
@@ -389,17 +470,6 @@ static bool add_item(svm_work *work, const uint8_t *leaf) { return note(work, &w
 /* The leaf of the i-th of the sorted changes, also of one that removes. */
 static const uint8_t *change_leaf(const svm_work *work, uint32_t i) {
     return work->leaves.bytes + (size_t)SVM_LEAF * (i - work->first);
-}
-
-/* What a slot with `leaf` (NULL: nothing) becomes by one change of its key, or of any where there is nothing. */
-static void grow_one(const svm_work *work, const uint8_t *leaf, uint32_t i, svm_grown *grown) {
-    const uint8_t *change = change_leaf(work, i);
-    if (work->tree->sorted[i].removes) {
-        grown->kind = leaf == NULL ? SVM_SAME : SVM_NOTHING;
-    } else {
-        grown->kind = leaf != NULL && same_hash(leaf + SVM_HASH, change + SVM_HASH) ? SVM_SAME : SVM_ONE_LEAF;
-        grown->leaf = change;
-    }
 }
 
 /* Lists the leaves of a slot after the changes from `lo` to `hi`; `leaf` (NULL: none) was its only one. */
@@ -424,11 +494,23 @@ static bool list_items(svm_work *work, const uint8_t *leaf, uint32_t lo, uint32_
 /* What a slot that holds `leaf` (NULL: nothing) becomes, its subtree being at `depth`. */
 static void grow_leaf(svm_work *work, const uint8_t *leaf, uint32_t depth, uint32_t lo, uint32_t hi,
                       svm_grown *grown) {
-    if (hi - lo == 1 && (leaf == NULL || same_hash(leaf, change_leaf(work, lo)))) {
-        grow_one(work, leaf, lo, grown);
-        return;
-    }
     grown->kind = SVM_SAME;
+    grown->moved = false;
+    if (hi - lo == 1) {
+        const uint8_t *change = change_leaf(work, lo);
+        const bool removes = work->tree->sorted[lo].removes;
+        if (leaf == NULL || same_hash(leaf, change)) {
+            grown->leaf = change;
+            grown->kind = removes                 ? (leaf == NULL ? SVM_SAME : SVM_NOTHING)
+                          : leaf == NULL          ? SVM_ONE_LEAF
+                          : same_hash(leaf + SVM_HASH, change + SVM_HASH) ? SVM_SAME
+                                                  : SVM_ONE_LEAF;
+            return;
+        }
+        if (removes) {
+            return;
+        }
+    }
     if (!list_items(work, leaf, lo, hi)) {
         return;
     }
@@ -437,14 +519,16 @@ static void grow_leaf(svm_work *work, const uint8_t *leaf, uint32_t depth, uint3
         grown->kind = leaf == NULL ? SVM_SAME : SVM_NOTHING;
     } else if (count == 1) {
         memcpy(&grown->leaf, work->items.bytes, sizeof grown->leaf);
+        grown->moved = leaf != NULL && !same_hash(leaf, grown->leaf);
         grown->kind = leaf != NULL && memcmp(leaf, grown->leaf, SVM_LEAF) == 0 ? SVM_SAME : SVM_ONE_LEAF;
     } else {
         grow_fresh(work, depth, 0, count, grown);
     }
 }
 
+/* Changes of one slot, up to `hi`. */
 typedef struct {
-    uint32_t slot, lo, hi;
+    uint32_t slot, hi;
 } group;
 
 static void read_ahead(const void *at, uint32_t from, uint32_t lines) {
@@ -455,26 +539,29 @@ static void read_ahead(const void *at, uint32_t from, uint32_t lines) {
 
 /* The changes by slot; pages that they lead to are read ahead. */
 static uint32_t groups_of(const svm_work *work, const svm_page *page, uint32_t depth, uint32_t lo, uint32_t hi,
-                          group groups[SVM_SLOTS]) {
-    const svm_tree *tree = work->tree;
-    uint32_t count = 0;
-    while (lo < hi) {
-        const uint32_t slot = svm_sorted_nibble(tree, lo, depth), first = lo++;
-        while (lo < hi && svm_sorted_nibble(tree, lo, depth) == slot) {
-            lo++;
+                          group groups[SVM_SLOTS + 1]) {
+    uint32_t count = 0, before = UINT32_MAX;
+    for (uint32_t i = lo; i < hi; i++) {
+        const uint32_t slot = svm_sorted_nibble(work->tree, i, depth);
+        count += slot != before;
+        groups[count].slot = before = slot;
+        groups[count].hi = i + 1;
+    }
+    for (uint32_t i = 1; i <= count; i++) {
+        if (page->children >> groups[i].slot & 1) {
+            read_ahead(svm_child_of(page, groups[i].slot)->page, 0, SOON);
         }
-        if (page->children >> slot & 1) {
-            read_ahead(svm_child_of(page, slot)->page, 0, SOON);
-        }
-        groups[count++] = (group){slot, first, lo};
     }
     return count;
 }
 
 /* Reads ahead the pages that changes go to from a page which is near already. */
 static void read_ahead_below(const svm_work *work, const svm_page *page, uint32_t depth, uint32_t lo, uint32_t hi) {
-    uint32_t seen = ~(uint32_t)page->children;
     read_ahead(page, SOON, (page->cells + 3u) / 4);
+    if (page->children == 0) {
+        return;
+    }
+    uint32_t seen = ~(uint32_t)page->children;
     for (uint32_t i = lo; i < hi; i++) {
         const uint32_t slot = svm_sorted_nibble(work->tree, i, depth);
         if ((seen >> slot & 1) == 0) {
@@ -487,22 +574,23 @@ static void read_ahead_below(const svm_work *work, const svm_page *page, uint32_
 static void grow_page(svm_work *work, const svm_child *of, uint32_t depth, uint32_t lo, uint32_t hi,
                       svm_grown *grown) {
     const uint8_t *path = change_leaf(work, lo);
+    const bool many = hi - lo > FLUSH;
     uint8_t early[SVM_SLOTS][SVM_HASH];
-    group groups[SVM_SLOTS];
+    group groups[SVM_SLOTS + 1];
     svm_slots slots;
     svm_slots_of(&slots, of->page);
     const uint32_t count = groups_of(work, of->page, depth, lo, hi, groups);
-    for (uint32_t i = 0; i < count && work->error == SVM_TREE_OK; i++) {
+    for (uint32_t i = 1; i <= count && work->error == SVM_TREE_OK; lo = groups[i++].hi) {
         const uint32_t slot = groups[i].slot;
-        if (i + 1 < count && (of->page->children >> groups[i + 1].slot & 1)) {
-            const group *next = &groups[i + 1];
-            read_ahead_below(work, svm_child_of(of->page, next->slot)->page, depth + 1, next->lo, next->hi);
+        if (i < count && (of->page->children >> groups[i + 1].slot & 1)) {
+            read_ahead_below(work, svm_child_of(of->page, groups[i + 1].slot)->page, depth + 1, groups[i].hi,
+                             groups[i + 1].hi);
         }
-        svm_grow_slot(work, &slots, slot, depth + 1, groups[i].lo, groups[i].hi, &slots.grown[slot]);
+        svm_grow_slot(work, &slots, slot, depth + 1, lo, groups[i].hi, &slots.grown[slot]);
         if (slots.grown[slot].kind == SVM_SAME) {
             continue;
         }
-        if (hi - lo > FLUSH) {
+        if (many) {
             hash_early(work, &slots.grown[slot], depth + 1, early[slot]);
         }
         svm_put(&slots, slot);

@@ -102,6 +102,7 @@ static void view_tops(svm_tree *tree) {
             const uint32_t slot = svm_nibble(leaf, 1);
             slots->grown[slot].kind = SVM_ONE_LEAF;
             slots->grown[slot].leaf = leaf;
+            slots->grown[slot].moved = false;
             svm_put(slots, slot);
         }
     }

@@ -212,6 +212,7 @@ void svm_slots_of(svm_slots *slots, svm_page *page) {
     slots->leaves = page->leaves;
     slots->children = page->children;
     slots->dirty = 0;
+    slots->moved = false;
 }
 
 /* Whether a leaf of slot `slot` of the page at `depth` on the way to `path` may stand there. */
@@ -244,6 +245,7 @@ svm_page *svm_page_read(svm_work *work, const uint8_t *bytes, size_t size, const
         grown->kind = SVM_ONE_LEAF;
         grown->leaf = grown->hash = bytes;
         grown->page = NULL;
+        grown->moved = false;
         if (leaves >> slot & 1) {
             if (!lies_below(bytes, path, depth, slot)) {
                 *reason = SVM_PAGE_FOREIGN;

@@ -224,11 +224,8 @@ static inline bool svm_work_has(const svm_work *work, const uint8_t *leaf) {
     return (uintptr_t)leaf - (uintptr_t)work->leaves.bytes < work->leaves.size;
 }
 
-/* The hash of a leaf, once all hashing asked for is done. */
+/* The hash of a leaf that is no change's, once all hashing asked for is done. */
 static inline const uint8_t *svm_work_leaf(svm_work *work, const uint8_t *leaf) {
-    if (svm_work_has(work, leaf)) {
-        return work->leaf_hashes.bytes + (size_t)(leaf - work->leaves.bytes) / 2;
-    }
     uint8_t *out = svm_work_hash(work);
     if (out == NULL) {
         return SVM_NO_HASH;
@@ -248,12 +245,14 @@ typedef struct {
     const uint8_t *left, *right; /* what its hash is made of */
     const uint8_t *hash;         /* or that itself */
     uint64_t height;             /* at which it was or is written */
+    bool moved;                  /* one leaf, of another key than the one that stood there */
 } svm_grown;
 
 /* A page under work: what became of the dirty slots, and what stands in the others, which are as in `old`. */
 typedef struct {
     svm_page *old; /* NULL: there was none */
     uint32_t leaves, children, dirty;
+    bool moved; /* a leaf is of another key */
     svm_grown grown[SVM_SLOTS];
 } svm_slots;
 
@@ -309,6 +308,7 @@ struct svm_tree {
     svm_pool *pool;
     svm_store store;
     uint64_t bytes_max;
+    bool lean; /* the second half of a leaf in memory is its own hash, not its value's */
     uint64_t pages, cells;
     uint64_t hits, misses, evicted;
 
@@ -398,6 +398,7 @@ void svm_grow_slot(svm_work *work, const svm_slots *slots, uint32_t slot, uint32
 static inline void svm_no_slots(svm_slots *slots) {
     slots->old = NULL;
     slots->leaves = slots->children = slots->dirty = 0;
+    slots->moved = false;
 }
 
 /* Puts what became of a slot, which stands in slots->grown already. */
@@ -408,6 +409,7 @@ static inline void svm_put(svm_slots *slots, uint32_t slot) {
     slots->children &= ~bit;
     slots->leaves |= slots->grown[slot].kind == SVM_ONE_LEAF ? bit : 0;
     slots->children |= slots->grown[slot].kind == SVM_NEW_PAGE ? bit : 0;
+    slots->moved |= slots->grown[slot].moved;
 }
 void svm_note_stale(svm_work *work, const uint8_t *path, uint32_t depth, uint64_t height);
 void svm_undo_all(svm_work *work, const svm_unit *unit);

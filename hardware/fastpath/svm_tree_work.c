@@ -5,7 +5,7 @@
 
 #include "svm_blake3.h"
 
-const uint8_t SVM_NO_HASH[SVM_HASH];
+_Alignas(SVM_HASH) const uint8_t SVM_NO_HASH[SVM_HASH];
 
 enum { KEEP_BYTES = 1 << 22, AHEAD = 16 };
 
@@ -56,6 +56,10 @@ bool svm_work_changes(svm_work *work, uint32_t lo, uint32_t hi) {
         memcpy(leaf, svm_path(tree, i), SVM_LEAF);
     }
     svm_blake3_nodes(0, work->leaves.bytes, (uint32_t)count, work->leaf_hashes.bytes);
+    leaf = work->leaves.bytes;
+    for (size_t i = 0; tree->lean && i < count; i++, leaf += SVM_LEAF) {
+        memcpy(leaf + SVM_HASH, work->leaf_hashes.bytes + SVM_HASH * i, SVM_HASH);
+    }
     work->leaves_hashed += (uint32_t)count;
     return true;
 }

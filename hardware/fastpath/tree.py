@@ -108,12 +108,14 @@ class NativeTree:
     """Pages of the newest tree in memory, and updates to it.
 
     `bytes_max` bounds the memory between updates. A new tree is empty; `forget` makes it another one, whose
-    pages are then asked for.
+    pages are then asked for. A `lean` tree is in memory alone and whole, with no bound, and gives roots only:
+    it keeps the hashes of leaves, so that none beside a change is hashed again.
     """
 
-    def __init__(self, pool: Pool, bytes_max: int = NO_BOUND) -> None:
+    def __init__(self, pool: Pool, bytes_max: int = NO_BOUND, *, lean: bool = False) -> None:
         self._pool = pool
-        made = lib.svm_tree_new(bytes_max, pool.pointer)
+        self._lean = lean
+        made = lib.svm_tree_new(bytes_max, lean, pool.pointer)
         if made == ffi.NULL:
             raise MemoryError("no memory for the state tree")
         self._pointer = ffi.gc(made, lib.svm_tree_free)
@@ -121,7 +123,7 @@ class NativeTree:
 
     def forget(self, root: bytes | None = None, height: int = 0) -> None:
         """Drop every page and any update: the tree is what `height` left with `root`; None: no tree yet."""
-        assert root is None or len(root) == 32
+        assert root is None or (len(root) == 32 and not self._lean), "a lean tree can't be read"
         lib.svm_tree_clear(self._pointer, ffi.NULL if root is None else ffi.from_buffer(root), height)
         self._held = None
 
@@ -136,7 +138,13 @@ class NativeTree:
         return TreeTiming(*(getattr(found, field.name) for field in attrs.fields(TreeTiming)))
 
     def update(
-        self, packed: bytes, count: int, height: int, read: Read | None = None, *, emit: bool = True
+        self,
+        packed: bytes | memoryview,
+        count: int,
+        height: int,
+        read: Read | None = None,
+        *,
+        emit: bool = True,
     ) -> Grown:
         """Work out the tree of `height`; `commit` or `abort` ends it.
 
@@ -145,6 +153,7 @@ class NativeTree:
         are none. `emit` False leaves `written` and `stale` out. Raises `PageRefused` and `BadChanges`, with
         no update open.
         """
+        assert not (emit and self._lean), "a lean tree isn't written down"
         self._open(packed, count, height)
         try:
             self._load(read)
@@ -167,7 +176,7 @@ class NativeTree:
         lib.svm_tree_abort(self._pointer)
         self._held = None
 
-    def _open(self, packed: bytes, count: int, height: int) -> None:
+    def _open(self, packed: bytes | memoryview, count: int, height: int) -> None:
         self._held, at = ffi.from_buffer(packed), ffi.new("uint32_t *")
         error = lib.svm_tree_open(self._pointer, self._held, len(packed), count, height, at)
         if error == lib.SVM_TREE_BAD_CHANGES:
