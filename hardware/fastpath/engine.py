@@ -108,6 +108,7 @@ class Stats:
     executions: int
     validations: int
     aborts: int
+    gave_up: int
     gas_used: int
     fees: int
 
@@ -269,9 +270,14 @@ class NativeBlock:
 
     def packed_changes(self) -> tuple[bytes, int]:
         """Changed entries and their number: u8 key size, key, u32 value size (0: removed), value."""
+        view, count = self.view_changes()
+        return bytes(view), count
+
+    def view_changes(self) -> tuple[memoryview, int]:
+        """The same where it lies: good until this block is closed, and not to be looked at afterwards."""
         bytes_, size, count = ffi.new("uint8_t **"), ffi.new("size_t *"), ffi.new("uint32_t *")
         _check(lib.svm_block_changes(self._pointer, bytes_, size, count), 0)
-        return ffi.buffer(bytes_[0], size[0])[:], count[0]
+        return memoryview(ffi.buffer(bytes_[0], size[0])).toreadonly(), count[0]
 
     def changes(self) -> dict[bytes, bytes | None]:
         """Changed entries by key, None where one was removed; keys ascending."""

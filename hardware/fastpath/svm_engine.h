@@ -67,6 +67,7 @@ typedef struct {
     uint32_t keys, slots, missed, groups, largest_group;
     uint32_t mode, reason, threads;
     uint64_t executions, validations, aborts; /* of Block-STM; executions of all modes */
+    uint32_t gave_up; /* 1: Block-STM refuted one transaction too often, and all was executed serially */
     uint64_t gas_used, fees_low, fees_high;
 } svm_block_stats;
 

@@ -171,6 +171,7 @@ static uint32_t run_stm(svm_block *block) {
     bool gave_up = false;
     const uint32_t error = svm_stm_run(block, &gave_up);
     if (error == SVM_ENGINE_OK && gave_up) {
+        block->stats.gave_up = 1;
         run_serial(block); /* nothing of the attempt is in the slots */
     }
     return error;

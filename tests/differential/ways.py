@@ -194,5 +194,5 @@ def count_stats(stats: Any, seen: Counter[str]) -> None:
     seen[f"mode {stats.mode.name.lower()}"] += 1
     seen[f"reason {stats.reason.name.lower()}"] += 1
     if stats.validations:
-        for name in ("executions", "validations", "aborts"):
+        for name in ("executions", "validations", "aborts", "gave_up"):
             seen[name] += getattr(stats, name)

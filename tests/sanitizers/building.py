@@ -23,7 +23,7 @@ KEPT = ROOT / "build/c"
 COMPILE_SECONDS = 300
 NO_SANITIZER = ("fsanitize", "libasan", "libtsan", "libubsan", "-lasan", "-ltsan", "-lubsan")
 MODULE = "supervm.hardware._fastpath"
-NO_SANITIZER = ("fsanitize", "libasan", "libtsan", "libubsan", "-lasan", "-ltsan", "-lubsan")
+OWN = Path(__file__).parent
 
 
 class CannotBuild(Exception):
@@ -91,14 +91,44 @@ def _binding() -> str:
         return made.read_text("utf-8")
 
 
+def yielding(stm: str | None = None) -> dict[str, str]:
+    """Block-STM with its yield points, where other threads are let go first at times; see shake.c.
+
+    `stm` stands for svm_stm.c, to have a fault planted in it.
+    """
+    text = sources()["svm_stm.c"] if stm is None else stm
+    return {
+        "svm_stm.c": f"#define SVM_TEST_YIELD\n{text}",
+        "shake.c": (OWN / "shake.c").read_text("utf-8"),
+    }
+
+
+def in_turns(stm: str | None = None, refuted_max: int | None = None) -> dict[str, str]:
+    """The same with threads that take turns by a seed; see turns.h. `refuted_max` is EXEC-37's bound."""
+    made = yielding(stm)
+    del made["shake.c"]
+    if refuted_max is not None:
+        made["svm_stm.c"] = f"#define SVM_REFUTED_MAX {refuted_max}\n{made['svm_stm.c']}"
+    return made | {
+        "svm_pool.c": "",
+        "turns.c": (OWN / "turns.c").read_text("utf-8"),
+        "turns.h": (OWN / "turns.h").read_text("utf-8"),
+    }
+
+
+def planted(text: str, right: str, wrong: str) -> str:
+    """The text with a fault in place of what is right, which is there once."""
+    assert text.count(right) == 1, f"{text.count(right)} times in the text: {right!r}"
+    return text.replace(right, wrong)
+
+
 def build_library(variant: Variant, folder: Path, changed: Mapping[str, str] = {}) -> Path:
-    """The extension, in `folder`. `changed` replaces whole files by name.
+    """The extension, in `folder`. `changed` replaces whole files by name, or adds them.
 
     Raises `CannotBuild` where the machine lacks something, `BuildFailed` where the sources are wrong.
     """
     texts = sources() | dict(changed)
-    python = f"-I{sysconfig.get_paths()['include']}"
-    objects = compile_all(variant.defining(), texts, folder, ("-fPIC", python))
+    objects = compile_all(variant, texts, folder)
     library = folder / "_fastpath.so"
     _run([find_compiler(), *variant.flags, "-shared", *map(str, objects), "-pthread", "-o", str(library)])
     return library
@@ -119,22 +149,24 @@ def build_program(
     return program
 
 
-def compile_all(
-    variant: Variant, texts: Mapping[str, str], folder: Path, flags: Sequence[str] = ()
-) -> list[Path]:
-    """An object for each C file of `texts`, which are written to `folder` first."""
+def compile_all(variant: Variant, texts: Mapping[str, str], folder: Path) -> list[Path]:
+    """An object for each C file of `texts`, which are written to `folder`: for a program or a library."""
     compiler = find_compiler()
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in texts.items():
         (folder / name).write_text(text, "utf-8")
-    headers = [text for name, text in texts.items() if name.endswith(".h")]
-    all_flags = ["-std=c11", *variant.flags, *flags, f"-I{folder}"]
+    headers = {name: text for name, text in sorted(texts.items()) if name.endswith(".h")}
+    ours = [text for name, text in headers.items() if name.startswith("svm_")]
+    python = f"-I{sysconfig.get_paths()['include']}"
+    all_flags = ["-std=c11", "-fPIC", *variant.flags, python, f"-I{folder}"]
     # What counts its lines writes beside the object where it was compiled: it isn't shared.
     kept = folder if "--coverage" in variant.flags else KEPT
     kept.mkdir(parents=True, exist_ok=True)
 
     def compile_one(name: str) -> Path:
-        parts = [_version(compiler), *variant.flags, *flags, *headers, texts[name]]
+        # Our own sources include our own headers alone.
+        read = ours if name.startswith("svm_") else headers.values()
+        parts = [_version(compiler), *all_flags[:-1], *read, texts[name]]
         key = hashlib.blake2b("\0".join(parts).encode(), digest_size=16).hexdigest()
         made = kept / f"{Path(name).stem}-{key}.o"
         if not made.exists():

@@ -1,6 +1,8 @@
 #include "case.h"
 
+#include <inttypes.h>
 #include <stdbool.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -238,4 +240,35 @@ void svm_case_run(const svm_case *of, svm_engine *engine, uint32_t mode, int com
 
 int svm_ended_same(const svm_ended *one, const svm_ended *other) {
     return memcmp(one, other, offsetof(svm_ended, stats)) == 0;
+}
+
+uint8_t *svm_case_file(const char *name, size_t *size) {
+    FILE *file = fopen(name, "rb");
+    uint8_t *bytes = NULL;
+    if (file != NULL && fseek(file, 0, SEEK_END) == 0) {
+        const long end = ftell(file);
+        bytes = end < 0 ? NULL : malloc((size_t)end + 1);
+        rewind(file);
+        if (bytes != NULL) {
+            *size = fread(bytes, 1, (size_t)end, file);
+        }
+    }
+    if (file != NULL) {
+        fclose(file);
+    }
+    return bytes;
+}
+
+static void print_hex(const uint8_t *bytes) {
+    for (int i = 0; i < 32; i++) {
+        printf("%02x", bytes[i]);
+    }
+}
+
+void svm_ended_print(const svm_ended *ended) {
+    printf("%" PRIu32 " %" PRIu32 " %" PRIu32 " %" PRIu64 " ", ended->error, ended->receipts, ended->changes,
+           ended->gas_used);
+    print_hex(ended->root);
+    printf(" ");
+    print_hex(ended->changed);
 }

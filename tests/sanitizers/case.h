@@ -21,6 +21,9 @@ typedef struct {
 size_t svm_case_read(const uint8_t *bytes, size_t size, svm_case *found);
 void svm_case_free(svm_case *found);
 
+/* All bytes of a file; NULL where it can't be read. */
+uint8_t *svm_case_file(const char *name, size_t *size);
+
 /* The entry of a key, and its size: 0 where the case has none. */
 const uint8_t *svm_case_entry(const svm_case *of, const uint8_t *key, uint32_t key_size, uint32_t *size);
 
@@ -42,6 +45,9 @@ typedef struct {
 /* Runs the case on the engine as the node does: opens, supplies, executes, reads all that comes out, commits where
  * `commit` says so, and ends the block. The error is that of the first call that gives one. */
 void svm_case_run(const svm_case *of, svm_engine *engine, uint32_t mode, int commit, svm_ended *ended);
+
+/* Prints what is the same in every way, as `expected` in cases.py gives it, without an end of line. */
+void svm_ended_print(const svm_ended *ended);
 
 /* Whether the same came of both, however it was done. */
 int svm_ended_same(const svm_ended *one, const svm_ended *other);

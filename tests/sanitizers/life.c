@@ -6,7 +6,6 @@
  *     life FILE order     calls what may not be called yet, or any more
  *
  * FILE holds cases, one after the other. Linked so that requests for memory come here first. */
-#include <inttypes.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -78,12 +77,6 @@ enum { WAYS_COUNT = sizeof WAYS / sizeof *WAYS };
         }                                                                                                              \
     } while (0)
 
-static void print_hex(const uint8_t *bytes) {
-    for (int i = 0; i < 32; i++) {
-        printf("%02x", bytes[i]);
-    }
-}
-
 static void every_way(const svm_case *of) {
     svm_ended first = {0}, again;
     for (int way = 0; way < WAYS_COUNT; way++) {
@@ -111,11 +104,7 @@ static void every_way(const svm_case *of) {
         svm_engine_free(engine);
         svm_pool_free(pool);
     }
-    printf("%" PRIu32 " %" PRIu32 " %" PRIu32 " %" PRIu64 " ", first.error, first.receipts, first.changes,
-           first.gas_used);
-    print_hex(first.root);
-    printf(" ");
-    print_hex(first.changed);
+    svm_ended_print(&first);
     printf("\n");
 }
 
@@ -258,26 +247,9 @@ static void out_of_order(const svm_case *of) {
     svm_pool_free(NULL);
 }
 
-static uint8_t *read_file(const char *name, size_t *size) {
-    FILE *file = fopen(name, "rb");
-    uint8_t *bytes = NULL;
-    if (file != NULL && fseek(file, 0, SEEK_END) == 0) {
-        const long end = ftell(file);
-        bytes = end < 0 ? NULL : malloc((size_t)end + 1);
-        rewind(file);
-        if (bytes != NULL) {
-            *size = fread(bytes, 1, (size_t)end, file);
-        }
-    }
-    if (file != NULL) {
-        fclose(file);
-    }
-    return bytes;
-}
-
 int main(int argc, char **argv) {
     size_t size = 0;
-    uint8_t *bytes = argc == 3 ? read_file(argv[1], &size) : NULL;
+    uint8_t *bytes = argc == 3 ? svm_case_file(argv[1], &size) : NULL;
     if (bytes == NULL) {
         return 2;
     }

@@ -15,7 +15,7 @@ from supervm.types.transaction import Access, Input
 from tests.differential.generate import world
 from tests.differential.making import FUNDS, Maker
 from tests.differential.profiles import ORDINARY
-from tests.sanitizers.building import ADDRESS, THREAD, CannotBuild, Variant, build_program
+from tests.sanitizers.building import ADDRESS, THREAD, CannotBuild, Variant, build_program, yielding
 from tests.sanitizers.cases import expected, pack_case
 
 HERE = Path(__file__).parent
@@ -30,8 +30,10 @@ RUN_SECONDS = 300
 def programs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     try:
         return {
-            variant.name: build_program(variant, tmp_path_factory.mktemp(variant.name), OWN, *WRAPPED)
-            for variant in (ADDRESS, THREAD)
+            variant.name: build_program(
+                variant, tmp_path_factory.mktemp(variant.name), OWN, *WRAPPED, changed=changed
+            )
+            for variant, changed in ((ADDRESS, {}), (THREAD, yielding()))
         }
     except CannotBuild as error:
         pytest.skip(str(error))
