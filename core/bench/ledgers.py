@@ -138,18 +138,18 @@ class NativeLedger:
                         self._engine.open_block(facts, block.data, block.offsets, digests, ())
                     )
                     opened.execute(self._mode)
-                    packed, count = opened.packed_changes()
+                    view, count = opened.view_changes()
                     opened.commit()
                 if self._tree is not None:
                     with root_clock:
-                        state_root = self._tree.update(packed, count)
+                        state_root = self._tree.update(view, count)
                     _add(phases, {f"root_{name}": each for name, each in self._tree.phases().items()})
                 stats = opened.stats()
                 _add(phases, {name: getattr(stats, name) for name in _PHASES})
                 done += len(block)
                 wrong += len(block) - stats.committed
                 changed += count
-                changes.append(packed)
+                changes.append(bytes(view))
                 receipts.append(tuple(opened.receipts()))
                 receipts_root = opened.receipts_root()
                 with clock:

@@ -28,6 +28,7 @@ GIVEN = "one thread, digests given"
 RATIOS = (0, 20, 50, 80, 100)
 EACH = (1, 16, 64)
 OBJECTS = 65_536
+BLOCK = 8_192
 
 
 @attrs.frozen
@@ -48,15 +49,23 @@ class Mutator:
 
 
 def run_owned(
-    each: Sequence[int], objects: int, options: Options, gas: GasPolicy, progress: Progress | None = None
+    each: Sequence[int],
+    objects: int,
+    block: int,
+    options: Options,
+    gas: GasPolicy,
+    progress: Progress | None = None,
 ) -> BenchResult:
-    """Mutations a second of `objects` owned objects, all in every block. Raises CantMeasure. Blocks."""
-    plans = {f"{count} a transaction": _owned_plan(count, objects, options) for count in each}
+    """Mutations a second of `objects` owned objects, `block` of them in every block, all in turn.
+
+    Raises CantMeasure. Blocks.
+    """
+    block = min(block, objects)
+    plans = {f"{count} a transaction": _owned_plan(count, objects, block, options) for count in each}
     race = _races(plans, options, gas, progress)
-    main = f"{each[-1]} a transaction, one thread, {NO_ROOT}"
-    return _finished(
-        "owned", options, race, gas, plans, main, {"mutations_a_transaction": list(each), "objects": objects}
-    )
+    main = f"{each[-1]} a transaction, {GIVEN if options.way().native else 'one thread'}, {NO_ROOT}"
+    asked = {"mutations_a_transaction": list(each), "objects": objects, "mutations_a_block": block}
+    return _finished("owned", options, race, gas, plans, main, asked)
 
 
 def run_mixed(
@@ -76,12 +85,10 @@ def run_mixed(
     return _finished(name, options, race, gas, plans, main, asked)
 
 
-def _owned_plan(each: int, objects: int, options: Options) -> ObjectPlan:
-    if objects % each:
-        raise CantMeasure(f"{objects} objects don't divide into {each} an owner: give a multiple")
-    return ObjectPlan(
-        block=objects // each, blocks=options.blocks, each=each, owned=objects, seed=options.seed
-    )
+def _owned_plan(each: int, objects: int, block: int, options: Options) -> ObjectPlan:
+    if objects % each or block % each:
+        raise CantMeasure(f"{objects} objects, {block} a block: give multiples of {each}, what an owner has")
+    return ObjectPlan(block=block // each, blocks=options.blocks, each=each, owned=objects, seed=options.seed)
 
 
 def _mixed_plan(ratio: int, block: int, shared: int, options: Options) -> ObjectPlan:

@@ -143,7 +143,14 @@ def hot_5_blocks() -> None:
 
 @click.command()
 @common
-@click.option("--blocks", type=click.IntRange(1), default=4, show_default=True, help="Blocks of a turn.")
+@click.option("--blocks", type=click.IntRange(1), default=32, show_default=True, help="Blocks of a turn.")
+@click.option(
+    "--block",
+    type=click.IntRange(1),
+    default=8_192,
+    show_default=True,
+    help="Mutations of a block.",
+)
 @click.option(
     "--each",
     type=click.IntRange(1, 64),
@@ -155,9 +162,9 @@ def hot_5_blocks() -> None:
     type=click.IntRange(1),
     default=65_536,
     show_default=True,
-    help="Owned objects, all mutated in every block.",
+    help="Owned objects, mutated in turn.",
 )
-def owned(each: tuple[int, ...], objects: int, as_json: bool, **asked: Any) -> None:
+def owned(each: tuple[int, ...], objects: int, block: int, as_json: bool, **asked: Any) -> None:
     """Mutate owned objects of distinct owners, with all checks, on one thread and on all.
 
     What is counted are mutations. The signatures, and the network of the FAST lane, are left out.
@@ -169,7 +176,7 @@ def owned(each: tuple[int, ...], objects: int, as_json: bool, **asked: Any) -> N
     """
     from supervm.bench.mutations import EACH, run_owned
 
-    _measure(partial(run_owned, each or EACH, objects), as_json, **asked)
+    _measure(partial(run_owned, each or EACH, objects, block), as_json, **asked)
 
 
 @click.command("mixed-R")

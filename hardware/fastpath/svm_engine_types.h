@@ -336,6 +336,7 @@ typedef struct svm_worker {
     uint64_t gas_limit, gas_used;
     bool broken;              /* a state that can't be */
     const svm_object **objects; /* by input, as it stood when the turn began */
+    svm_object **raised;      /* by input: what `raise_versions` made, which operations may rewrite; else NULL */
     uint64_t *written;        /* by input: its new version, 0 where it got none */
     uint8_t *ended;           /* by input: its access was used up */
     svm_version created[SVM_OPERATIONS_MAX], deleted[SVM_OPERATIONS_MAX];

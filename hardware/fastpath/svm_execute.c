@@ -40,15 +40,17 @@ bool svm_worker_init(svm_worker *worker, svm_block *block) {
     worker->block = block;
     const size_t inputs = (size_t)block->facts.inputs_max + 1;
     worker->objects = malloc(inputs * sizeof *worker->objects);
+    worker->raised = malloc(inputs * sizeof *worker->raised);
     worker->written = malloc(inputs * sizeof *worker->written);
     worker->ended = malloc(inputs);
-    return worker->objects != NULL && worker->written != NULL && worker->ended != NULL;
+    return worker->objects != NULL && worker->raised != NULL && worker->written != NULL && worker->ended != NULL;
 }
 
 void svm_worker_free(svm_worker *worker) {
     svm_arena_free(&worker->arena);
     free(worker->undo);
     free(worker->objects);
+    free(worker->raised);
     free(worker->written);
     free(worker->ended);
     free(worker->events);

@@ -42,6 +42,12 @@ static void X(rollback)(svm_worker *w) {
         const svm_undo *undo = &w->undo[--w->undo_count];
         X(restore)(w, undo->slot, undo->value);
     }
+    for (uint32_t i = 0; i < w->tx->inputs; i++) {
+        if (w->raised[i] != NULL) { /* an operation may have rewritten it */
+            w->raised[i]->data = w->objects[i]->data;
+            w->raised[i]->size = w->objects[i]->size;
+        }
+    }
 }
 
 /* Lane by the first matching rule of EXEC-10; of what no lane takes, the lane asked for. */
@@ -112,6 +118,7 @@ static void X(raise_versions)(svm_worker *w, const uint32_t *input_slots) {
     const uint8_t *declared = tx->data + tx->inputs_at;
     for (uint32_t i = 0; i < tx->inputs; i++, declared += SVM_INPUT) {
         const svm_object *object = w->objects[i];
+        w->raised[i] = NULL;
         w->written[i] = 0;
         w->ended[i] = 0;
         if (object == NULL || object->kind != SVM_OWNED || object->deleted ||
@@ -124,6 +131,7 @@ static void X(raise_versions)(svm_worker *w, const uint32_t *input_slots) {
             continue; /* w->error tells; what stands of the other inputs must still be set */
         }
         next->version++;
+        w->raised[i] = next;
         w->written[i] = next->version;
         X(change)(w, input_slots[i])->object = next;
     }
@@ -406,6 +414,11 @@ static bool X(mutate_object)(svm_worker *w, const uint8_t *at) {
     const bool first = w->written[input] == 0; /* shared, and not written before */
     if (first && !use_gas(w, gas->object_mutate)) {
         return false;
+    }
+    if (object == w->raised[input]) { /* nobody else has seen it yet */
+        w->raised[input]->data = at + 37;
+        w->raised[input]->size = size;
+        return true;
     }
     svm_object *next = new_object(w, object);
     if (next == NULL) {

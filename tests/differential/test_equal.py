@@ -23,8 +23,19 @@ from supervm.execution.errors import Code
 from supervm.execution.working import GAS_STATE_KEY
 from supervm.hardware import fastpath
 from supervm.types.codec import U128_MAX
-from supervm.types.operations import Mint, TokenCreate
-from supervm.types.state import NATIVE_TOKEN, Account, Token, account_key, token_id, token_key
+from supervm.types.operations import Mint, ObjectMutate, Operation, Output, TokenCreate, Transfer
+from supervm.types.state import (
+    NATIVE_TOKEN,
+    OBJECT,
+    Account,
+    Object,
+    OwnerKind,
+    Token,
+    account_key,
+    token_id,
+    token_key,
+)
+from supervm.types.transaction import Access, Input
 from tests.differential.compare import BLOCKS_A_WORLD, Tally, compare_world
 from tests.differential.generate import World, world
 from tests.differential.making import FUNDS, Maker
@@ -149,6 +160,32 @@ def test_what_a_skipped_transaction_made_earlier_is_there_though_the_engine_forg
     assert [receipt.code for receipt in wanted.receipts] == [""]
     engine = NativeEngine(threads=1, bytes_max=0, seed=SEED)
     check_equal(run_engine(engine, of, second), wanted)
+
+
+@native
+@pytest.mark.parametrize("overdrawn", [False, True])
+@pytest.mark.parametrize("way", WAYS, ids=str)
+def test_mutations_of_a_transaction_that_fails_later_leave_only_the_next_version(
+    way: Way, overdrawn: bool
+) -> None:
+    """An owned object, mutated twice, then more paid than there is (EXEC-2, EXEC-9)."""
+    of = world(2)
+    owner, other = of.people[:2]
+    of.state[account_key(owner)] = Account(0, 0, FUNDS).encode()
+    ids = sorted(bytes([at]) * 32 for at in (7, 8))
+    for each in ids:
+        of.state[OBJECT + each] = Object(3, OwnerKind.OWNED, owner, 1, data=b"as it was").encode()
+    maker = Maker(of.chance, of.state, of.people, of.limits, ORDINARY[0])
+    inputs = [Input(each, 3, Access.WRITE) for each in ids]
+    writes: list[Operation] = [ObjectMutate(ids[0], b"once"), ObjectMutate(ids[0], b"and again")]
+    pays = Transfer(NATIVE_TOKEN, (Output(other, FUNDS * 2 if overdrawn else 1),))
+    block = of.block_of([maker.signed(maker.body(owner, inputs, [*writes, pays]))])
+    wanted = execute_block(of.state, block, of.gas)
+    assert wanted.receipts[0].code == ("InsufficientFunds" if overdrawn else "")
+    first, second = (Object.decode(wanted.changes[OBJECT + each] or b"") for each in ids)
+    assert (first.version, second.version) == (4, 4)
+    assert (first.data, second.data) == (b"as it was" if overdrawn else b"and again", b"as it was")
+    start(way, of.state).run(block, of.gas, of.state, wanted)
 
 
 @native
