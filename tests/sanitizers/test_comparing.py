@@ -17,7 +17,7 @@ def test_a_fault_planted_in_the_engine_is_found_and_its_blocks_are_made_small(tm
         "supervm.hardware._fastpath", reason="the C library is not built", exc_type=ImportError
     )
     wrong = planted(
-        sources()["svm_decode.c"], "? facts->gas.signature_secp256k1", "? facts->gas.signature_ed25519"
+        sources()["svm_decode.c"], "? facts->gas.signature_secp256k1", "? 1 + facts->gas.signature_secp256k1"
     )
     try:
         library = build_library(ADDRESS, tmp_path, {"svm_decode.c": wrong})
