@@ -15,14 +15,22 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.sanitizers.building import THREAD, VARIANTS, CannotBuild, build_library, find_compiler, yielding
+from tests.sanitizers.building import (
+    OWN,
+    THREAD,
+    VARIANTS,
+    CannotBuild,
+    build_library,
+    find_compiler,
+    yielding,
+)
 
 SKIPPED = 77
 OPTIONS = {
     # Python itself keeps memory to its end: leaks are looked for by the programs of this folder.
     "ASAN_OPTIONS": "detect_leaks=0:abort_on_error=0:strict_string_checks=1",
     "UBSAN_OPTIONS": "print_stacktrace=1:halt_on_error=1",
-    "TSAN_OPTIONS": "halt_on_error=1:second_deadlock_stack=1:exitcode=66",
+    "TSAN_OPTIONS": f"halt_on_error=1:second_deadlock_stack=1:exitcode=66:suppressions={OWN}/tsan.supp",
     # Each object that is handed to C has memory of its own, with its end guarded.
     "PYTHONMALLOC": "malloc",
 }
