@@ -31,6 +31,7 @@ from supervm.types.block import Block, BlockBody, BlockHeader
 from supervm.types.certificate import BatchCertificate
 from supervm.types.codec import pack_transactions, unpack_transactions
 from supervm.types.errors import InvalidInput
+from supervm.types.packed_receipts import ReceiptHead
 from supervm.types.receipt import Receipt
 
 RECEIPTS_CHUNK = 256
@@ -44,16 +45,16 @@ def sealed(key: bytes, value: bytes) -> Put:
 
 def block_rows(
     block: Block,
-    receipts: Sequence[Receipt],
+    receipts: Sequence[Receipt | ReceiptHead],
     encoded: Sequence[bytes],
     certificate: bytes,
     known: Collection[bytes] = (),
 ) -> list[Put]:
     """Every row that a block adds besides state, tree and marker. Pure; a thread's work for a full block.
 
-    A receipt's `index` is its transaction's place in the block, counted through all batches. `encoded`
-    are the receipts' encodings, which the caller has for their root. `known` are the digests that an earlier
-    block has a receipt for: the index goes on leading there.
+    A receipt's `index` is its transaction's place in the block, counted through all batches; of receipts, the
+    heads suffice. `encoded` are their encodings, which the caller has for their root. `known` are the digests
+    that an earlier block has a receipt for: the index goes on leading there.
     """
     height = block.header.height
     certificates = block.body.certificates
@@ -80,9 +81,11 @@ def block_rows(
     return rows
 
 
-def _chunks(receipts: Sequence[Receipt], encoded: Sequence[bytes]) -> list[list[tuple[Receipt, bytes]]]:
+def _chunks(
+    receipts: Sequence[Receipt | ReceiptHead], encoded: Sequence[bytes]
+) -> list[list[tuple[Receipt | ReceiptHead, bytes]]]:
     """Receipts with their encodings, in rows of at most 256 and about 1 MiB."""
-    chunks: list[list[tuple[Receipt, bytes]]] = []
+    chunks: list[list[tuple[Receipt | ReceiptHead, bytes]]] = []
     size_bytes = RECEIPTS_CHUNK_BYTES
     for receipt, data in zip(receipts, encoded, strict=True):
         if size_bytes + len(data) > RECEIPTS_CHUNK_BYTES or len(chunks[-1]) == RECEIPTS_CHUNK:

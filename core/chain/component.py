@@ -19,6 +19,7 @@ from supervm.execution.engine import MODES, choose_engine
 from supervm.execution.working import GAS_STATE_KEY
 from supervm.kernel.component import Component, Context
 from supervm.storage.ledger import PAGE_CACHE_BYTES, STATE_CACHE_BYTES, open_ledger
+from supervm.storage.state_tree import TREES
 from supervm.storage.tree import SLICES
 from supervm.storage.verify import verify_slice
 from supervm.types.address import Suite
@@ -41,6 +42,8 @@ class LedgerOptions:
     `execution`: `auto` takes C where it is there and lets it choose by the block, `serial`, `partitioned` and
     `block_stm` are its ways by name, `python` is the specification; the results are the same bytes.
     `execution_workers`: its threads. `execution_cache_bytes`: the state that it keeps in memory; 0: no bound.
+    `state_tree`: `auto` takes C where it is there, on `execution_workers` threads, `python` is the
+    specification; of either's pages at most `page_cache_bytes` stay in memory.
     """
 
     mempool_transactions_max: int = attrs.field(default=20_000, validator=ge(1))
@@ -57,6 +60,7 @@ class LedgerOptions:
     execution: str = attrs.field(default="auto", validator=in_((*MODES, "python")))
     execution_workers: int = attrs.field(default=1, validator=in_(range(1, WORKERS_MAX + 1)))
     execution_cache_bytes: int = attrs.field(default=STATE_CACHE_BYTES, validator=ge(0))
+    state_tree: str = attrs.field(default="auto", validator=in_(TREES))
 
     @property
     def mempool(self) -> MempoolBounds:
@@ -108,6 +112,8 @@ async def open_chain(ctx: Context, config: LedgerConfig) -> AsyncIterator[Chain]
         gas.base_price(first),
         page_cache_bytes=options.page_cache_bytes,
         state_cache_bytes=options.state_cache_bytes,
+        native_tree=options.state_tree != "python",
+        tree_threads=options.execution_workers,
     ) as ledger:
         gas_state = (await ledger.get_state([GAS_STATE_KEY]))[GAS_STATE_KEY]
         assert gas_state is not None, "genesis puts the gas policy's state there"

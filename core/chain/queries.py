@@ -132,7 +132,10 @@ class Queries:
 
     def _recent(self, digest: bytes) -> TransactionView | None:
         known = self._chain.news.recent.get(digest)
-        return None if known is None else _located(*known)
+        if known is None:
+            return None
+        receipts, at, data = known
+        return _located(receipts[at], data)
 
     async def block(self, reference: int | bytes) -> BlockView | None:
         """A block by height or digest."""

@@ -246,15 +246,14 @@ bool svm_engine_store(svm_engine *engine, svm_entry *entry, svm_value value) {
         if (from->size != 0 && data != from->data) {
             memmove(data, from->data, from->size);
         }
-        svm_object kept = *from;
-        kept.data = data;
+        if (to != from) {
+            *to = *from;
+            to->data = data;
+        }
         if (to != entry->value.object) {
             forget_value(engine, entry);
-            *to = kept;
             entry->value.object = to;
             engine->bytes += owned_bytes(entry);
-        } else {
-            *to = kept;
         }
     } else if (entry->space == SVM_TOKEN && value.token != NULL) {
         svm_token *to = malloc(sizeof *to);
