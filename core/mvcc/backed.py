@@ -306,7 +306,6 @@ class BackedStore(MvccStore):
             self._evict(len(come), is_needed=True)
             ts = self.oldest_active()
             for key, value in come:
-                self._chains.pop(key, None)
                 self._heads[key] = (ts, value)
             if self._index is not None:
                 self._index.follow([key for key, _ in come], self._heads)
@@ -384,12 +383,12 @@ class BackedStore(MvccStore):
         is_free = not self._fetching and key not in self._pins
         return is_free and self._is_flushed(key) and ts <= self._log_base
 
-    def _end_log(self) -> None:
-        self._dirty.update(*self._log)
+    def _end_log(self, upto: int) -> None:
+        keys = self._log[:upto]
+        self._dirty.update(keys)
         if self._missing is UNKNOWN:
-            for writes in self._log:
-                self._order.update(dict.fromkeys(writes))
-        super()._end_log()
+            self._order.update(dict.fromkeys(keys))
+        super()._end_log(upto)
 
     # -- what waits to be flushed
 

@@ -45,6 +45,9 @@ class BlockStore(MvccStore):
                 raise BadOperand("a block is installed above those before", ts, mend, "ts")
             assert self._check_writes(writes, ts - 1) is None, "versions of a key rise (I2)"
             self._fold()  # of a block whose installation was interrupted
-            self._stamp(writes, ts)
-            self._install_logged(writes, ts)
+            if writes:
+                self._log_base = ts - 1
+                self._install(writes, ts, None)
+            else:
+                self._published = self._log_base = ts
             self._blocks += 1

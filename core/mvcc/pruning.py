@@ -74,7 +74,7 @@ class PruneCycle:
         store = self.store
         chain = store._chains.get(key)
         if key not in store._heads:
-            store._chains.pop(key, None)
+            assert chain is None, "a key that was dropped took its chain along"
             return
         ts, value = store._head_of(key)
         expires = self.rules.expired_ts is not None

@@ -16,14 +16,15 @@ How it keeps its promises:
 - The log holds what commits wrote, until it is folded into the chains: when it is full, or when somebody asks
   for something older. Ranges that were scanned are validated by it too.
 - Where no past is kept and no other transaction is open, nobody can read what a commit displaces, and it goes
-  without a log. Else the first stamped commit of a key puts what it displaces into the key's chain, so that
-  a head that is not in a chain is all there is of a key.
+  without a log. Else the log tells what was displaced too, so that a key needs a chain only from then on.
 
 The invariants of EXEC-44 are asserted where they could break, in production too.
 """
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain, count, repeat
+from operator import sub
 from types import MappingProxyType
 from typing import Any, TypeVar
 
@@ -97,12 +98,15 @@ class MvccStore:
         self._is_complete = self._rules.versions_max > 1  # whether every version is in the log or a chain
         self._remembers = self._is_complete  # whether the log is kept even where nobody reads
 
-        # What the commits after _log_base wrote, in their order.
-        self._log: list[dict[bytes, Any]] = []
+        # Of the commits after _log_base, key by key: what they wrote, bare or stamped, and the heads that
+        # these displaced, unless every version is in a chain anyway; and where each commit ends.
+        self._log: list[bytes] = []
+        self._log_values: list[Any] = []
+        self._displaced: list[Any] = []
+        self._ends: list[int] = []
         self._log_base = 0
-        self._log_keys = 0
         self._log_max = LOG_KEYS_MAX
-        self._log_indexed = 0  # commits
+        self._log_indexed = 0
 
         self._index: KeyIndex | None = None
         self._index_making = threading.Lock()
@@ -226,7 +230,7 @@ class MvccStore:
 
     def versions_added(self) -> int:
         """Versions that came since the last pruning cycle began."""
-        return self._versions_added + self._log_keys
+        return self._versions_added + len(self._log)
 
     def total_versions(self) -> int:
         """Versions of all keys, tombstones among them."""
@@ -322,8 +326,8 @@ class MvccStore:
         head = self._heads[key]
         if head.__class__ is tuple:
             return head
-        chain = self._chains.get(key)
-        return (self._settled_ts, head) if chain is None else chain[-1]
+        versions = self._chains.get(key)
+        return (self._settled_ts, head) if versions is None else versions[-1]
 
     # -- commits
 
@@ -343,34 +347,40 @@ class MvccStore:
         """Under the lock: install what a transaction wrote, publish it, and keep what may still be read."""
         if deleted is not None:
             self._candidates.update(deleted)
+        is_alone = False
         if self._settles:
             # As a pruner does: whoever isn't seen in `_active` now begins after this commit.
             self._horizon = ts
-            if not self._active:
-                if not self._remembers:
-                    if self._log or self._chains:
-                        self._forget_past()
-                    if not self._chains:
-                        self._install_alone(writes, ts, deleted)
-                        return
-                elif self._is_complete:
-                    self._install_logged(writes, ts)
-                    return
-        self._stamp(writes, ts)
-        self._install_logged(writes, ts)
-
-    def _stamp(self, writes: dict[bytes, Any], ts: int) -> None:
-        """Under the lock: make versions of values, and see to it that what they displace can be found."""
-        heads, chains, missing = self._heads, self._chains, self._missing
-        is_complete = self._is_complete
-        for key, value in writes.items():
-            if not is_complete and key not in chains:
-                head = heads.get(key, missing)
-                if head.__class__ is tuple:
-                    chains[key] = [head]
-                elif head is not None:
-                    chains[key] = [(self._settled_ts, head)]
-            writes[key] = (ts, value)
+            is_alone = not self._active
+        if is_alone and not self._remembers:
+            if self._log or self._chains:
+                self._forget_past()
+            if not self._chains:
+                self._install_alone(writes, ts, deleted)
+                return
+        displaced: list[Any] = []
+        if not self._is_complete:
+            head_of, missing = self._heads.get, self._missing
+            for key, value in writes.items():
+                displaced.append(head_of(key, missing))
+                writes[key] = (ts, value)
+        elif not is_alone:
+            for key, value in writes.items():
+                writes[key] = (ts, value)
+        values = [*writes.values()]
+        end = len(self._log) + len(values)
+        try:
+            # One call into C, in which no signal handler runs: all is installed or nothing.
+            self._heads.update(writes)
+        finally:
+            # Nothing here calls, so that no signal handler runs in between.
+            self._published = ts
+            self._log += writes  # its keys
+            self._log_values += values
+            self._displaced += displaced
+            self._ends += (end,)
+        if end >= self._log_max:
+            self._log_full()
 
     def _install_alone(self, writes: dict[bytes, Any], ts: int, deleted: Sequence[bytes] | None) -> None:
         """Under the lock: where nobody can read what was before."""
@@ -385,20 +395,6 @@ class MvccStore:
             self._versions_added += len(deleted)
             self._prune_meanwhile(len(deleted))
 
-    def _install_logged(self, writes: dict[bytes, Any], ts: int) -> None:
-        """Under the lock: install, publish, and put it into the log."""
-        keys = self._log_keys + len(writes)
-        entry = [writes]
-        try:
-            # One call into C, in which no signal handler runs: all is installed or nothing.
-            self._heads.update(writes)
-        finally:
-            self._published = ts
-            self._log += entry
-            self._log_keys = keys
-        if keys >= self._log_max:
-            self._log_full()
-
     # -- the log
 
     def _fold(self) -> None:
@@ -406,16 +402,16 @@ class MvccStore:
         if self._log:
             self._follow_log()
             try:
-                self._chain_up(0)
-                self._candidates.update(*self._log)
-                self._end_log()
+                self._chain_up()
+                self._candidates.update(self._log)
+                self._end_log(len(self._log))
             except BaseException:
                 self._is_counted = False
                 raise
 
     def _log_full(self) -> None:
         """Under the lock, in a commit: empty the log."""
-        added = self._log_keys
+        added = len(self._log)
         if self._rules.versions_max > 1:
             self._fold()
         else:
@@ -436,68 +432,88 @@ class MvccStore:
                 self._cycle = None
 
     def _thin_log(self) -> None:
-        """Under the lock, where no past is kept: chain up what is newer than the oldest snapshot.
+        """Under the lock, where no past is kept: drop what no snapshot can see; chain up the rest if much.
 
-        Of what isn't, only the newest of each key can be read: it is the head, or begins the chain.
+        Of the commits that the oldest snapshot sees, only the newest of each key can be read. It is the head,
+        or what the first of the later ones displaced.
         """
         oldest = self._set_horizon()[-1]
         self._follow_log()
-        seen = max(0, min(len(self._log), oldest - self._log_base))
+        seen = self._position(oldest)
         if seen:
             self._forgotten_ts = max(self._forgotten_ts, oldest)
-            newest: dict[bytes, Any] = {}
-            for writes in self._log[:seen]:
-                newest.update(writes)
-            for key in newest.keys() & self._chains.keys():
-                self._past_versions -= count_past(self._chains.pop(key))
-            for writes in self._log[seen:]:
-                for key in writes.keys() & newest.keys():
-                    self._chains.setdefault(key, [newest[key]])
-        self._chain_up(seen)
-        self._candidates.update(*self._log[seen:])
-        self._end_log()
+            if self._chains:
+                for key in self._chains.keys() & self._log[:seen]:
+                    self._past_versions -= count_past(self._chains.pop(key))
+            self._end_log(seen)
+        if len(self._log) > self._log_max // 2:
+            self._chain_up()
+            self._candidates.update(self._log)
+            self._end_log(len(self._log))
 
-    def _chain_up(self, since: int) -> None:
-        """Under the lock: add the versions of the log's commits from `since` on to their keys' chains.
+    def _position(self, ts: int) -> int:
+        """Under the lock: where in the log the commits after `ts` begin."""
+        if ts <= self._log_base:
+            return 0
+        assert len(self._ends) == self._published - self._log_base, "timestamps rise one by one (I3)"
+        return self._ends[ts - self._log_base - 1]
+
+    def _chain_up(self) -> None:
+        """Under the lock: add the versions of the log to their keys' chains.
 
         Doing it again, after somebody was interrupted, adds nothing.
         """
-        log, base = self._log[since:], self._log_base + since
-        chains = self._chains
-        moved = 0
-        if self._is_complete and self._is_counted:
-            assert len(self._log) == self._published - self._log_base, "timestamps rise one by one (I3)"
-            for ts, writes in enumerate(log, base + 1):
-                for key, value in writes.items():
-                    version = value if value.__class__ is tuple else (ts, value)
-                    try:
-                        chains[key].append(version)
-                    except KeyError:
-                        chains[key] = [version]
-                        moved -= 1
-            self._past_versions += moved + self._log_keys
+        chains, is_careful = self._chains, not self._is_counted
+        if self._is_complete and not is_careful:
+            self._chain_up_all()
             return
-        for ts, writes in enumerate(log, base + 1):
-            for key, value in writes.items():
-                version = value if value.__class__ is tuple else (ts, value)
-                chain = chains.get(key)
-                if chain is None:
+        moved = 0
+        displaced = self._displaced or repeat(None)
+        for key, value, ts, head in zip(
+            self._log, self._log_values, self._log_stamps(), displaced, strict=False
+        ):
+            version = value if value.__class__ is tuple else (ts, value)
+            past = chains.get(key)
+            if past is None:
+                if head is None:
                     chains[key] = [version]
                     continue
-                last_ts, last = chain[-1]
-                if last_ts < version[0]:
-                    chain.append(version)
-                    moved += last is not HOLE
+                past = chains[key] = [head if head.__class__ is tuple else (self._settled_ts, head)]
+                moved -= past[0][1] is HOLE
+            elif is_careful and past[-1][0] >= version[0]:
+                continue
+            past.append(version)
+            moved += 1
         self._past_versions += moved
 
-    def _end_log(self) -> None:
-        """Under the lock: what the log held is elsewhere."""
-        empty: list[dict[bytes, Any]] = []
-        # Nothing here calls Python, so that no exception from outside leaves a part of it undone.
-        self._versions_added += self._log_keys
-        self._log = empty
-        self._log_base = self._published
-        self._log_keys = self._log_indexed = 0
+    def _chain_up_all(self) -> None:
+        """Under the lock: as `_chain_up`, where nobody was interrupted and chains lack nothing."""
+        chains = self._chains
+        come = 0
+        for key, value, ts in zip(self._log, self._log_values, self._log_stamps(), strict=True):
+            version = value if value.__class__ is tuple else (ts, value)
+            try:
+                chains[key].append(version)
+            except KeyError:
+                chains[key] = [version]
+                come += 1
+        self._past_versions += len(self._log) - come
+
+    def _log_stamps(self) -> Iterator[int]:
+        """Under the lock: of each key in the log, the timestamp of its commit."""
+        counts = map(sub, self._ends, chain((0,), self._ends))
+        return chain.from_iterable(map(repeat, count(self._log_base + 1), counts))
+
+    def _end_log(self, upto: int) -> None:
+        """Under the lock: drop the log up to a place where a commit ends; what it held is elsewhere."""
+        ends = [end - upto for end in self._ends if end > upto]
+        base = self._published - len(ends)
+        # Nothing here calls, so that no exception from outside leaves a part of it undone.
+        self._versions_added += upto
+        del self._log[:upto], self._log_values[:upto], self._displaced[:upto]
+        self._ends = ends
+        self._log_base = base
+        self._log_indexed -= upto
 
     def _forget_past(self) -> None:
         """Under the lock, where no past is kept and nobody reads: drop log and chains, if not too long."""
@@ -508,7 +524,7 @@ class MvccStore:
         self._forgotten_ts = self._published
         self._chains = chains
         self._past_versions = 0
-        self._end_log()
+        self._end_log(len(self._log))
 
     def _count_again(self) -> None:
         """Under the lock: where a count may be wrong."""
@@ -558,11 +574,9 @@ class MvccStore:
     def _newer_within(self, ranges: Sequence[Span], ts: int) -> tuple[bytes, int] | None:
         """Under the lock: a key in one of the ranges with a version after `ts`, and that version's."""
         if ts >= self._log_base:
-            assert len(self._log) == self._published - self._log_base, "timestamps rise one by one (I3)"
-            for writes in self._log[ts - self._log_base :]:
-                for key in writes:
-                    if any(low <= key and (high is None or key < high) for low, high in ranges):
-                        return key, self._heads[key][0]
+            for key in self._log[self._position(ts) :]:
+                if any(low <= key and (high is None or key < high) for low, high in ranges):
+                    return key, self._heads[key][0]
             return None
         self._follow_log()
         assert self._index is not None, "a range was scanned, so there is an index"
@@ -599,6 +613,6 @@ class MvccStore:
         self._log_indexed = len(self._log)
         if self._index is None:
             if self._unindexed is not None:
-                self._unindexed += (key for writes in newest for key in writes)
+                self._unindexed += newest
         elif self._index.size != len(self._heads):
-            self._index.follow([key for writes in newest for key in writes], self._heads)
+            self._index.follow(newest, self._heads)

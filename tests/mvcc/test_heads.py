@@ -74,18 +74,22 @@ def test_what_a_full_log_held_is_found_by_snapshots_in_its_midst(
     assert [reader.read(b"k") for reader in store.open_transactions()] == [b"1", b"2", b"4", b"6"]
 
 
-def test_a_thinned_log_leaves_what_snapshots_in_its_midst_see_and_tells_of_the_rest() -> None:
+@pytest.mark.parametrize(("log_max", "left"), [(3, 1), (5, 0)])
+def test_a_thinned_log_leaves_what_snapshots_in_its_midst_see_and_tells_of_the_rest(
+    log_max: int, left: int
+) -> None:
     store = MvccStore(rules=NO_PAST)
-    store._log_max = 3
+    store._log_max = log_max
     first = store.begin_read_only()
     batch_write(store, {b"k": b"1"})
     batch_write(store, {b"k": b"2"})
     second = store.begin_read_only()
     first.abort()
-    batch_write(store, {b"k": b"3"})
-    assert not store._log
+    for at in range(3, log_max + 1):
+        batch_write(store, {b"k": b"%d" % at})
+    assert len(store._log) == left and bool(store._chains) is not bool(left)
     assert second.read(b"k") == b"2"
-    assert [store.read_at(b"k", ts) for ts in (2, 3)] == [b"2", b"3"]
+    assert [store.read_at(b"k", ts) for ts in range(2, log_max)] == [b"%d" % ts for ts in range(2, log_max)]
     with pytest.raises(VersionPruned):
         store.read_at(b"k", 1)
 
