@@ -94,6 +94,38 @@ def test_a_thinned_log_leaves_what_snapshots_in_its_midst_see_and_tells_of_the_r
         store.read_at(b"k", 1)
 
 
+def test_a_thinned_log_takes_chains_along_that_it_makes_old() -> None:
+    store = MvccStore(rules=NO_PAST)
+    store._log_max = 3
+    first = store.begin_read_only()
+    batch_write(store, {b"k": b"1"})
+    assert store.stats().versions == 1 and store._chains
+    batch_write(store, {b"k": b"2"})
+    second = store.begin_read_only()
+    first.abort()
+    batch_write(store, {b"k": b"3", b"other": b"3"})
+    assert second.read(b"k") == b"2"
+    assert store.stats().versions == 3
+
+
+def test_what_stays_of_a_thinned_log_is_not_taken_for_newer_than_it_is() -> None:
+    store = MvccStore(rules=NO_PAST)
+    store._log_max = 3
+    first = store.begin_read_only()
+    batch_write(store, {b"k": b"1"})
+    batch_write(store, {b"k": b"2"})
+    second = store.begin_read_only()
+    first.abort()
+    batch_write(store, {b"k": b"3"})
+    assert len(store._log) == 1
+    with store.begin() as txn:
+        assert txn.scan(b"k") == [(b"k", b"3")]
+        batch_write(store, {b"other": b""})
+        txn.write(b"mine", b"")
+        assert txn.commit() == 5
+    assert second.scan() == [(b"k", b"2")]
+
+
 def test_a_key_whose_past_was_pruned_has_no_chain_and_the_past_is_said_to_be_gone() -> None:
     store = MvccStore(rules=NO_PAST)
     first = store.begin_read_only()
@@ -272,6 +304,26 @@ def test_a_fold_that_is_interrupted_is_done_again_without_a_trace(reading: bool)
     assert reader is None or reader.read(b"k") == b"2"
     store.gc(NO_PAST)
     assert store.stats().versions == (5 if reading else 4)
+
+
+@pytest.mark.parametrize("reading", [False, True])
+def test_a_block_that_was_installed_when_a_signal_came_hides_nothing(
+    monkeypatch: pytest.MonkeyPatch, reading: bool
+) -> None:
+    store = BlockStore(rules=NO_PAST)
+    store.install({b"k": b"3"}, 3)
+
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(store, "_log_full", interrupted)
+        store.install({b"k": b"7"}, 7)
+    reader = store.begin_read_only() if reading else None
+    store.install({b"k": b"11"}, 11)
+    assert reader is None or (reader.start_ts == 7 and reader.read(b"k") == b"7")
+    assert store.begin_read_only().read(b"k") == b"11"
+    assert store.stats().versions == (3 if reading else 1)
 
 
 @EVERY
