@@ -7,7 +7,7 @@ import click
 import trio
 
 from supervm.cli.bench_execution import EXECUTION
-from supervm.cli.bench_mvcc import txn_2r2w
+from supervm.cli.bench_mvcc import hot_5, txn_2r2w
 from supervm.cli.bench_result import finish as _finish
 from supervm.cli.errors import Failure, Misuse
 from supervm.cli.output import json_option, note, progress
@@ -201,5 +201,5 @@ def block_commit(as_json: bool, **asked: Any) -> None:
     _finish(result, as_json)
 
 
-for _each in (*EXECUTION, txn_2r2w):
+for _each in (*EXECUTION, txn_2r2w, hot_5):
     bench.add_command(_each)
