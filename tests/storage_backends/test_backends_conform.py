@@ -2,6 +2,7 @@
 
 from typing import ClassVar
 
+from supervm.plugins.storage.lmdb import lmdb
 from supervm.plugins.storage.memory import memory
 from supervm.plugins.storage.rocksdb import rocksdb
 from supervm.plugins.storage.sqlite import sqlite
@@ -24,3 +25,8 @@ class TestSqlite(StorageConformance):
 class TestRocksdb(StorageConformance):
     component = rocksdb
     sources = (*SHARED, "supervm.plugins.storage.rocksdb_stats")
+
+
+class TestLmdb(StorageConformance):
+    component = lmdb
+    sources = SHARED

@@ -27,6 +27,7 @@ from supervm.contracts.storage import (
 )
 from supervm.kernel.component import Component
 from supervm.plugins.storage import threaded
+from supervm.plugins.storage.lmdb import lmdb
 from supervm.plugins.storage.memory import memory
 from supervm.plugins.storage.rocksdb import rocksdb
 from supervm.plugins.storage.sqlite import SqliteConfig, SqliteEngine, sqlite
@@ -35,7 +36,7 @@ from supervm.testing.conformance.component import only_error, refused
 from supervm.testing.context import component_context, opened
 
 BACKENDS = pytest.mark.parametrize(
-    "component", [memory, sqlite, rocksdb], ids=lambda component: component.name
+    "component", [memory, sqlite, rocksdb, lmdb], ids=lambda component: component.name
 )
 
 
