@@ -114,6 +114,7 @@ class LmdbEngine:
         self._config = config
         self._pending: Sequence[Operation] = ()
         self._changed = threading.Condition()
+        self._reads = 0
         self._views = 0
         self._growing = False
         self._patience_s = GROW_WAIT_S
@@ -138,7 +139,7 @@ class LmdbEngine:
             raise
 
     def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
-        with self._errors(), self._viewing(), self._environment.begin(db=self._rows) as transaction:
+        with self._errors(), self._reading(), self._environment.begin(db=self._rows) as transaction:
             return list(map(transaction.get, keys))
 
     def open_view(self) -> "LmdbView":
@@ -179,9 +180,14 @@ class LmdbEngine:
 
     def checkpoint(self, path: Path) -> None:
         path.mkdir(mode=0o700)
-        with self._errors(), self._viewing():
-            # Without the free pages, which makes the copy smaller than the file.
-            self._environment.copy(str(path), compact=True)
+        with self._errors():
+            # As long as the copy is made, it is a view like another.
+            self._begin_view()
+            try:
+                # Without the free pages, which makes the copy smaller than the file.
+                self._environment.copy(str(path), compact=True)
+            finally:
+                self._end_view()
         write_marker(path, "lmdb")
 
     def compact(self, start: bytes, end: bytes | None) -> None:
@@ -192,7 +198,7 @@ class LmdbEngine:
         raise AssertionError("not a capability of this engine")
 
     def stats(self) -> StoreStats:
-        with self._errors(), self._viewing(), self._environment.begin(db=self._rows) as transaction:
+        with self._errors(), self._reading(), self._environment.begin(db=self._rows) as transaction:
             tree = transaction.stat(self._rows)
             readers = self._environment.info()["num_readers"]
         return StoreStats(
@@ -306,12 +312,14 @@ class LmdbEngine:
                 "Delete rows, raise map_bytes_max, or let this process have more address space.",
             )
         with self._changed:
-            # Reads are over in a moment, so that new ones may wait; views may take minutes.
+            # Views may take minutes, and whoever opens one need not wait for those of others.
             if not self._changed.wait_for(lambda: not self._views, timeout=wait_s):
                 # Whoever writes next is told at once, until the views are gone.
                 self._patience_s = 0.0
                 return False
+            # Reads are over in a moment, so that new ones, and new views, wait for those under way.
             self._growing = True
+            self._changed.wait_for(lambda: not self._reads)
         try:
             with self._errors():
                 self._environment.set_mapsize(wanted)
@@ -335,12 +343,17 @@ class LmdbEngine:
                 self._changed.notify_all()
 
     @contextmanager
-    def _viewing(self) -> Iterator[None]:
-        self._begin_view()
+    def _reading(self) -> Iterator[None]:
+        with self._changed:
+            self._changed.wait_for(lambda: not self._growing)
+            self._reads += 1
         try:
             yield
         finally:
-            self._end_view()
+            with self._changed:
+                self._reads -= 1
+                if not self._reads:
+                    self._changed.notify_all()
 
     def _map_bytes(self) -> int:
         return int(self._environment.info()["map_size"])

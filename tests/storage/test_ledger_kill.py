@@ -44,10 +44,10 @@ def commit_until_killed(backend, path, commits):
     return int(whole[: whole.rindex("\n")].split("\n")[-1])
 
 
-@pytest.mark.parametrize("backend", ["sqlite", "rocksdb"])
+@pytest.mark.parametrize("backend", ["sqlite", "rocksdb", "lmdb"])
 async def test_a_killed_process_loses_nothing_it_acknowledged(tmp_path, backend):
-    if backend == "rocksdb":
-        pytest.importorskip("rocksdict")
+    if binding := {"rocksdb": "rocksdict", "lmdb": "lmdb"}.get(backend):
+        pytest.importorskip(binding)
     dice = random.Random(backend)
     for _ in range(3):
         acknowledged = await trio.to_thread.run_sync(
