@@ -6,8 +6,8 @@ snapshot in which they do.
 """
 
 from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
-from typing import TypeVar
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager
+from typing import TypeVar, cast
 
 import attrs
 import trio
@@ -116,7 +116,7 @@ class Ledger:
         page_cache_bytes: int,
         state_cache_bytes: int,
         durability: Durability,
-        horizon: Horizon = Horizon(),
+        horizon: Horizon,
     ) -> None:
         self._store = store
         self._marker = marker
@@ -307,6 +307,13 @@ class Ledger:
         """Delete rows that only heights below the horizon need. It is done again if a crash undoes it."""
         self._check_running()
         await self._store.write(deletes, Durability.BUFFERED)
+
+    async def row_keys(self, start: bytes, end: bytes, limit: int) -> list[bytes]:
+        """The first `limit` keys of the store in a range, for who counts or discards rows."""
+        self._check_running()
+        rows = cast("AsyncGenerator[tuple[bytes, bytes], None]", self._store.scan(start, end, limit=limit))
+        async with aclosing(rows) as found:
+            return [key async for key, _ in found]
 
     def _check_running(self) -> None:
         if self._stopped is not None:

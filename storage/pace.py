@@ -1,4 +1,4 @@
-"""Work that must not be felt: after a piece of it, rest so long that it takes a share of the time and no more."""
+"""Work that must not be felt: short pieces, and after each a rest, so that it takes its share and no more."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,6 +8,7 @@ import attrs
 from supervm.kernel.component import Clock
 
 REST_S_MAX = 5.0
+PIECE_S = 0.01
 
 
 @attrs.define
@@ -41,3 +42,26 @@ class Pace:
         """Sleep off what the last pieces cost, at most 5 s at a time."""
         owed_s, self._owed_s = min(self._owed_s, REST_S_MAX), 0.0
         await self.clock.sleep(owed_s)
+
+
+@attrs.define
+class PieceSize:
+    """How much of a kind of work makes a piece of about 10 ms, found by doing: doubled or halved after each.
+
+    Who shares the disk with this work waits for one piece at most.
+    """
+
+    most: int
+    least: int = 1
+    size: int = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        assert 1 <= self.least <= self.most, (self.least, self.most)
+        self.size = self.least
+
+    def took(self, seconds: float, done: int) -> None:
+        """The last piece was `done` large and took so long."""
+        if seconds > PIECE_S:
+            self.size = max(self.least, self.size // 2)
+        elif seconds < PIECE_S / 2 and done >= self.size:
+            self.size = min(self.most, self.size * 2)

@@ -31,7 +31,6 @@ from supervm.storage.snapshot_folder import SnapshotFolder
 from supervm.storage.snapshot_format import TABLES_MAX, Manifest, Section
 from supervm.storage.spaces import (
     BODIES,
-    CERTIFICATES,
     RECEIPTS,
     CommitMarker,
     certificate_key,
@@ -117,7 +116,8 @@ async def create_snapshot(
             sections=tuple(sections),
         ).signed(identity.public_key, identity.sign)
         with trio.CancelScope(shield=True):
-            return await trio.to_thread.run_sync(folder.publish, manifest), manifest
+            name = await trio.to_thread.run_sync(folder.publish, manifest)
+    return name, manifest
 
 
 async def _first_block(view: Reader, height: int, blocks: int) -> int:

@@ -149,7 +149,7 @@ class SnapshotFolder:
             os.close(lock)
 
     def put(self, blob: bytes) -> tuple[bytes, int]:
-        """Keep a chunk or table: (its digest, bytes that the folder grew). One that is there is read again."""
+        """Keep a chunk or table: (its digest, bytes that the folder grew). One that is there is compared."""
         digest = digest_of(blob)
         path = self._blob(digest)
         with _file_errors(path):
@@ -194,7 +194,7 @@ class SnapshotFolder:
         return [one.name for one in self.listed()[:-keep] if not one.pinned and self._remove(one.name)]
 
     def remove(self, name: str) -> None:
-        """Remove one by name. The caller is `writing`. Raises `SnapshotRefused` where it is pinned or read."""
+        """Remove one by name. The caller is `writing`. Raises `SnapshotRefused` for one pinned or read."""
         one = self.named(name)
         if one.pinned:
             raise SnapshotRefused("the snapshot is pinned", name, "Unpin it first.")

@@ -57,7 +57,7 @@ class Section:
 
 @attrs.frozen(kw_only=True, slots=False)
 class Manifest:
-    """See the module. Times are UTC milliseconds; `first_block` is the lowest height with body and receipts."""
+    """See the module. `created_ms` is UTC; `first_block` is the lowest height with body and receipts."""
 
     chain_id: bytes
     height: int
@@ -217,7 +217,7 @@ class Manifest:
                 raise _not_a_manifest(f"section {one.name} doesn't add up")
         if self.sections[0].rows != 1:
             raise _not_a_manifest("it has no genesis")
-        if not 0 < self.height or not 0 <= self.first_block <= self.height:
+        if self.height < 1 or not 0 <= self.first_block <= self.height:
             raise _not_a_manifest(f"height {self.height}, first block {self.first_block}")
         rooted = anchor.root_height == self.height and anchor.state_root == self.state_root
         same = anchor.height > self.height or anchor.digest() == self.block_digest
