@@ -1,5 +1,6 @@
 """A process that commits blocks and prunes, killed for real: nothing it acknowledged is lost (STO-44)."""
 
+import os
 import random
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from supervm.storage.verify import verify_tree
 from tests.storage.ledger_support import add_block, ledger_on, opened_store, set_balance
 
 ROOT = Path(__file__).parents[2]
+KILLS = int(os.environ.get("SOAK_KILLS", "3"))
 COMMIT_UNTIL_KILLED = """
 import sys
 from pathlib import Path
@@ -85,7 +87,7 @@ async def test_a_killed_process_loses_nothing_it_acknowledged(tmp_path, backend)
     if binding := {"rocksdb": "rocksdict", "lmdb": "lmdb"}.get(backend):
         pytest.importorskip(binding)
     dice = random.Random(backend)
-    for _ in range(3):
+    for _ in range(KILLS):
         acknowledged = await trio.to_thread.run_sync(
             commit_until_killed, backend, tmp_path, dice.randint(1, 8)
         )
@@ -102,7 +104,7 @@ async def test_a_process_killed_while_it_prunes_keeps_all_above_its_horizon_and_
     if backend == "rocksdb":
         pytest.importorskip("rocksdict")
     dice = random.Random(backend)
-    for _ in range(3):
+    for _ in range(KILLS):
         acknowledged = await trio.to_thread.run_sync(
             commit_until_killed, backend, tmp_path, dice.randint(5, 12), PRUNE_UNTIL_KILLED
         )
