@@ -151,6 +151,50 @@ async def verify_chain(
         _same(tip.height, "receipts root of the commit marker", twin.tip.receipts_root, tip.receipts_root)
 
 
+async def verify_kept(
+    ledger: Ledger, check_certificate: Callable[[BlockHeader, bytes], None]
+) -> AsyncGenerator[Verified, None]:
+    """Check a chain whose old blocks are pruned, as far as that goes without executing it.
+
+    Every header must follow the one before and have a certificate that proves it final; every block that is
+    kept must be whole and its receipts those that its header, or a later one, shows. Yields each height.
+    Raises as `verify_chain` does. The state is `verify_tree`'s to check.
+    """
+    tip, oldest = ledger.tip, ledger.horizon.blocks
+    parent = await _header(ledger, 0)
+    receipts_roots: dict[int, bytes] = {}
+    transactions = 0
+    for height in range(1, tip.height + 1):
+        header = await _header(ledger, height)
+        _same(height, "parent", parent.digest(), header.parent)
+        _same(height, "chain id", parent.chain_id, header.chain_id)
+        await _check_certificate(ledger, header, check_certificate)
+        if height >= oldest:
+            block, receipts = await ledger.block(height), await ledger.receipts(height)
+            assert block is not None and receipts is not None, height
+            transactions += sum(len(batch.transactions) for batch in block.batches)
+            receipts_roots[height] = merkle.root([receipt.encode() for receipt in receipts])
+        covered = range(parent.root_height + 1, header.root_height + 1)
+        if all(each in receipts_roots for each in covered):
+            shown = merkle.root([receipts_roots.pop(each) for each in covered])
+            _same(height, "receipts root", shown, header.receipts_root)
+        parent = header
+        yield Verified(height, tip.height, transactions)
+    _same(tip.height, "block digest of the commit marker", parent.digest(), tip.block_digest)
+
+
+async def _check_certificate(
+    ledger: Ledger, header: BlockHeader, check: Callable[[BlockHeader, bytes], None]
+) -> None:
+    certificate = await ledger.certificate(header.height) or b""
+    try:
+        await trio.to_thread.run_sync(check, header, certificate)
+    except InvalidInput as error:
+        raise ChainMismatch(
+            header.height, "certificate", "one that proves the block final", str(error)
+        ) from error
+
+
 async def _header(ledger: Ledger, height: int) -> BlockHeader:
     header = await ledger.header(height)
     assert header is not None
@@ -172,10 +216,7 @@ async def _replay_block(
     _same(height, "parent", parent.digest(), header.parent)
     _same(height, "chain id", parent.chain_id, header.chain_id)
     certificate = await ledger.certificate(height) or b""
-    try:
-        await trio.to_thread.run_sync(replay.check_certificate, header, certificate)
-    except InvalidInput as error:
-        raise ChainMismatch(height, "certificate", "one that proves the block final", str(error)) from error
+    await _check_certificate(ledger, header, replay.check_certificate)
     touched = await trio.to_thread.run_sync(replay.touched, block)
     found = await twin.get_state({GAS_KEY, *touched})
     state = {key: value for key, value in found.items() if value is not None}

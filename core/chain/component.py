@@ -6,9 +6,10 @@ from contextlib import asynccontextmanager
 
 import attrs
 import trio
-from attrs.validators import ge, in_
+from attrs.validators import ge, gt, in_, le
 
 from supervm.chain.application import Chain
+from supervm.chain.keeping import PruneFigures, keep_pruned
 from supervm.chain.mempool import MempoolBounds
 from supervm.contracts.application import NodeIdentity
 from supervm.contracts.gas import GasPolicy
@@ -19,6 +20,7 @@ from supervm.execution.engine import MODES, choose_engine
 from supervm.execution.working import GAS_STATE_KEY
 from supervm.kernel.component import Component, Context
 from supervm.storage.ledger import PAGE_CACHE_BYTES, STATE_CACHE_BYTES, open_ledger
+from supervm.storage.pruning import KEPT_MIN, Keep
 from supervm.storage.tree import SLICES
 from supervm.storage.verify import verify_slice
 from supervm.types.address import Suite
@@ -28,6 +30,11 @@ THREADS_MAX = 8
 WORKERS_MAX = 256
 REFRESH_S = 1.0
 SPOT_CHECK_S = 600.0
+
+
+def _kept(options: object, field: "attrs.Attribute[int]", value: int) -> None:
+    if value != 0 and value < KEPT_MIN:
+        raise ValueError(f"{field.name} is {value}: give 0 to keep all, or at least {KEPT_MIN}")
 
 
 @attrs.frozen(kw_only=True)
@@ -41,13 +48,17 @@ class LedgerOptions:
     `execution`: `auto` takes C where it is there and lets it choose by the block, `serial`, `partitioned` and
     `block_stm` are its ways by name, `python` is the specification; the results are the same bytes.
     `execution_workers`: its threads. `execution_cache_bytes`: the state that it keeps in memory; 0: no bound.
+    `prune_keep_blocks`: of so many newest blocks the bodies and receipts are kept, of all others headers,
+    certificates and index; 0: of all. `prune_keep_s`: those younger than that are kept too.
+    `prune_keep_roots`: of so many newest heights the whole state tree is kept; 0: of all. Both counts are 0
+    or at least 256. `prune_share`: the part of its time that pruning may work.
     """
 
     mempool_transactions_max: int = attrs.field(default=20_000, validator=ge(1))
     mempool_bytes_max: int = attrs.field(default=32 * 2**20, validator=ge(2**18))
     mempool_ahead_max: int = attrs.field(default=64, validator=in_(range(1, 1_025)))
-    mempool_stay_s_max: float = attrs.field(default=3_600.0, validator=attrs.validators.gt(0))
-    mempool_retry_after_s: float = attrs.field(default=1.0, validator=attrs.validators.gt(0))
+    mempool_stay_s_max: float = attrs.field(default=3_600.0, validator=gt(0))
+    mempool_retry_after_s: float = attrs.field(default=1.0, validator=gt(0))
     admission_threads: int = attrs.field(default=0, validator=in_(range(THREADS_MAX + 1)))
     admission_inflight_max: int = attrs.field(default=16_384, validator=ge(1))
     signatures_remembered: int = attrs.field(default=32_768, validator=ge(1))
@@ -57,6 +68,10 @@ class LedgerOptions:
     execution: str = attrs.field(default="auto", validator=in_((*MODES, "python")))
     execution_workers: int = attrs.field(default=1, validator=in_(range(1, WORKERS_MAX + 1)))
     execution_cache_bytes: int = attrs.field(default=STATE_CACHE_BYTES, validator=ge(0))
+    prune_keep_blocks: int = attrs.field(default=0, validator=_kept)
+    prune_keep_s: int = attrs.field(default=0, validator=ge(0))
+    prune_keep_roots: int = attrs.field(default=0, validator=_kept)
+    prune_share: float = attrs.field(default=0.2, validator=[gt(0), le(1)])
 
     @property
     def mempool(self) -> MempoolBounds:
@@ -67,6 +82,10 @@ class LedgerOptions:
             stay_s_max=self.mempool_stay_s_max,
             retry_after_s=self.mempool_retry_after_s,
         )
+
+    @property
+    def keep(self) -> Keep:
+        return Keep(blocks=self.prune_keep_blocks, roots=self.prune_keep_roots, seconds=self.prune_keep_s)
 
 
 @attrs.frozen(kw_only=True)
@@ -134,6 +153,10 @@ async def open_chain(ctx: Context, config: LedgerConfig) -> AsyncIterator[Chain]
             ctx.nursery.start_soon(chain.examiner.run_worker)
         ctx.nursery.start_soon(_tell_libraries, ctx)
         ctx.nursery.start_soon(_keep_fresh, ctx, chain)
+        figures = PruneFigures.declare(ctx.metrics)
+        figures.refresh(ledger, None)
+        if not options.keep.everything:
+            ctx.nursery.start_soon(keep_pruned, ctx, ledger, options.keep, options.prune_share, figures)
         if options.spot_check_blocks:
             ctx.nursery.start_soon(_spot_check, ctx, chain, options.spot_check_blocks)
         yield chain
