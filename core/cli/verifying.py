@@ -61,7 +61,7 @@ async def _verify(
         transactions = 0
         with progress("checking" if pruned else "executing", tip.height) as bar:
             chain = (
-                verify_kept(ledger, replay.check)
+                verify_kept(ledger, tip, ledger.horizon.blocks, replay.check)
                 if pruned
                 else verify_chain(
                     ledger,

@@ -233,7 +233,7 @@ async def kept_checked(ledger):
         if certificate != CERTIFICATE:
             raise ProofInvalid("ProofInvalid", "not final", certificate)
 
-    async with aclosing(verify_kept(ledger, is_final)) as steps:
+    async with aclosing(verify_kept(ledger, ledger.tip, ledger.horizon.blocks, is_final)) as steps:
         return [step async for step in steps]
 
 
