@@ -33,6 +33,9 @@ VALIDATOR_TIER = "L2"
 # tier keeps as few as prove what headers show late.
 KEEP_BLOCKS = {"L1": 0, "L2": 10_000, "L3": 1_000, "L4": 1_000}
 KEEP_ROOTS = 1_000
+# STO-52: the tiers that serve snapshots take one after so many blocks or seconds; 0 is never.
+SNAPSHOT_BLOCKS = {"L1": 1_000, "L2": 1_000, "L3": 0, "L4": 0}
+SNAPSHOT_S = {"L1": 3_600, "L2": 3_600, "L3": 0, "L4": 0}
 ROUTING = "static"
 CONSENSUS = "solo"
 PRIVACY = ("none",)
@@ -113,6 +116,8 @@ def make_profile(tier: str, sizes: Sizes, *, is_validator: bool) -> Profile:
         "gas.use": (GAS, "one price, in the native token"),
         "application.ledger.prune_keep_blocks": (KEEP_BLOCKS[column], _why_blocks(column)),
         "application.ledger.prune_keep_roots": (KEEP_ROOTS, "older state trees serve no question"),
+        "application.ledger.snapshot_blocks": (SNAPSHOT_BLOCKS[column], "L1 and L2 take snapshots"),
+        "application.ledger.snapshot_s": (SNAPSHOT_S[column], "L1 and L2 take snapshots"),
     }
     values = {key: value for key, (value, _) in chosen.items()} | {
         key: value for key, (_, value) in sized.items()

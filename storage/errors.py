@@ -12,13 +12,13 @@ class LedgerError(StorageError):
 
 
 class ForeignChain(LedgerError):
-    """The store holds another chain than the one asked for. Both ids are 32 bytes."""
+    """The store, or a snapshot, holds another chain than the one asked for. Both ids are 32 bytes."""
 
-    def __init__(self, found: bytes, asked: bytes) -> None:
+    def __init__(self, found: bytes, asked: bytes, what: str = "data folder") -> None:
         super().__init__(
-            "the data folder belongs to another chain",
+            f"the {what} belongs to another chain",
             f"it holds 0x{found.hex()}, the genesis given makes 0x{asked.hex()}",
-            "Give the genesis file of that chain, or another data folder.",
+            f"Give the genesis file of that chain, or another {what}.",
         )
         self.found = found
         self.asked = asked

@@ -121,7 +121,14 @@ class SnapshotFolder:
 
     def free_bytes(self) -> int:
         """What this user may still write to the folder's disk."""
-        return shutil.disk_usage(self.path).free
+        return shutil.disk_usage(self._existing()).free
+
+    def disk_bytes(self) -> int:
+        """The size of the folder's disk."""
+        return shutil.disk_usage(self._existing()).total
+
+    def _existing(self) -> Path:
+        return next(path for path in (self.path, *self.path.absolute().parents) if path.exists())
 
     @contextmanager
     def reading(self, name: str) -> Iterator[Manifest]:

@@ -135,7 +135,7 @@ class Trust:
 async def check_manifest(manifest: Manifest, trust: Trust) -> None:
     """Raises `ForeignChain` or `SnapshotUntrusted`, before a chunk is asked for."""
     if manifest.chain_id != trust.chain_id:
-        raise ForeignChain(manifest.chain_id, trust.chain_id)
+        raise ForeignChain(manifest.chain_id, trust.chain_id, "snapshot")
     manifest.check_signature(trust.verify_signature)
     await _check_final(manifest.anchor_header, manifest.anchor_certificate, trust)
 
@@ -303,7 +303,7 @@ class _Restore:
             header = await stored.header(manifest.height)
             assert header is not None, "verify_kept ends there"
             if header.chain_id != self.trust.chain_id:
-                raise ForeignChain(header.chain_id, self.trust.chain_id)
+                raise ForeignChain(header.chain_id, self.trust.chain_id, "snapshot")
             await _check_final(header, await stored.certificate(manifest.height) or b"", self.trust)
         except (StoreCorrupt, ChainMismatch) as error:
             raise SnapshotUntrusted(

@@ -3,6 +3,7 @@
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import attrs
 import trio
@@ -11,6 +12,7 @@ from attrs.validators import ge, gt, in_, le
 from supervm.chain.application import Chain
 from supervm.chain.keeping import PruneFigures, keep_pruned
 from supervm.chain.mempool import MempoolBounds
+from supervm.chain.snapshots import SnapshotFigures, SnapshotKeeper, SnapshotRules
 from supervm.contracts.application import NodeIdentity
 from supervm.contracts.gas import GasPolicy
 from supervm.contracts.roles import Role
@@ -21,6 +23,7 @@ from supervm.execution.working import GAS_STATE_KEY
 from supervm.kernel.component import Component, Context
 from supervm.storage.ledger import PAGE_CACHE_BYTES, STATE_CACHE_BYTES, open_ledger
 from supervm.storage.pruning import KEPT_MIN, Keep
+from supervm.storage.snapshot_folder import SnapshotFolder
 from supervm.storage.tree import SLICES
 from supervm.storage.verify import verify_slice
 from supervm.types.address import Suite
@@ -30,6 +33,8 @@ THREADS_MAX = 8
 WORKERS_MAX = 256
 REFRESH_S = 1.0
 SPOT_CHECK_S = 600.0
+SNAPSHOTS = "snapshots"
+"""Their folder in the data folder, where no other is named."""
 
 
 def _kept(options: object, field: "attrs.Attribute[int]", value: int) -> None:
@@ -52,6 +57,11 @@ class LedgerOptions:
     certificates and index; 0: of all. `prune_keep_s`: those younger than that are kept too.
     `prune_keep_roots`: of so many newest heights the whole state tree is kept; 0: of all. Both counts are 0
     or at least 256. `prune_share`: the part of its time that pruning may work.
+    `snapshot_blocks`, `snapshot_s`: after so many blocks, or after so long, a snapshot is taken, at most one
+    every ten minutes; 0: never. `snapshot_keep`: the newest ones kept. `snapshot_path`: their folder; empty:
+    `snapshots` in the data folder. `snapshot_body_blocks`: the newest blocks that go along whole; 0: all.
+    `snapshot_bytes_max`: what all of them may take; 0: a fifth of the disk. `snapshot_free_bytes_min`: with
+    less free on their disk none is taken. `snapshot_share`: the part of its time that taking one may work.
     """
 
     mempool_transactions_max: int = attrs.field(default=20_000, validator=ge(1))
@@ -72,6 +82,14 @@ class LedgerOptions:
     prune_keep_s: int = attrs.field(default=0, validator=ge(0))
     prune_keep_roots: int = attrs.field(default=0, validator=_kept)
     prune_share: float = attrs.field(default=0.2, validator=[gt(0), le(1)])
+    snapshot_blocks: int = attrs.field(default=0, validator=ge(0))
+    snapshot_s: int = attrs.field(default=0, validator=ge(0))
+    snapshot_keep: int = attrs.field(default=3, validator=ge(1))
+    snapshot_path: str = ""
+    snapshot_body_blocks: int = attrs.field(default=1_000, validator=ge(0))
+    snapshot_bytes_max: int = attrs.field(default=0, validator=ge(0))
+    snapshot_free_bytes_min: int = attrs.field(default=5 * 10**9, validator=ge(0))
+    snapshot_share: float = attrs.field(default=0.2, validator=[gt(0), le(1)])
 
     @property
     def mempool(self) -> MempoolBounds:
@@ -87,14 +105,36 @@ class LedgerOptions:
     def keep(self) -> Keep:
         return Keep(blocks=self.prune_keep_blocks, roots=self.prune_keep_roots, seconds=self.prune_keep_s)
 
+    @property
+    def snapshots(self) -> SnapshotRules:
+        return SnapshotRules(
+            blocks=self.snapshot_blocks,
+            seconds=self.snapshot_s,
+            keep=self.snapshot_keep,
+            share=self.snapshot_share,
+            body_blocks=self.snapshot_body_blocks,
+            bytes_max=self.snapshot_bytes_max,
+            free_bytes_min=self.snapshot_free_bytes_min,
+        )
+
+    def snapshot_folder(self, data: Path) -> SnapshotFolder:
+        """The folder of snapshots for a node whose data is in `data`."""
+        own = self.snapshot_path
+        return SnapshotFolder(Path(own).expanduser() if own else data / SNAPSHOTS)
+
 
 @attrs.frozen(kw_only=True)
 class LedgerConfig:
-    """The chain to keep, who keeps it, and the options. The node's assembly fills it in."""
+    """The chain to keep, who keeps it, and the options. The node's assembly fills it in.
+
+    `data`: the node's data folder, "" for the component's own; `backend`: the storage component's name.
+    """
 
     genesis: Genesis
     identity: NodeIdentity
     options: LedgerOptions = LedgerOptions()
+    data: str = ""
+    backend: str = ""
 
 
 def ledger_component() -> Component:
@@ -157,6 +197,19 @@ async def open_chain(ctx: Context, config: LedgerConfig) -> AsyncIterator[Chain]
         figures.refresh(ledger, None)
         if not options.keep.everything:
             ctx.nursery.start_soon(keep_pruned, ctx, ledger, options.keep, options.prune_share, figures)
+        snapshots = SnapshotFigures.declare(ctx.metrics)
+        if not options.snapshots.off:
+            keeper = SnapshotKeeper(
+                ctx,
+                ledger,
+                config.genesis,
+                config.identity,
+                options.snapshot_folder(Path(config.data) if config.data else ctx.data_dir),
+                options.snapshots,
+                snapshots,
+                config.backend,
+            )
+            ctx.nursery.start_soon(keeper.run)
         if options.spot_check_blocks:
             ctx.nursery.start_soon(_spot_check, ctx, chain, options.spot_check_blocks)
         yield chain

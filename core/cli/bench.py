@@ -6,6 +6,7 @@ import click
 import trio
 
 from supervm.cli.bench_execution import EXECUTION
+from supervm.cli.bench_kv import kv_batch
 from supervm.cli.bench_result import finish as _finish
 from supervm.cli.errors import Failure
 from supervm.cli.output import json_option, note, progress
@@ -163,5 +164,5 @@ def verify(
     _finish(run_verify(plan, progress), as_json)
 
 
-for _each in EXECUTION:
+for _each in (*EXECUTION, kv_batch):
     bench.add_command(_each)

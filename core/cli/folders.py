@@ -1,6 +1,6 @@
 """Opening a data folder for a verb, without a node: its lock, its chain, and its storage alone."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from supervm.config import options_from_text
 from supervm.contracts.gas import GasPolicy
 from supervm.contracts.roles import ROLES, Role
 from supervm.contracts.storage import KeyValueStore
+from supervm.crypto.votes import verify_certificate
 from supervm.kernel.component import Clock
 from supervm.kernel.compose import Planned
 from supervm.kernel.context import SystemClock
@@ -26,6 +27,9 @@ from supervm.storage.folder import open_folder
 from supervm.storage.ledger import Ledger, open_ledger
 from supervm.telemetry.logs import LogConfig, Logs, open_logs
 from supervm.telemetry.metrics import Registry
+from supervm.types.block import BlockHeader
+from supervm.types.certificate import Certificate, VoteKind
+from supervm.types.errors import ProofInvalid
 from supervm.types.genesis import Genesis
 
 
@@ -68,6 +72,18 @@ async def opened_folder(options: NodeOptions) -> AsyncIterator[Folder]:
             yield Folder(
                 prepared=prepared, path=folder.path, chain=chain, store=store, gas=gas, clock=SystemClock()
             )
+
+
+def finality_of(genesis: Genesis) -> Callable[[BlockHeader, bytes], None]:
+    """Checks that a certificate is a quorum's word that this very block is final; raises `InvalidInput`."""
+
+    def check(header: BlockHeader, certificate: bytes) -> None:
+        found = Certificate.decode(certificate)
+        if found.kind is not VoteKind.FINALIZE or found.digest != header.digest():
+            raise ProofInvalid("ProofInvalid", "the certificate is of another block", found.digest)
+        verify_certificate(found, genesis.chain_id, genesis.validators)
+
+    return check
 
 
 @asynccontextmanager

@@ -8,10 +8,9 @@ from typing import Any
 
 import attrs
 
-from supervm.cli.folders import check_chain, check_persistent, opened_storage, planned_storage
+from supervm.cli.folders import check_chain, check_persistent, finality_of, opened_storage, planned_storage
 from supervm.contracts.gas import GasPolicy
 from supervm.contracts.storage import KeyValueStore
-from supervm.crypto.votes import verify_certificate
 from supervm.execution import BlockInput, BlockResult, block_keys, execute_block
 from supervm.execution.working import GAS_STATE_KEY, Fetched
 from supervm.node.chain import open_chain
@@ -21,9 +20,7 @@ from supervm.storage.folder import open_folder
 from supervm.storage.ledger import open_ledger
 from supervm.storage.verify import Replay, verify_chain, verify_kept, verify_tree
 from supervm.telemetry.logs import LogConfig, open_logs
-from supervm.types.block import Block, BlockHeader
-from supervm.types.certificate import Certificate, VoteKind
-from supervm.types.errors import ProofInvalid
+from supervm.types.block import Block
 from supervm.types.genesis import Genesis
 from supervm.types.transaction import Transaction
 
@@ -57,18 +54,19 @@ async def _verify(
         tip = ledger.tip
         # Without the first blocks there is nothing to execute from: what is kept is checked as it lies.
         pruned = ledger.horizon.blocks > 1
+        final = finality_of(genesis)
         replay = _ReplayRules(genesis, gas, gas_state)
         transactions = 0
         with progress("checking" if pruned else "executing", tip.height) as bar:
             chain = (
-                verify_kept(ledger, tip, ledger.horizon.blocks, replay.check)
+                verify_kept(ledger, tip, ledger.horizon.blocks, final)
                 if pruned
                 else verify_chain(
                     ledger,
                     copy,
                     genesis,
                     gas,
-                    Replay(touched=replay.touched, execute=replay.execute, check_certificate=replay.check),
+                    Replay(touched=replay.touched, execute=replay.execute, check_certificate=final),
                 )
             )
             async with aclosing(chain) as steps:
@@ -117,13 +115,6 @@ class _ReplayRules:
         result = execute_block(Fetched({key: state.get(key) for key in keys}), given, self.gas)
         self.gas_state = result.changes.get(GAS_STATE_KEY) or self.gas_state
         return result
-
-    def check(self, header: BlockHeader, certificate: bytes) -> None:
-        """The certificate is a quorum's word that this very block is final."""
-        found = Certificate.decode(certificate)
-        if found.kind is not VoteKind.FINALIZE or found.digest != header.digest():
-            raise ProofInvalid("ProofInvalid", "the certificate is of another block", found.digest)
-        verify_certificate(found, self.genesis.chain_id, self.genesis.validators)
 
 
 def _decoded(block: Block, genesis: Genesis) -> tuple[Transaction, ...]:
