@@ -17,7 +17,6 @@ import mmap
 import threading
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +27,10 @@ from supervm.api import Component, Context, Role
 from supervm.contracts.storage import (
     FORMAT,
     SNAPSHOT_AGE_S_MAX,
-    Delete,
     DeleteRange,
     DiskFull,
     Durability,
     Operation,
-    Put,
     StorageError,
     StoreCorrupt,
     StoreFailed,
@@ -43,8 +40,8 @@ from supervm.contracts.storage import (
     Unsupported,
 )
 from supervm.plugins.storage.folder import (
-    check_free,
     check_marker,
+    check_room,
     folder_bytes,
     free_bytes,
     locked_folder,
@@ -52,6 +49,7 @@ from supervm.plugins.storage.folder import (
     os_error,
     write_marker,
 )
+from supervm.plugins.storage.runs import Deletes, Puts, runs_of
 from supervm.plugins.storage.scan import Page, PageBuilder, Span
 from supervm.plugins.storage.threaded import READERS, ThreadedStore, served
 
@@ -152,9 +150,7 @@ class LmdbEngine:
                 raise
 
     def apply(self, operations: Sequence[Operation], durability: Durability) -> None:
-        size_bytes = sum(_bytes(operation) for operation in operations)
-        if size_bytes:
-            check_free(self._folder, self._config.free_bytes_min, size_bytes)
+        check_room(self._folder, self._config.free_bytes_min, operations)
         self._pending = operations
 
     def settle(self, durability: Durability) -> None:
@@ -272,19 +268,16 @@ class LmdbEngine:
     def _write(self, operations: Sequence[Operation]) -> None:
         """One transaction; leaving it by an error takes it back."""
         with self._environment.begin(write=True, db=self._rows) as transaction:
-            for kind, run in groupby(operations, type):
-                if kind is Put:
-                    # By a list, so that the loop over the rows is not ours.
-                    rows = [(o.key, o.value) for o in run if isinstance(o, Put)]
-                    transaction.cursor().putmulti(rows)
-                elif kind is Delete:
-                    for o in run:
-                        assert isinstance(o, Delete)
-                        transaction.delete(o.key)
-                else:
-                    for o in run:
-                        assert isinstance(o, DeleteRange)
-                        self._delete_range(transaction, o)
+            for run in runs_of(operations):
+                match run:
+                    case Puts(rows):
+                        # So that the loop over the rows is not ours. It takes tuples, and no heirs of them.
+                        transaction.cursor().putmulti([(key, value) for key, value in rows])
+                    case Deletes(keys):
+                        for key in keys:
+                            transaction.delete(key)
+                    case DeleteRange():
+                        self._delete_range(transaction, run)
 
     def _delete_range(self, transaction: Any, span: DeleteRange) -> None:
         start, end = span.start, span.end
@@ -458,10 +451,6 @@ def _fits(map_bytes: int) -> bool:
 
 
 NO_RESERVE = getattr(mmap, "MAP_NORESERVE", 0)
-
-
-def _bytes(operation: Operation) -> int:
-    return len(operation.key) + len(operation.value) if isinstance(operation, Put) else 0
 
 
 class LmdbMetrics:

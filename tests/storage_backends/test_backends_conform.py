@@ -8,7 +8,9 @@ from supervm.plugins.storage.rocksdb import rocksdb
 from supervm.plugins.storage.sqlite import sqlite
 from supervm.testing.conformance.storage import StorageConformance
 
-SHARED = tuple(f"supervm.plugins.storage.{name}" for name in ("threaded", "scan", "folder", "latency"))
+SHARED = tuple(
+    f"supervm.plugins.storage.{name}" for name in ("threaded", "scan", "folder", "latency", "runs")
+)
 
 
 class TestMemory(StorageConformance):

@@ -328,11 +328,11 @@ async def test_an_error_at_any_operation_leaves_nothing_of_the_batch_in_sqlite(
     calls: list[object] = []
     apply_run = SqliteEngine._apply_run
 
-    def failing(engine: SqliteEngine, kind: Any, run: Any) -> None:
+    def failing(engine: SqliteEngine, run: Any) -> None:
         if len(calls) == place:
             raise sqlite3.OperationalError("disk I/O error")
-        calls.append(kind)
-        apply_run(engine, kind, run)
+        calls.append(run)
+        apply_run(engine, run)
 
     async with opened(sqlite, tmp_path) as store:
         await store.write([Put(*row) for row in old])
