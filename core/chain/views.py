@@ -29,7 +29,7 @@ class Admitted:
 
 @attrs.frozen(kw_only=True)
 class LedgerStatus:
-    """The tip, and what waits. `timestamp_ms` is the tip's."""
+    """The tip, and what waits. `timestamp_ms` is the tip's; blocks are whole from `oldest_block` up."""
 
     chain_id: bytes
     height: int
@@ -43,6 +43,7 @@ class LedgerStatus:
     mempool_bytes: int
     mempool_ready: int
     development: bool
+    oldest_block: int = 0
 
 
 @attrs.frozen(kw_only=True)

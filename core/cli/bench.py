@@ -6,6 +6,7 @@ import click
 import trio
 
 from supervm.cli.bench_execution import EXECUTION
+from supervm.cli.bench_kv import kv_batch
 from supervm.cli.bench_mvcc import txn_2r2w
 from supervm.cli.bench_result import finish as _finish
 from supervm.cli.errors import Failure
@@ -164,5 +165,5 @@ def verify(
     _finish(run_verify(plan, progress), as_json)
 
 
-for _each in (*EXECUTION, txn_2r2w):
+for _each in (*EXECUTION, txn_2r2w, kv_batch):
     bench.add_command(_each)

@@ -31,6 +31,8 @@ VERBS = {
     "query": ("supervm.cli.query:query", "Read from a node; proofs are checked on this side."),
     "genesis": ("supervm.cli.genesis:genesis", "Make or read a genesis file."),
     "verify": ("supervm.cli.verify:verify", "Re-execute a stored chain and compare every root."),
+    "snapshot": ("supervm.cli.snapshot:snapshot", "Take, list, check and restore snapshots of a chain."),
+    "prune": ("supervm.cli.prune:prune", "Remove old blocks and old state trees of a stopped node."),
     "audit": ("supervm.cli.audit:audit", "Check the chain of a node's audit log."),
     "bench": ("supervm.cli.bench:bench", "Run a benchmark."),
     "x": ("supervm.cli.extensions:extensions", "Verbs of plugins, `x PLUGIN-ID ...`."),

@@ -20,6 +20,7 @@ from supervm.http.problems import Problem, of_input
 from supervm.http.responses import JsonResponse
 from supervm.kernel.component import Log, Metrics
 from supervm.kernel.errors import RoleUnavailable
+from supervm.storage.errors import Pruned
 from supervm.types.errors import InvalidInput, shorten
 
 
@@ -66,6 +67,7 @@ def build_app(api: Api, metrics: Metrics, log: Log, routes: Sequence[BaseRoute] 
             InvalidInput: _invalid,
             HTTPException: _http,
             RoleUnavailable: _unavailable,
+            Pruned: _pruned,
             StorageError: _unavailable,
             Exception: _internal,
         },
@@ -132,6 +134,19 @@ async def _unavailable(request: Request, error: Exception) -> Response:
         detail=f"the node can't answer now: {error}",
         mend="try again; /readyz and /v1/plugins say what is wrong",
         retry_after_s=1.0,
+    ).response()
+
+
+async def _pruned(request: Request, error: Exception) -> Response:
+    """It was here and is gone for good: not the node's fault, and nothing to come back for (STO-65)."""
+    assert isinstance(error, Pruned)
+    return Problem(
+        status=410,
+        code="Pruned",
+        detail=f"{error.problem}: {error.subject}",
+        value=str(error.height),
+        mend=error.mend,
+        extra={"oldest_block": str(error.oldest)},
     ).response()
 
 

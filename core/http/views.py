@@ -156,6 +156,7 @@ def status(found: LedgerStatus) -> Json:
     return {
         "chain_id": format_hex(found.chain_id),
         "height": str(found.height),
+        "oldest_block": str(found.oldest_block),
         "block_digest": format_hex(found.block_digest),
         "epoch": str(found.epoch),
         "timestamp_ms": str(found.timestamp_ms),

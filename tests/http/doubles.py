@@ -62,6 +62,8 @@ class LedgerDouble:
         self.submitted: list[bytes] = []
         self.gate: trio.Event | None = None
         self.failure: Exception | None = None
+        self.fails_after = 0
+        self.oldest_block = 0
         self._pending: dict[bytes, bytes] = {}
         self._receipts: dict[bytes, tuple[Receipt, bytes]] = {}
         self._changed = trio.Event()
@@ -78,7 +80,9 @@ class LedgerDouble:
         if self.gate is not None:
             await self.gate.wait()
         if self.failure is not None:
-            raise self.failure
+            if not self.fails_after:
+                raise self.failure
+            self.fails_after -= 1
 
     async def submit(self, transactions: Sequence[bytes]) -> list[Admitted | Refused]:
         await self._reach()
@@ -168,6 +172,7 @@ class LedgerDouble:
             mempool_bytes=sum(map(len, self._pending.values())),
             mempool_ready=len(self._pending),
             development=True,
+            oldest_block=self.oldest_block,
         )
 
     async def account(self, address: bytes, *, after: bytes = b"") -> AccountView:
