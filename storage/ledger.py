@@ -14,7 +14,6 @@ import trio
 
 from supervm.contracts.storage import (
     BadKey,
-    Delete,
     DiskFull,
     Durability,
     KeyValueStore,
@@ -45,9 +44,11 @@ from supervm.storage.records import (
     sealed,
 )
 from supervm.storage.recovery import recover
+from supervm.storage.rows import sealed_rows
 from supervm.storage.spaces import (
     COMMIT_KEY,
     PRUNED_KEY,
+    STATE,
     CommitMarker,
     Horizon,
     Place,
@@ -63,11 +64,11 @@ from supervm.storage.spaces import (
 from supervm.storage.spill import split
 from supervm.storage.state_tree import At, CachedPages, StateTree, choose_tree
 from supervm.storage.tree import Read, find
-from supervm.types import merkle, smt
+from supervm.types import smt
 from supervm.types.block import Block, BlockHeader
 from supervm.types.changes import PackedChanges
 from supervm.types.genesis import Genesis
-from supervm.types.packed_receipts import encoded_of, heads_of
+from supervm.types.packed_receipts import PackedReceipts, heads_of
 from supervm.types.receipt import Receipt
 
 T = TypeVar("T")
@@ -182,12 +183,10 @@ class Ledger:
         height, packed = parent.height + 1, PackedChanges.of(changes)
         before, read = At(parent.state_root, parent.height), _through_the_loop(self._store)
         grown = self._tree.grow(before, packed, height, read)
-        operations: list[Operation] = [
-            Delete(state_key(key)) if value is None else sealed(state_key(key), value)
-            for key, value in packed.items()
-        ]
+        operations = sealed_rows(STATE, packed)
         operations.extend([Put(key, data) for key, data in grown.written])
-        operations.extend([Put(stale_key(height, key), b"") for key in grown.stale])
+        stale = stale_key(height, b"")
+        operations.extend([Put(stale + key, b"") for key in grown.stale])
         return Staged(height, parent, grown.root, packed, tuple(operations))
 
     async def load_pages(
@@ -250,20 +249,19 @@ class Ledger:
         assert header.parent == parent.block_digest, "the block doesn't follow the tip"
         assert header.root_height != header.height or header.state_root == staged.root, "another state root"
         block.check()
-        encoded = encoded_of(receipts)
+        packed = PackedReceipts.of(receipts)
         marker = CommitMarker(
             height=header.height,
             block_digest=block.digest(),
             state_root=staged.root,
-            receipts_root=merkle.root(encoded),
+            receipts_root=packed.root,
         )
-        rows = block_rows(block, heads_of(receipts), encoded, certificate, known)
+        rows = block_rows(block, packed, certificate, known)
         return marker, *split([*staged.operations, *rows, sealed(COMMIT_KEY, marker.encode())])
 
     def _publish(self, marker: CommitMarker, header: BlockHeader, staged: Staged) -> None:
         """The new tip, all at once: there is no checkpoint in here, and must be none."""
-        for key, value in staged.changes.items():
-            self._state.put(key, value)
+        self._state.put_many(staged.changes.items())
         self._marker, self._header = marker, header
         moved, self._moved = self._moved, trio.Event()
         moved.set()

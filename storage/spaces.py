@@ -49,6 +49,7 @@ META_KEYS = (
 
 _MARKER = struct.Struct("<IQ32s32s32s")
 _PLACE = struct.Struct("<BQHHIH")
+_ENTRY = struct.Struct("<B32sI" + _PLACE.format[1:])
 _BLOCK_PLACE = struct.Struct("<BQ")
 _HORIZON = struct.Struct("<BQQ")
 _IS_TRANSACTION = 0
@@ -114,6 +115,11 @@ class Place:
     def encode(self) -> bytes:
         """u8 0 || u64 height || u16 batch || u16 item || u32 chunk || u16 receipt (little-endian)."""
         return _PLACE.pack(_IS_TRANSACTION, self.height, self.batch, self.item, self.chunk, self.receipt)
+
+
+def pack_place(digest: bytes, place: tuple[int, int, int, int, int]) -> bytes:
+    """A transaction's digest and the fields of its `Place`, as an entry of `PackedChanges`."""
+    return _ENTRY.pack(32, digest, _PLACE.size, _IS_TRANSACTION, *place)
 
 
 def encode_block_place(height: int) -> bytes:

@@ -1,11 +1,11 @@
 """Changes of the state, packed as execution in C makes them and the state tree takes them.
 
 One after the other, in no order, one a key: u8 key size, key, u32 value size (0: removed), value. An entry is
-never empty, since its format is its first byte.
+never empty, since its format is its first byte, and no key has more than 254 bytes.
 """
 
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import ItemsView, Iterator, Mapping
 
 _SIZE = struct.Struct("<I")
 
@@ -27,7 +27,7 @@ class PackedChanges(Mapping[bytes, bytes | None]):
             return changes
         parts: list[bytes] = []
         for key, value in changes.items():
-            assert 0 < len(key) < 256 and value != b"", (key, value)
+            assert 0 < len(key) < 255 and value != b"", (key, value)
             parts += (bytes((len(key),)), key, _SIZE.pack(len(value or b"")), value or b"")
         made = cls(b"".join(parts), len(changes))
         made._found = dict(changes)
@@ -56,6 +56,9 @@ class PackedChanges(Mapping[bytes, bytes | None]):
 
     def __len__(self) -> int:
         return self.count
+
+    def items(self) -> ItemsView[bytes, bytes | None]:
+        return self._dict().items()
 
     def __repr__(self) -> str:
         return f"PackedChanges({self._dict()!r})"

@@ -1,7 +1,7 @@
 """Block-STM gives what one thread gives in whatever order its threads take their steps (EXEC-36, EXEC-39).
 
 Threads take turns that a seed draws, so that a failure names the order, and the order can be had again.
-SANITIZER_ORDERS says in how many orders each block is run (40 unless set).
+SANITIZER_ORDERS says in how many orders each block is run (25 unless set).
 """
 
 import os
@@ -30,7 +30,7 @@ from tests.sanitizers.building import (
 from tests.sanitizers.cases import expected, pack_case
 from tests.sanitizers.test_life import HERE, OWN, WRAPPED, run
 
-ORDERS = int(os.environ.get("SANITIZER_ORDERS", "40"))
+ORDERS = int(os.environ.get("SANITIZER_ORDERS", "25"))
 RUN_SECONDS = 60 + ORDERS
 BLOCKS = 10
 PROGRAM = (HERE / "interleave.c", HERE / "case.c", HERE / "case.h", HERE / "turns.h")
