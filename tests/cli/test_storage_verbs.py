@@ -200,3 +200,17 @@ def test_what_can_not_be_migrated_to_is_refused_and_the_folder_is_as_it_was(
     assert done.code in (1, 2)
     assert says in done.errors[0]
     assert said("verify", "--data", folder)["verified"] is True
+
+
+def test_usage_says_what_is_on_the_disk_and_what_the_rows_are_for(folder: Path) -> None:
+    found = said("usage", "--data", folder)
+    on_disk = sum(path.stat().st_blocks * 512 for path in folder.rglob("*") if path.is_file())
+    assert sum(found["disk"].values()) == pytest.approx(on_disk, abs=2**16)
+    assert found["disk"]["storage/sqlite"] > 0
+    assert found["rows"]["headers"]["rows"] == int(found["height"]) + 1
+    assert found["rows"]["old_trees"]["rows"] > 0
+    said("prune", "--data", folder, "--keep-blocks", "256", "--keep-roots", "256")
+    left = said("usage", "--data", folder)
+    assert left["rows"]["transactions"]["rows"] < found["rows"]["transactions"]["rows"]
+    assert left["rows"]["old_trees"]["rows"] < found["rows"]["old_trees"]["rows"]
+    assert left["rows"]["state"] == found["rows"]["state"]
