@@ -79,6 +79,10 @@ class NotEmpty(LedgerError):
     """The store that something should be written into holds something else already."""
 
 
+class MigrationFailed(LedgerError):
+    """The store migrated to is not what the source is. The source is unharmed."""
+
+
 class SnapshotError(LedgerError):
     """Base of what can be wrong with a snapshot."""
 

@@ -10,7 +10,7 @@ import trio
 from attrs.validators import ge, gt, in_, le
 
 from supervm.chain.application import Chain
-from supervm.chain.keeping import PruneFigures, keep_pruned
+from supervm.chain.keeping import PruneFigures, UsageFigures, keep_counted, keep_pruned
 from supervm.chain.mempool import MempoolBounds
 from supervm.chain.snapshots import SnapshotFigures, SnapshotKeeper, SnapshotRules
 from supervm.contracts.application import NodeIdentity
@@ -65,6 +65,7 @@ class LedgerOptions:
     `snapshots` in the data folder. `snapshot_body_blocks`: the newest blocks that go along whole; 0: all.
     `snapshot_bytes_max`: what all of them may take; 0: a fifth of the disk. `snapshot_free_bytes_min`: with
     less free on their disk none is taken. `snapshot_share`: the part of its time that taking one may work.
+    `usage_s`: how often what the store's rows are for is counted; 0: never.
     """
 
     mempool_transactions_max: int = attrs.field(default=20_000, validator=ge(1))
@@ -94,6 +95,7 @@ class LedgerOptions:
     snapshot_bytes_max: int = attrs.field(default=0, validator=ge(0))
     snapshot_free_bytes_min: int = attrs.field(default=5 * 10**9, validator=ge(0))
     snapshot_share: float = attrs.field(default=0.2, validator=[gt(0), le(1)])
+    usage_s: int = attrs.field(default=6 * 3_600, validator=ge(0))
 
     @property
     def mempool(self) -> MempoolBounds:
@@ -203,6 +205,9 @@ async def open_chain(ctx: Context, config: LedgerConfig) -> AsyncIterator[Chain]
         figures.refresh(ledger, None)
         if not options.keep.everything:
             ctx.nursery.start_soon(keep_pruned, ctx, ledger, options.keep, options.prune_share, figures)
+        usage = UsageFigures.declare(ctx.metrics)
+        if options.usage_s:
+            ctx.nursery.start_soon(keep_counted, ctx, store, options.usage_s, usage)
         snapshots = SnapshotFigures.declare(ctx.metrics)
         if not options.snapshots.off:
             keeper = SnapshotKeeper(

@@ -1,17 +1,20 @@
-"""What a running node does about the length of its chain: prunes what it needn't keep (STO-60 to STO-66)."""
+"""What a running node does about what its chain takes: prune what needn't be kept, and count the rest."""
 
 from typing import Any
 
 import attrs
 
-from supervm.contracts.storage import DiskFull
+from supervm.contracts.storage import DiskFull, KeyValueStore
 from supervm.kernel.component import Context, Metrics
 from supervm.storage.ledger import Ledger
 from supervm.storage.pace import Pace
 from supervm.storage.pruning import Keep, Removed, Sweeper, horizon_for
+from supervm.storage.usage import PURPOSES, Part, survey
 
 PRUNE_EVERY_BLOCKS = 32
 FULL_RETRY_S = 10.0
+SURVEY_AFTER_S = 60.0
+SURVEY_SHARE = 0.02
 
 
 @attrs.define
@@ -68,3 +71,38 @@ async def keep_pruned(ctx: Context, ledger: Ledger, keep: Keep, share: float, fi
         if total != Removed():
             ctx.log.debug("pruned", below=ledger.horizon.blocks, blocks=total.blocks, pages=total.pages)
         await ledger.wait_above(height + PRUNE_EVERY_BLOCKS - 1)
+
+
+@attrs.define
+class UsageFigures:
+    """What the store's rows are for, as metrics; all there from the start, at 0 (OBS-5)."""
+
+    _bytes: Any
+    _rows: Any
+
+    @classmethod
+    def declare(cls, metrics: Metrics) -> "UsageFigures":
+        purpose = ("purpose",)
+        made = cls(
+            metrics.gauge("supervm_storage_purpose_bytes", "Bytes of keys and values, by their use", purpose),
+            metrics.gauge("supervm_storage_purpose_rows", "Rows, by their use", purpose),
+        )
+        for name in PURPOSES:
+            made.found(name, Part())
+        return made
+
+    def found(self, name: str, part: Part) -> None:
+        self._bytes.set(part.size_bytes, purpose=name)
+        self._rows.set(part.rows, purpose=name)
+
+
+async def keep_counted(ctx: Context, store: KeyValueStore, every_s: float, figures: UsageFigures) -> None:
+    """Count what the store's rows are for, a minute after the start and then every so often.
+
+    It reads the whole store at a fiftieth of its time, so on a large one the figures are hours old.
+    """
+    await ctx.clock.sleep(SURVEY_AFTER_S)
+    while True:
+        for name, part in (await survey(store, Pace(ctx.clock, SURVEY_SHARE))).items():
+            figures.found(name, part)
+        await ctx.clock.sleep(every_s)

@@ -102,19 +102,20 @@ def check_persistent(store: KeyValueStore) -> None:
         raise Failure("this storage keeps nothing on disk, so there is no stored chain")
 
 
-def planned_storage(prepared: Prepared, genesis: Genesis) -> tuple[Planned, ...]:
-    """The folder's storage component, and the gas component with the parameters that the genesis fixes."""
+def planned_storage(prepared: Prepared, genesis: Genesis, storage_name: str = "") -> tuple[Planned, ...]:
+    """The folder's storage component, or another, and gas with the parameters that the genesis fixes."""
+    storage_name = storage_name or prepared.storage
     storages = prepared.catalogue.named(Role.STORAGE)
     gases = prepared.catalogue.named(Role.GAS)
     for role, name, known in (
-        (Role.STORAGE, prepared.storage, storages),
+        (Role.STORAGE, storage_name, storages),
         (Role.GAS, genesis.gas.component, gases),
     ):
         if name not in known:
             raise Failure(f"{role} component {name!r} isn't installed; there are {', '.join(sorted(known))}")
-    storage, gas = storages[prepared.storage].component, gases[genesis.gas.component].component
+    storage, gas = storages[storage_name].component, gases[genesis.gas.component].component
     parameters = options_from_text(gas.config, dict(genesis.gas.parameters), "genesis")
-    options = prepared.effective.options[Role.STORAGE, prepared.storage]
+    options = prepared.effective.options[Role.STORAGE, storage_name]
     return (
         Planned(component=storage, config=options),
         Planned(component=gas, config=parameters),

@@ -117,3 +117,15 @@ def test_a_limit_that_leaves_too_little_is_refused(wrong: int):
     for name in ("prune_keep_blocks", "prune_keep_roots"):
         with pytest.raises(ValueError, match=f"{name} is {wrong}: give 0 to keep all, or at least 256"):
             LedgerOptions(**{name: wrong})
+
+
+async def test_what_the_rows_are_for_is_counted_while_blocks_go_on(
+    world: World, run: Run, store: KeyValueStore, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("supervm.chain.keeping.SURVEY_AFTER_S", 0.0)
+    monkeypatch.setattr("supervm.chain.keeping.SURVEY_SHARE", 1.0)
+    async with run(world, store=store, engine=FAST, options=LedgerOptions(usage_s=1)) as node:
+        while node.metric("supervm_storage_purpose_rows", purpose="headers") == 0:
+            await node.chain.ledger.wait_above(node.chain.ledger.tip.height)
+        assert node.metric("supervm_storage_purpose_bytes", purpose="state") > 0
+        assert node.metric("supervm_storage_purpose_rows", purpose="components") == 0

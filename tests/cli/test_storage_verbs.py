@@ -1,4 +1,4 @@
-"""`prune` and `snapshot` on the folder of a stopped node, whose chain a real node made."""
+"""`prune`, `snapshot` and `migrate` on the folder of a stopped node, whose chain a real node made."""
 
 import json
 import shutil
@@ -163,3 +163,54 @@ def test_snapshots_are_pinned_and_removed_by_name(taken: tuple[Path, Any]) -> No
     assert said("snapshot", "list", "--from", where) == []
     assert "There are: none" in refused(1, "snapshot", "verify", "--from", where)
     assert "no snapshots here" in refused(1, "snapshot", "list", "--from", where / "nowhere")
+
+
+# Migration
+
+
+@pytest.mark.parametrize("backend", ["rocksdb", "lmdb"])
+def test_a_folder_is_moved_to_another_backend_and_back_and_the_node_goes_on(
+    folder: Path, backend: str
+) -> None:
+    pytest.importorskip({"rocksdb": "rocksdict"}.get(backend, backend))
+    whole = said("verify", "--data", folder)
+    done = said("migrate", "--to", backend, "--data", folder)
+    assert (done["from"], done["to"], done["state_root"]) == ("sqlite", backend, whole["state_root"])
+    assert said("verify", "--data", folder) == whole
+    assert Path(done["old_store"]).is_dir()
+    with running(folder) as node:
+        assert node.get("/v1/status").json()["composition"]["storage"] == [backend]
+        wallet = Wallet.at(node, dev_key(folder))
+        node.commit(wallet.pay((b"\x44" * 32, 1)))
+    # The old store is a ledger still, so it is not written over; out of the way, it can be moved to again.
+    assert "not empty" in refused(1, "migrate", "--to", "sqlite", "--data", folder)
+    Path(done["old_store"]).rename(folder / "old")
+    said("migrate", "--to", "sqlite", "--data", folder)
+    assert int(said("verify", "--data", folder)["height"]) > int(whole["height"])
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [("sqlite", "is of sqlite already"), ("papyrus", "isn't installed"), ("memory", "keeps nothing on disk")],
+)
+def test_what_can_not_be_migrated_to_is_refused_and_the_folder_is_as_it_was(
+    folder: Path, name: str, says: str
+) -> None:
+    done = verb("migrate", "--to", name, "--data", folder)
+    assert done.code in (1, 2)
+    assert says in done.errors[0]
+    assert said("verify", "--data", folder)["verified"] is True
+
+
+def test_usage_says_what_is_on_the_disk_and_what_the_rows_are_for(folder: Path) -> None:
+    found = said("usage", "--data", folder)
+    on_disk = sum(path.stat().st_blocks * 512 for path in folder.rglob("*") if path.is_file())
+    assert sum(found["disk"].values()) == pytest.approx(on_disk, abs=2**16)
+    assert found["disk"]["storage/sqlite"] > 0
+    assert found["rows"]["headers"]["rows"] == int(found["height"]) + 1
+    assert found["rows"]["old_trees"]["rows"] > 0
+    said("prune", "--data", folder, "--keep-blocks", "256", "--keep-roots", "256")
+    left = said("usage", "--data", folder)
+    assert left["rows"]["transactions"]["rows"] < found["rows"]["transactions"]["rows"]
+    assert left["rows"]["old_trees"]["rows"] < found["rows"]["old_trees"]["rows"]
+    assert left["rows"]["state"] == found["rows"]["state"]

@@ -2,6 +2,7 @@
 
 from typing import ClassVar
 
+from supervm.plugins.storage.cached import cached
 from supervm.plugins.storage.lmdb import lmdb
 from supervm.plugins.storage.memory import memory
 from supervm.plugins.storage.rocksdb import rocksdb
@@ -27,6 +28,11 @@ class TestSqlite(StorageConformance):
 class TestRocksdb(StorageConformance):
     component = rocksdb
     sources = (*SHARED, "supervm.plugins.storage.rocksdb_stats")
+
+
+class TestCached(StorageConformance):
+    component = cached
+    sources = (*SHARED, "supervm.plugins.storage.lru", "supervm.plugins.storage.sqlite")
 
 
 class TestLmdb(StorageConformance):
