@@ -183,6 +183,7 @@ class Ledger:
         height, packed = parent.height + 1, PackedChanges.of(changes)
         before, read = At(parent.state_root, parent.height), _through_the_loop(self._store)
         grown = self._tree.grow(before, packed, height, read)
+        packed.unpack()  # here, and not where the event loop first looks into it
         operations = sealed_rows(STATE, packed)
         operations.extend([Put(key, data) for key, data in grown.written])
         stale = stale_key(height, b"")

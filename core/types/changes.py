@@ -33,7 +33,8 @@ class PackedChanges(Mapping[bytes, bytes | None]):
         made._found = dict(changes)
         return made
 
-    def _dict(self) -> dict[bytes, bytes | None]:
+    def unpack(self) -> dict[bytes, bytes | None]:
+        """The dict, made now where it wasn't yet: for a thread, before the event loop looks anything up."""
         if self._found is None:
             self._found = dict(self._each())
             assert len(self._found) == self.count, "a key is changed twice"
@@ -49,16 +50,16 @@ class PackedChanges(Mapping[bytes, bytes | None]):
         assert at == len(data), "these are no packed changes"
 
     def __getitem__(self, key: bytes) -> bytes | None:
-        return self._dict()[key]
+        return self.unpack()[key]
 
     def __iter__(self) -> Iterator[bytes]:
-        return iter(self._dict())
+        return iter(self.unpack())
 
     def __len__(self) -> int:
         return self.count
 
     def items(self) -> ItemsView[bytes, bytes | None]:
-        return self._dict().items()
+        return self.unpack().items()
 
     def __repr__(self) -> str:
-        return f"PackedChanges({self._dict()!r})"
+        return f"PackedChanges({self.unpack()!r})"
