@@ -209,18 +209,17 @@ async def open_chain(ctx: Context, config: LedgerConfig) -> AsyncIterator[Chain]
         if options.usage_s:
             ctx.nursery.start_soon(keep_counted, ctx, store, options.usage_s, usage)
         snapshots = SnapshotFigures.declare(ctx.metrics)
-        if not options.snapshots.off:
-            keeper = SnapshotKeeper(
-                ctx,
-                ledger,
-                config.genesis,
-                config.identity,
-                options.snapshot_folder(Path(config.data) if config.data else ctx.data_dir),
-                options.snapshots,
-                snapshots,
-                config.backend,
-            )
-            ctx.nursery.start_soon(keeper.run)
+        chain.snapshots = SnapshotKeeper(
+            ctx,
+            ledger,
+            config.genesis,
+            config.identity,
+            options.snapshot_folder(Path(config.data) if config.data else ctx.data_dir),
+            options.snapshots,
+            snapshots,
+            config.backend,
+        )
+        ctx.nursery.start_soon(chain.snapshots.run)
         if options.spot_check_blocks:
             ctx.nursery.start_soon(_spot_check, ctx, chain, options.spot_check_blocks)
         yield chain

@@ -5,10 +5,11 @@ from typing import Any
 import attrs
 import trio
 
+from supervm.chain.views import SnapshotView
 from supervm.contracts.application import NodeIdentity
 from supervm.contracts.storage import SnapshotExpired, StorageError, StoreCorrupt
 from supervm.kernel.component import Context, Metrics
-from supervm.storage.errors import LedgerStopped
+from supervm.storage.errors import LedgerStopped, SnapshotBusy, SnapshotError
 from supervm.storage.ledger import Ledger
 from supervm.storage.snapshot_create import Taking, create_snapshot
 from supervm.storage.snapshot_folder import SnapshotFolder
@@ -97,12 +98,16 @@ class SnapshotKeeper:
     rules: SnapshotRules
     figures: SnapshotFigures
     backend: str = ""
+    taking: bool = attrs.field(default=False, init=False)
+    last_failure: str = attrs.field(default="", init=False)
+    _wanted: bool = attrs.field(default=False, init=False)
+    _rest_until_s: float = attrs.field(default=0.0, init=False)
     _last_height: int = attrs.field(default=0, init=False)
     _last_s: float = attrs.field(default=0.0, init=False)
     _share: float = attrs.field(default=0.0, init=False)
 
     async def run(self) -> None:
-        """Take one whenever it is due, at most every ten minutes.
+        """Take one whenever it is asked for, or due and the last one ten minutes ago.
 
         What goes wrong is logged and tried again later, but for `StoreCorrupt`: a damaged row ends the
         component, as wherever it is met.
@@ -112,10 +117,52 @@ class SnapshotKeeper:
         await self._look()
         while True:
             await self.ctx.clock.sleep(LOOK_S)
-            height, now_s = self.ledger.tip.height, self.ctx.clock.wall_ms() / 1_000
-            if self.rules.due(height, now_s, self._last_height, self._last_s):
-                await self._take()
-                await self.ctx.clock.sleep(REST_S)
+            if self._wanted or self._due():
+                self._wanted, self.taking = False, True
+                try:
+                    await self._take()
+                finally:
+                    self.taking = False
+                self._rest_until_s = self.ctx.clock.monotonic() + REST_S
+
+    def _due(self) -> bool:
+        height, now_s = self.ledger.tip.height, self.ctx.clock.wall_ms() / 1_000
+        rested = self.ctx.clock.monotonic() >= self._rest_until_s
+        return rested and self.rules.due(height, now_s, self._last_height, self._last_s)
+
+    def ask(self) -> None:
+        """Have one taken now, whatever the rules say. Raises `SnapshotBusy` where one is being taken."""
+        if self.taking or self._wanted:
+            raise SnapshotBusy("a snapshot is being taken", self.folder.path, "See when it is listed.")
+        self._wanted, self.last_failure = True, ""
+
+    async def listed(self) -> list[SnapshotView]:
+        """Those there are, the lowest height first."""
+        return await trio.to_thread.run_sync(self._listed)
+
+    def _listed(self) -> list[SnapshotView]:
+        found = []
+        for one in self.folder.listed():
+            try:
+                manifest = self.folder.manifest(one.name)
+            except SnapshotError as error:
+                # Removed since, or damaged: told here, and not for long by who keeps them.
+                self.ctx.log.warning("snapshot_unreadable", snapshot=one.name, cause=str(error))
+                continue
+            found.append(
+                SnapshotView(
+                    name=one.name,
+                    height=manifest.height,
+                    state_root=manifest.state_root,
+                    first_block=manifest.first_block,
+                    created_ms=manifest.created_ms,
+                    size_bytes=manifest.size_bytes,
+                    chunks=manifest.chunks,
+                    digest=manifest.digest,
+                    pinned=one.pinned,
+                )
+            )
+        return found
 
     async def _look(self) -> None:
         listed = await trio.to_thread.run_sync(self.folder.listed)
@@ -146,11 +193,13 @@ class SnapshotKeeper:
                 # The backend doesn't keep a view for so long: be quicker the next time.
                 self._share = min(1.0, self._share * 2)
             self.figures.failed()
+            self.last_failure = str(error)
             self.ctx.log.warning("snapshot_failed", cause=str(error))
             return
         took_s = self.ctx.clock.monotonic() - began_s
         self._last_height, self._last_s = manifest.height, manifest.created_ms / 1_000
         self.figures.done(took_s)
+        self.last_failure = ""
         await self._look()
         self.ctx.log.info(
             "snapshot_taken", snapshot=name, bytes=manifest.size_bytes, seconds=took_s, removed=removed

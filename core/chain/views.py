@@ -47,6 +47,21 @@ class LedgerStatus:
 
 
 @attrs.frozen(kw_only=True)
+class SnapshotView:
+    """A snapshot that this node keeps: see `supervm.storage.snapshot_format`. `digest` is its manifest's."""
+
+    name: str
+    height: int
+    state_root: bytes
+    first_block: int
+    created_ms: int
+    size_bytes: int
+    chunks: int
+    digest: bytes
+    pinned: bool
+
+
+@attrs.frozen(kw_only=True)
 class AccountView:
     """An account at `height`; `pending_nonce` is the first nonce that no transaction here has.
 

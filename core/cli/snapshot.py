@@ -69,26 +69,36 @@ def snapshot() -> None:
     "--to", type=click.Path(path_type=Path, file_okay=False), metavar="DIR", help="Folder of the snapshots."
 )
 @click.option("--blocks", type=click.IntRange(min=0), metavar="N", help="The last N blocks whole; 0: all.")
+@click.option("--api", metavar="URL", help="Have the running node there take one, into its own folder.")
 @folder_options
 @json_option
 def create(
     to: Path | None,
     blocks: int | None,
+    api: str | None,
     data: Path | None,
     file: Path | None,
     settings: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Take a snapshot of a stopped node's chain.
+    """Take a snapshot of a stopped node's chain, or have a running node take one while blocks go on.
 
-    Headers, certificates, the index and the state always go along whole.
+    Headers, certificates, the index and the state always go along whole. A running node takes it where and
+    with as many blocks as its configuration says; its token is taken from SUPERVM_API_TOKEN.
 
     \b
     Example:
       supervm snapshot create --to /backup/snapshots --blocks 0
+      supervm snapshot create --api http://127.0.0.1:8645
     """
-    from supervm.cli.snapshots import create_one
+    from supervm.cli.errors import Misuse
+    from supervm.cli.snapshots import create_at, create_one
 
+    if api is not None:
+        if to is not None or blocks is not None or data is not None:
+            raise Misuse("--api: a running node has --data, --to and --blocks by its configuration")
+        print_facts(trio.run(create_at, api), as_json)
+        return
     print_facts(trio.run(create_one, node_options(data, file, settings), to, blocks), as_json)
 
 

@@ -19,6 +19,7 @@ from supervm.cli.folders import (
     opened_storage,
     planned_storage,
 )
+from supervm.cli.node_option import connect
 from supervm.cli.output import progress
 from supervm.contracts.roles import Role
 from supervm.crypto.suites import verify
@@ -45,6 +46,7 @@ from supervm.types.genesis import Genesis
 from supervm.types.genesis_json import FILE_BYTES_MAX, dump_genesis, load_genesis
 
 Facts = dict[str, Any]
+LOOK_S = 0.2
 
 
 async def create_one(options: NodeOptions, to: Path | None, blocks: int | None) -> Facts:
@@ -69,6 +71,22 @@ async def create_one(options: NodeOptions, to: Path | None, blocks: int | None) 
                 progress=lambda done, of: bar.update(1),
             )
     return {"name": name, "folder": str(target.path), **_facts(manifest)}
+
+
+async def create_at(api: str) -> Facts:
+    """Have a running node take one, and wait until it is there. Raises Failure, `ClientError`."""
+    with connect(api) as client, progress("taking the snapshot", 0) as bar:
+        before = {one["name"] for one in client.get("/v1/snapshots")["snapshots"]}
+        client.post("/v1/snapshots")
+        while True:
+            await trio.sleep(LOOK_S)
+            now = client.get("/v1/snapshots")
+            made = [one for one in now["snapshots"] if one["name"] not in before]
+            if made:
+                return dict(made[-1])
+            if now["last_failure"]:
+                raise Failure(f"{api}: {now['last_failure']}")
+            bar.update(1)
 
 
 async def list_all(options: NodeOptions, snapshots: Path | None) -> list[Facts]:

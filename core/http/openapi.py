@@ -302,6 +302,24 @@ PATHS: dict[str, Schema] = {
         path("id", "The node's id"),
         e404="It is not in this node's table",
     ),
+    "/v1/snapshots": get(
+        "node", "snapshots", "The snapshots that the node keeps", answer("Snapshots", ref("Snapshots"))
+    )
+    | {
+        "post": operation(
+            "node",
+            "take_snapshot",
+            "Begin with a snapshot now; it is listed once it is whole",
+            {"202": answer("It begins", ref("Snapshots"))},
+            {
+                403: "The node has no api.token, so nobody may",
+                408: "A body came, and too slowly",
+                409: "One is being taken",
+                413: "A body came, and too large",
+            },
+            security=[{"token": []}],
+        )
+    },
     "/v1/plugins": get(
         "node", "plugins", "What is loaded, version, health, restarts", answer("Plugins", ref("Plugins"))
     ),

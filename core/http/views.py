@@ -8,6 +8,7 @@ from supervm.chain.views import (
     BlockView,
     LedgerStatus,
     ProofView,
+    SnapshotView,
     TransactionView,
 )
 from supervm.contracts.application import Refused
@@ -169,6 +170,20 @@ def status(found: LedgerStatus) -> Json:
             "bytes": found.mempool_bytes,
             "ready": found.mempool_ready,
         },
+    }
+
+
+def snapshot(found: SnapshotView) -> Json:
+    return {
+        "name": found.name,
+        "height": str(found.height),
+        "state_root": format_hex(found.state_root),
+        "first_block": str(found.first_block),
+        "created_ms": str(found.created_ms),
+        "bytes": str(found.size_bytes),
+        "chunks": found.chunks,
+        "digest": format_hex(found.digest),
+        "pinned": found.pinned,
     }
 
 

@@ -10,7 +10,8 @@ def supervm_components() -> Iterator[Component]:
     from supervm.plugins.storage.cached import cached
     from supervm.plugins.storage.lmdb import lmdb
     from supervm.plugins.storage.memory import memory
+    from supervm.plugins.storage.postgres import postgres
     from supervm.plugins.storage.rocksdb import rocksdb
     from supervm.plugins.storage.sqlite import sqlite
 
-    yield from (memory, sqlite, rocksdb, lmdb, cached)
+    yield from (memory, sqlite, rocksdb, lmdb, cached, postgres)

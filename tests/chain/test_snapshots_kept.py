@@ -12,6 +12,7 @@ from supervm.crypto.suites import verify
 from supervm.crypto.votes import verify_certificate
 from supervm.plugins.consensus.solo import SoloConfig
 from supervm.plugins.storage import supervm_components as stores
+from supervm.storage.errors import SnapshotBusy
 from supervm.storage.ledger import open_ledger
 from supervm.storage.snapshot_folder import SnapshotFolder
 from supervm.storage.snapshot_restore import FolderSource, Trust, restore_snapshot
@@ -84,6 +85,26 @@ async def test_one_that_fails_is_told_and_blocks_go_on(world: World, run: Run, t
         await until(node, lambda: node.metric("supervm_snapshots_taken_total", result="failed") >= 2)
         await node.chain.ledger.wait_above(node.chain.ledger.tip.height + 3)
     assert SnapshotFolder(tmp_path / "ledger" / "snapshots").listed() == []
+
+
+async def test_one_is_taken_when_it_is_asked_for_and_one_at_a_time(world: World, run: Run):
+    options = attrs.evolve(OPTIONS, snapshot_blocks=0)
+    async with run(world, engine=FAST, options=options) as node:
+        await node.chain.ledger.wait_above(3)
+        kept = node.chain.snapshots
+        assert await kept.listed() == []
+        kept.ask()
+        with pytest.raises(SnapshotBusy):
+            kept.ask()
+        await until(node, lambda: node.metric("supervm_snapshots_taken_total", result="done") == 1)
+        await until(node, lambda: not kept.taking)
+        (one,) = await kept.listed()
+        header = await node.chain.ledger.header(one.height)
+        assert (one.state_root, one.first_block, one.pinned) == (header.state_root, 0, False)
+        kept.rules = attrs.evolve(kept.rules, free_bytes_min=2**62)
+        kept.ask()
+        await until(node, lambda: kept.last_failure)
+        assert "nearly full" in kept.last_failure
 
 
 async def test_without_rules_none_is_taken(world: World, run: Run, tmp_path):

@@ -165,6 +165,20 @@ def test_snapshots_are_pinned_and_removed_by_name(taken: tuple[Path, Any]) -> No
     assert "no snapshots here" in refused(1, "snapshot", "list", "--from", where / "nowhere")
 
 
+def test_a_running_node_takes_one_when_its_operator_asks(tmp_path: Path) -> None:
+    token = {"SUPERVM_API_TOKEN": "a token of this test"}
+    with running(
+        tmp_path / "data", *FAST, *NO_FLOOR, "--set", f"api.token={token['SUPERVM_API_TOKEN']}", **token
+    ) as node:
+        assert "needs a token" in refused(1, "snapshot", "create", "--api", node.url)
+        done = verb("snapshot", "create", "--api", node.url, "--json", **token)
+        assert done.code == 0, done.err
+        made = json.loads(done.out)
+    (listed,) = said("snapshot", "list", "--data", tmp_path / "data")
+    assert (listed["name"], listed["state_root"]) == (made["name"], made["state_root"])
+    assert said("snapshot", "verify", "--data", tmp_path / "data")["restored"] is True
+
+
 # Migration
 
 
