@@ -13,7 +13,9 @@ from supervm.contracts.storage import Operation, Put, Reader, prefix_end
 from supervm.storage.rows import sealed_rows
 from supervm.storage.spaces import (
     INDEX,
+    PRUNED_KEY,
     RECEIPTS,
+    Horizon,
     Place,
     batch_key,
     body_key,
@@ -119,6 +121,12 @@ async def need_row(reader: Reader, key: bytes) -> bytes:
     return value
 
 
+async def read_horizon(reader: Reader) -> Horizon:
+    """From where up the ledger keeps things. Raises `StoreCorrupt`."""
+    data = await read_row(reader, PRUNED_KEY)
+    return Horizon() if data is None else Horizon.decode(data)
+
+
 async def read_header(reader: Reader, height: int) -> BlockHeader | None:
     return (await read_headers(reader, [height]))[0]
 
@@ -208,13 +216,17 @@ async def read_block_place(reader: Reader, digest: bytes) -> int | None:
     return place if isinstance(place, int) else None
 
 
-async def read_located(reader: Reader, digest: bytes, height_max: int) -> Located | None:
-    """The transaction with this digest, or None if no block up to `height_max` holds it."""
+async def read_place(reader: Reader, digest: bytes) -> Place | None:
+    """Where the transaction with this digest lies, or None."""
     key = index_key(digest)
     data = await read_row(reader, key)
     place = None if data is None else decode_place(key, data)
-    if not isinstance(place, Place) or place.height > height_max:
-        return None
+    return place if isinstance(place, Place) else None
+
+
+async def read_located(reader: Reader, digest: bytes, place: Place) -> Located:
+    """The transaction that `place` leads to, which must have this digest. Raises `StoreCorrupt`."""
+    key = index_key(digest)
     batch, chunk = batch_key(place.height, place.batch), receipts_key(place.height, place.chunk)
     transactions = _unpack(batch, await need_row(reader, batch), BATCH_TRANSACTIONS_MAX, BATCH_BYTES_MAX)
     receipts = _receipts(chunk, await need_row(reader, chunk))

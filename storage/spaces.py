@@ -32,12 +32,26 @@ SCHEMA_KEY = META + b"schema"
 CHAIN_KEY = META + b"chain_id"
 COMMIT_KEY = META + b"commit"
 BULK_KEY = META + b"bulk/genesis"
-META_KEYS = (SCHEMA_KEY, CHAIN_KEY, COMMIT_KEY, BULK_KEY)
+RESTORE_KEY = META + b"bulk/restore"
+MIGRATE_KEY = META + b"bulk/migrate"
+PRUNED_KEY = META + b"pruned"
+RESTORED_KEY = META + b"restored"
+META_KEYS = (
+    SCHEMA_KEY,
+    CHAIN_KEY,
+    COMMIT_KEY,
+    BULK_KEY,
+    RESTORE_KEY,
+    MIGRATE_KEY,
+    PRUNED_KEY,
+    RESTORED_KEY,
+)
 
 _MARKER = struct.Struct("<IQ32s32s32s")
 _PLACE = struct.Struct("<BQHHIH")
 _ENTRY = struct.Struct("<B32sI" + _PLACE.format[1:])
 _BLOCK_PLACE = struct.Struct("<BQ")
+_HORIZON = struct.Struct("<BQQ")
 _IS_TRANSACTION = 0
 _IS_BLOCK = 1
 
@@ -63,6 +77,29 @@ class CommitMarker:
             raise corrupt(COMMIT_KEY, f"a commit marker has {_MARKER.size} bytes, this one {len(data)}")
         schema, height, block_digest, state_root, receipts_root = _MARKER.unpack(data)
         return cls(height, block_digest, state_root, receipts_root, schema)
+
+
+@attrs.frozen
+class Horizon:
+    """From where up things are kept: bodies and receipts from height `blocks`, whole trees from `roots`.
+
+    0 is all. Headers, certificates and the index are kept always. It is durable before anything below it
+    goes, so whoever misses something looks here first (STO-62).
+    """
+
+    blocks: int = 0
+    roots: int = 0
+
+    def encode(self) -> bytes:
+        """u8 format 1 || u64 blocks || u64 roots (little-endian)."""
+        return _HORIZON.pack(1, self.blocks, self.roots)
+
+    @classmethod
+    def decode(cls, data: bytes) -> "Horizon":
+        """The horizon of unsealed bytes; raises `StoreCorrupt` for anything else."""
+        if len(data) != _HORIZON.size or data[0] != 1:
+            raise corrupt(PRUNED_KEY, f"not a horizon of format 1: 0x{data.hex()}")
+        return cls(*_HORIZON.unpack(data)[1:])
 
 
 @attrs.frozen
@@ -146,11 +183,16 @@ def seal(key: bytes, value: bytes) -> bytes:
 
 def unseal(key: bytes, stored: bytes) -> bytes:
     """The value without its seal; raises `StoreCorrupt`, naming key and both checksums."""
+    return split_seal(key, stored)[0]
+
+
+def split_seal(key: bytes, stored: bytes) -> tuple[bytes, bytes]:
+    """The value, and the seal that fits it; raises as `unseal` does."""
     value, found = stored[:-SEAL_BYTES], stored[-SEAL_BYTES:]
     expected = _checksum(key, value)
     if found != expected:
         raise corrupt(key, f"its checksum is {expected.hex()}, the stored one {found.hex() or 'missing'}")
-    return value
+    return value, found
 
 
 def _checksum(key: bytes, value: bytes) -> bytes:
@@ -182,6 +224,10 @@ _META_NAMES = {
     CHAIN_KEY: "chain id",
     COMMIT_KEY: "commit marker",
     BULK_KEY: "marker of an unfinished genesis",
+    RESTORE_KEY: "marker of an unfinished restore",
+    MIGRATE_KEY: "marker of an unfinished migration",
+    PRUNED_KEY: "marker of what is pruned",
+    RESTORED_KEY: "note of the snapshot restored from",
 }
 _SPACE_NAMES = {
     META: "metadata",

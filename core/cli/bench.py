@@ -7,6 +7,7 @@ import click
 import trio
 
 from supervm.cli.bench_execution import EXECUTION
+from supervm.cli.bench_kv import kv_batch
 from supervm.cli.bench_mvcc import hot_5, txn_2r2w
 from supervm.cli.bench_result import finish as _finish
 from supervm.cli.errors import Failure, Misuse
@@ -201,5 +202,5 @@ def block_commit(as_json: bool, **asked: Any) -> None:
     _finish(result, as_json)
 
 
-for _each in (*EXECUTION, txn_2r2w, hot_5):
+for _each in (*EXECUTION, txn_2r2w, hot_5, kv_batch):
     bench.add_command(_each)
