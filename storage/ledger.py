@@ -6,15 +6,14 @@ snapshot in which they do.
 """
 
 from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
-from typing import TypeVar
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager
+from typing import TypeVar, cast
 
 import attrs
 import trio
 
 from supervm.contracts.storage import (
     BadKey,
-    Delete,
     DiskFull,
     Durability,
     KeyValueStore,
@@ -22,12 +21,13 @@ from supervm.contracts.storage import (
     Put,
     Reader,
     ReadOnly,
+    StoreCorrupt,
     TooLarge,
     prefix_end,
 )
 from supervm.storage.cache import MISSING, ByteCache, CacheStats
 from supervm.storage.creation import Progress, create_ledger
-from supervm.storage.errors import LedgerStopped, NotProvable
+from supervm.storage.errors import LedgerStopped, NotProvable, Pruned
 from supervm.storage.pages import HASH_BYTES, PageInvalid, Slots
 from supervm.storage.records import (
     Located,
@@ -36,15 +36,21 @@ from supervm.storage.records import (
     read_block_place,
     read_header,
     read_headers,
+    read_horizon,
     read_located,
+    read_place,
     read_receipts,
     read_row,
     sealed,
 )
 from supervm.storage.recovery import recover
+from supervm.storage.rows import sealed_rows
 from supervm.storage.spaces import (
     COMMIT_KEY,
+    PRUNED_KEY,
+    STATE,
     CommitMarker,
+    Horizon,
     Place,
     certificate_key,
     corrupt,
@@ -58,11 +64,11 @@ from supervm.storage.spaces import (
 from supervm.storage.spill import split
 from supervm.storage.state_tree import At, CachedPages, StateTree, choose_tree
 from supervm.storage.tree import Read, find
-from supervm.types import merkle, smt
+from supervm.types import smt
 from supervm.types.block import Block, BlockHeader
 from supervm.types.changes import PackedChanges
 from supervm.types.genesis import Genesis
-from supervm.types.packed_receipts import encoded_of, heads_of
+from supervm.types.packed_receipts import PackedReceipts, heads_of
 from supervm.types.receipt import Receipt
 
 T = TypeVar("T")
@@ -113,12 +119,15 @@ class Ledger:
         pages: CachedPages,
         state_cache_bytes: int,
         durability: Durability,
+        horizon: Horizon,
     ) -> None:
         self._store = store
         self._marker = marker
         self._header = header
         self._tree = tree
         self._pages = pages
+        self._horizon = horizon
+        self._moved = trio.Event()
         self._state = ByteCache(state_cache_bytes)
         self._durability = durability
         self._writing = trio.Lock()
@@ -138,6 +147,18 @@ class Ledger:
     @property
     def tip_header(self) -> BlockHeader:
         return self._header
+
+    @property
+    def horizon(self) -> Horizon:
+        """From where up things are kept; what is below is pruned, or was never here (STO-62)."""
+        return self._horizon
+
+    async def wait_above(self, height: int) -> CommitMarker:
+        """Wait until the tip is above `height`; the tip."""
+        while self._marker.height <= height:
+            await self._moved.wait()
+        await trio.lowlevel.checkpoint()
+        return self._marker
 
     def stats(self) -> LedgerStats:
         tree, cached = self._tree.stats(), self._pages.cache.stats()
@@ -162,12 +183,11 @@ class Ledger:
         height, packed = parent.height + 1, PackedChanges.of(changes)
         before, read = At(parent.state_root, parent.height), _through_the_loop(self._store)
         grown = self._tree.grow(before, packed, height, read)
-        operations: list[Operation] = [
-            Delete(state_key(key)) if value is None else sealed(state_key(key), value)
-            for key, value in packed.items()
-        ]
+        packed.unpack()  # here, and not where the event loop first looks into it
+        operations = sealed_rows(STATE, packed)
         operations.extend([Put(key, data) for key, data in grown.written])
-        operations.extend([Put(stale_key(height, key), b"") for key in grown.stale])
+        stale = stale_key(height, b"")
+        operations.extend([Put(stale + key, b"") for key in grown.stale])
         return Staged(height, parent, grown.root, packed, tuple(operations))
 
     async def load_pages(
@@ -230,21 +250,50 @@ class Ledger:
         assert header.parent == parent.block_digest, "the block doesn't follow the tip"
         assert header.root_height != header.height or header.state_root == staged.root, "another state root"
         block.check()
-        encoded = encoded_of(receipts)
+        packed = PackedReceipts.of(receipts)
         marker = CommitMarker(
             height=header.height,
             block_digest=block.digest(),
             state_root=staged.root,
-            receipts_root=merkle.root(encoded),
+            receipts_root=packed.root,
         )
-        rows = block_rows(block, heads_of(receipts), encoded, certificate, known)
+        rows = block_rows(block, packed, certificate, known)
         return marker, *split([*staged.operations, *rows, sealed(COMMIT_KEY, marker.encode())])
 
     def _publish(self, marker: CommitMarker, header: BlockHeader, staged: Staged) -> None:
         """The new tip, all at once: there is no checkpoint in here, and must be none."""
-        for key, value in staged.changes.items():
-            self._state.put(key, value)
+        self._state.put_many(staged.changes.items())
         self._marker, self._header = marker, header
+        moved, self._moved = self._moved, trio.Event()
+        moved.set()
+
+    async def raise_horizon(self, horizon: Horizon) -> None:
+        """Make it durable that nothing below `horizon` is served any more; it never goes down.
+
+        Only then may what is below be discarded. The tip and its tree stay served whatever is asked.
+        """
+        assert horizon.blocks <= self._marker.height >= horizon.roots, (horizon, self._marker.height)
+        with trio.CancelScope(shield=True):
+            async with self._writing:
+                self._check_running()
+                now = self._horizon
+                raised = Horizon(max(now.blocks, horizon.blocks), max(now.roots, horizon.roots))
+                if raised != now:
+                    await self._store.write([sealed(PRUNED_KEY, raised.encode())], Durability.DURABLE)
+                    self._horizon = raised
+        await trio.lowlevel.checkpoint_if_cancelled()
+
+    async def discard(self, deletes: Sequence[Operation]) -> None:
+        """Delete rows that only heights below the horizon need. It is done again if a crash undoes it."""
+        self._check_running()
+        await self._store.write(deletes, Durability.BUFFERED)
+
+    async def row_keys(self, start: bytes, end: bytes, limit: int) -> list[bytes]:
+        """The first `limit` keys of the store in a range, for who counts or discards rows."""
+        self._check_running()
+        rows = cast("AsyncGenerator[tuple[bytes, bytes], None]", self._store.scan(start, end, limit=limit))
+        async with aclosing(rows) as found:
+            return [key async for key, _ in found]
 
     def _check_running(self) -> None:
         if self._stopped is not None:
@@ -330,12 +379,16 @@ class Ledger:
         return [_held(header, height) for height, header in zip(heights, found, strict=True)]
 
     async def block(self, which: int | bytes) -> Block | None:
-        """A whole block by height or digest, checked against its header; None where there is none."""
+        """A whole block by height or digest, checked against its header; None where there is none.
+
+        Raises `Pruned` below the horizon, as all do that need bodies or receipts.
+        """
         self._check_running()
         height = await read_block_place(self._store, which) if isinstance(which, bytes) else which
         if height is None or not 0 <= height <= self._marker.height:
             return None
-        return _held(await read_block(self._store, height), height)
+        with self._kept(height):
+            return _held(await read_block(self._store, height), height)
 
     async def blocks(self, first: int, limit: int) -> list[Block]:
         """Whole blocks from height `first` up, at most `limit` (at most 64)."""
@@ -359,11 +412,14 @@ class Ledger:
         return _held(await read_row(self._store, certificate_key(height)), height)
 
     async def receipts(self, height: int) -> list[Receipt] | None:
-        """The receipts of a block in order; None above the tip."""
+        """The receipts of a block in order; None above the tip. Raises `Pruned` below the horizon."""
         self._check_running()
         if not 0 <= height <= self._marker.height:
             return None
-        return await read_receipts(self._store, height)
+        with self._kept(height):
+            found = await read_receipts(self._store, height)
+        self._check_kept(height)
+        return found
 
     async def known(self, digests: Sequence[bytes]) -> set[bytes]:
         """Those of these transaction digests that a block of the chain has a receipt for (CONS-40)."""
@@ -378,9 +434,30 @@ class Ledger:
         return found
 
     async def transaction(self, digest: bytes) -> Located | None:
-        """Where a transaction stands in the chain, its bytes and receipt; None if it doesn't."""
+        """Where a transaction stands in the chain, its bytes and receipt; None if it doesn't.
+
+        Raises `Pruned` for one that is in a block below the horizon.
+        """
         self._check_running()
-        return await read_located(self._store, digest, self._marker.height)
+        place = await read_place(self._store, digest)
+        if place is None or place.height > self._marker.height:
+            return None
+        with self._kept(place.height):
+            return await read_located(self._store, digest, place)
+
+    @contextmanager
+    def _kept(self, height: int) -> Iterator[None]:
+        """Read what is pruned some day: a hole that pruning made meanwhile is no damage."""
+        self._check_kept(height)
+        try:
+            yield
+        except StoreCorrupt:
+            self._check_kept(height)
+            raise
+
+    def _check_kept(self, height: int) -> None:
+        if height < self._horizon.blocks:
+            raise Pruned(height, self._horizon.blocks)
 
     async def prove(self, key: bytes) -> tuple[BlockHeader, smt.Proof]:
         """A state key's value or absence at the tip, with the header whose state root it leads to.
@@ -473,6 +550,7 @@ async def open_ledger(
         header,
         tree=tree,
         pages=pages,
+        horizon=await read_horizon(store),
         state_cache_bytes=state_cache_bytes,
         durability=Durability.BUFFERED if scratch else Durability.DURABLE,
     )

@@ -23,6 +23,7 @@ from supervm.chain.news import News
 from supervm.chain.queries import Queries
 from supervm.chain.recent import Recent
 from supervm.chain.roots import covered_receipts_root
+from supervm.chain.snapshots import SnapshotKeeper
 from supervm.chain.verifying import Examiner
 from supervm.contracts.application import (
     AlreadyDriven,
@@ -119,6 +120,7 @@ class Chain:
         self.ledger_figures = LedgerFigures.declare(ctx.metrics)
         self.news = News(ctx, self.events, self.figures)
         self.queries = Queries(self)
+        self.snapshots: SnapshotKeeper | None = None
         self._ctx = ctx
         self._identity = identity
         self._engine: Engine | None = None

@@ -118,8 +118,8 @@ class _NativeRun:
         self.inner.execute(self.mode)
         self.told(self.inner.stats())
         changes = PackedChanges(*self.inner.packed_changes())
-        receipts = PackedReceipts(self.inner.receipts())
-        return BlockResult(changes, receipts, self.inner.receipts_root(), self._reasons())
+        root = self.inner.receipts_root()
+        return BlockResult(changes, PackedReceipts(self.inner.receipts(), root), root, self._reasons())
 
     def _reasons(self) -> dict[bytes, str]:
         reasons = {}

@@ -1,11 +1,11 @@
 """Changes of the state, packed as execution in C makes them and the state tree takes them.
 
 One after the other, in no order, one a key: u8 key size, key, u32 value size (0: removed), value. An entry is
-never empty, since its format is its first byte.
+never empty, since its format is its first byte, and no key has more than 254 bytes.
 """
 
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import ItemsView, Iterator, Mapping
 
 _SIZE = struct.Struct("<I")
 
@@ -27,13 +27,14 @@ class PackedChanges(Mapping[bytes, bytes | None]):
             return changes
         parts: list[bytes] = []
         for key, value in changes.items():
-            assert 0 < len(key) < 256 and value != b"", (key, value)
+            assert 0 < len(key) < 255 and value != b"", (key, value)
             parts += (bytes((len(key),)), key, _SIZE.pack(len(value or b"")), value or b"")
         made = cls(b"".join(parts), len(changes))
         made._found = dict(changes)
         return made
 
-    def _dict(self) -> dict[bytes, bytes | None]:
+    def unpack(self) -> dict[bytes, bytes | None]:
+        """The dict, made now where it wasn't yet: for a thread, before the event loop looks anything up."""
         if self._found is None:
             self._found = dict(self._each())
             assert len(self._found) == self.count, "a key is changed twice"
@@ -49,13 +50,16 @@ class PackedChanges(Mapping[bytes, bytes | None]):
         assert at == len(data), "these are no packed changes"
 
     def __getitem__(self, key: bytes) -> bytes | None:
-        return self._dict()[key]
+        return self.unpack()[key]
 
     def __iter__(self) -> Iterator[bytes]:
-        return iter(self._dict())
+        return iter(self.unpack())
 
     def __len__(self) -> int:
         return self.count
 
+    def items(self) -> ItemsView[bytes, bytes | None]:
+        return self.unpack().items()
+
     def __repr__(self) -> str:
-        return f"PackedChanges({self._dict()!r})"
+        return f"PackedChanges({self.unpack()!r})"

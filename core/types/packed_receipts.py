@@ -10,6 +10,7 @@ from typing import overload
 
 import attrs
 
+from supervm.types import merkle
 from supervm.types.digests import Digest
 from supervm.types.receipt import Receipt, Status
 from supervm.types.transaction import Lane
@@ -56,14 +57,25 @@ def read_head(data: bytes) -> ReceiptHead:
 
 
 class PackedReceipts(Sequence[Receipt]):
-    """Receipts in block order. `encoded` and `heads` are theirs; an item is decoded when it is asked for."""
+    """Receipts in block order. `encoded` and `heads` are theirs; an item is decoded when it is asked for.
 
-    __slots__ = ("_decoded", "encoded", "heads")
+    `root`: their Merkle root, for who has it already.
+    """
 
-    def __init__(self, encoded: Sequence[bytes]) -> None:
+    __slots__ = ("_decoded", "encoded", "heads", "root")
+
+    def __init__(self, encoded: Sequence[bytes], root: Digest | None = None) -> None:
         self.encoded = tuple(encoded)
+        self.root = merkle.root(self.encoded) if root is None else root
         self.heads = tuple([read_head(data) for data in self.encoded])
         self._decoded: dict[int, Receipt] = {}
+
+    @classmethod
+    def of(cls, receipts: Sequence[Receipt]) -> "PackedReceipts":
+        """These receipts, encoded unless they are already."""
+        if isinstance(receipts, PackedReceipts):
+            return receipts
+        return cls([receipt.encode() for receipt in receipts])
 
     def __len__(self) -> int:
         return len(self.encoded)
@@ -95,10 +107,3 @@ class PackedReceipts(Sequence[Receipt]):
 def heads_of(receipts: Sequence[Receipt]) -> Sequence[Receipt | ReceiptHead]:
     """What of them costs nothing to read: their heads where they are packed, else themselves."""
     return receipts.heads if isinstance(receipts, PackedReceipts) else receipts
-
-
-def encoded_of(receipts: Sequence[Receipt]) -> Sequence[bytes]:
-    """Their encodings: those that they came from, or made now."""
-    if isinstance(receipts, PackedReceipts):
-        return receipts.encoded
-    return [receipt.encode() for receipt in receipts]

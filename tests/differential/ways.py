@@ -16,7 +16,7 @@ from supervm.types.receipt import Receipt
 from supervm.types.smt import root_of
 
 try:
-    from supervm.hardware.fastpath.engine import EngineError
+    from supervm.hardware.fastpath.engine import EngineError as EngineError
 except ImportError:
 
     class EngineError(Exception):  # type: ignore[no-redef]

@@ -22,7 +22,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from tests.fuzz_c.targets import HERE, INPUT_BYTES_MAX, TARGETS, Target, pack_inputs
-from tests.sanitizers.building import ADDRESS, FUZZED, ROOT, BuildFailed, CannotBuild, Variant
+from tests.sanitizers.building import ADDRESS, FUZZED, ROOT, BuildFailed, CannotBuild
 
 SKIPPED = 77
 FOUND = ROOT / "build/fuzz_c"
@@ -85,8 +85,8 @@ def judged(target: Target, replay: Path, inputs: Sequence[bytes]) -> int:
 
 def fuzz(target: Target, seconds: int, folder: Path, keep: bool) -> bool:
     """Whether nothing was found. Raises `CannotBuild`."""
-    program = build(target, FUZZED, folder / "covered", "covered.c")
-    replay = build(target, ADDRESS, folder / "replay", "replay.c")
+    program = target.build(FUZZED, folder / "covered", "covered.c")
+    replay = target.build(ADDRESS, folder / "replay", "replay.c")
     found = folder / "found"
     write_inputs(found, [*target.beginnings(), *target.corpus])
     print(f"{target.name}: {seconds} s from {len(list(found.iterdir()))} inputs", flush=True)
@@ -115,11 +115,6 @@ def take_smallest(target: Target, program: Path, found: Path, smallest: Path) ->
     write_inputs(HERE / "corpus" / target.name, kept[:: max(1, -(-len(kept) // KEPT_MAX))])
 
 
-def build(target: Target, variant: Variant, folder: Path, entry: str) -> Path:
-    made = target.build(variant, folder, entry)
-    return made.rename(made.with_name(target.name)) if made.stem != target.name else made
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--seconds", type=int, default=int(os.environ.get("FUZZ_C_SECONDS", "60")))
@@ -135,7 +130,7 @@ def main() -> int:
     try:
         if asked.replay is not None:
             data = asked.replay.read_bytes()
-            programs = [(each, build(each, ADDRESS, folder / each.name, "replay.c")) for each in chosen]
+            programs = [(each, each.build(ADDRESS, folder / each.name, "replay.c")) for each in chosen]
             return int(sum([judged(target, program, [data]) for target, program in programs]) > 0)
         results = [fuzz(each, asked.seconds, folder / each.name, asked.keep) for each in chosen]
     except CannotBuild as error:

@@ -237,12 +237,14 @@ void svm_fuzz_one(const uint8_t *bytes, size_t size, int tell) {
     }
     /* Mostly trees that had other lives before, at times new ones, whose buffers are no larger than they must be. */
     static svm_tree *trees[2][4];
-    svm_tree **const of = trees[bytes[0] & 1];
+    /* Threads have to wake up: most inputs do without. */
+    const int threads = (bytes[0] & 5) == 5;
+    svm_tree **const of = trees[threads];
     if ((bytes[0] & 0xf8) == 0xf8) {
         end_all(of);
     }
     if (of[0] == NULL) {
-        svm_pool *const pool = pools[bytes[0] & 1];
+        svm_pool *const pool = pools[threads];
         of[0] = svm_tree_new(UINT64_MAX, 0, pools[0]);
         of[1] = svm_tree_new(UINT64_MAX, 1, pool);
         of[2] = svm_tree_new(0, 0, pool);

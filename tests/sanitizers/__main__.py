@@ -26,6 +26,8 @@ from tests.sanitizers.building import (
 )
 
 SKIPPED = 77
+# A sanitizer makes C several times slower: a test that takes longer than others may isn't hanging yet.
+PATIENCE = ("-o", "faulthandler_timeout=1500")
 OPTIONS = {
     # Python itself keeps memory to its end: leaks are looked for by the programs of this folder.
     "ASAN_OPTIONS": "detect_leaks=0:abort_on_error=0:strict_string_checks=1",
@@ -69,7 +71,7 @@ def main() -> int:
             print(f"skipped: {error}", file=sys.stderr)
             return SKIPPED
         start = without_random_layout() if variant is THREAD else []
-        asked = sys.argv[3:] if sys.argv[2:3] == ["-m"] else ["pytest", *sys.argv[2:]]
+        asked = sys.argv[3:] if sys.argv[2:3] == ["-m"] else ["pytest", *PATIENCE, *sys.argv[2:]]
         run = [sys.executable, "-m", "tests.sanitizers.library", str(library), *asked]
         environment = {**os.environ, **OPTIONS, "LD_PRELOAD": preloaded}
         return subprocess.run([*start, *run], env=environment, check=False).returncode

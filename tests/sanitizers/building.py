@@ -92,6 +92,7 @@ def sources(root: Path = SOURCES) -> dict[str, str]:
     return found
 
 
+@cache
 def _binding() -> str:
     """cffi's part of the extension. Another process makes it, since cffi keeps what it has read."""
     program = (

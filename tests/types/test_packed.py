@@ -4,9 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from supervm.types import merkle
 from supervm.types.changes import PackedChanges
 from supervm.types.errors import DecodeError
-from supervm.types.packed_receipts import PackedReceipts, encoded_of, heads_of
+from supervm.types.packed_receipts import PackedReceipts, heads_of
 from supervm.types.receipt import Event, ObjectVersion, Receipt, Status
 from supervm.types.transaction import Lane
 
@@ -33,7 +34,7 @@ receipts = st.builds(
     index=st.integers(0, 2**32 - 1),
 )
 entries = st.dictionaries(
-    st.binary(min_size=1, max_size=255), st.none() | st.binary(min_size=1, max_size=300), max_size=8
+    st.binary(min_size=1, max_size=254), st.none() | st.binary(min_size=1, max_size=300), max_size=8
 )
 
 
@@ -42,11 +43,13 @@ def test_packed_receipts_are_the_receipts(made: list[Receipt]) -> None:
     packed = PackedReceipts([each.encode() for each in made])
     assert packed == made and packed == tuple(made)
     assert list(packed) == made and packed[1:] == tuple(made[1:]) and len(packed) == len(made)
-    assert encoded_of(packed) == tuple(encoded_of(made))
+    assert PackedReceipts.of(made).encoded == packed.encoded and PackedReceipts.of(packed) is packed
     for head, receipt in zip(heads_of(packed), made, strict=True):
         assert [getattr(head, name) for name in HEAD] == [getattr(receipt, name) for name in HEAD]
         assert isinstance(head.status, Status) and isinstance(head.lane, Lane)
     assert heads_of(made) is made
+    assert packed.root == merkle.root([each.encode() for each in made])
+    assert PackedReceipts((), b"known").root == b"known"
 
 
 @given(st.lists(receipts, min_size=1, max_size=3), receipts)
@@ -85,6 +88,6 @@ def test_bytes_that_are_no_changes_and_changes_that_come_twice_are_our_bug() -> 
     for data, count in ((made.data + b"\0", 2), (made.data, 1), (made.data * 2, 4)):
         with pytest.raises(AssertionError):
             dict(PackedChanges(data, count))
-    for wrong in ({b"": b"1"}, {b"k" * 256: b"1"}, {b"key": b""}):
+    for wrong in ({b"": b"1"}, {b"k" * 255: b"1"}, {b"key": b""}):
         with pytest.raises(AssertionError):
             PackedChanges.of(wrong)
