@@ -7,7 +7,7 @@ from statistics import fmean, pstdev
 import attrs
 import pytest
 import trio
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from supervm.contracts.storage import (
@@ -236,6 +236,7 @@ def test_a_mark_over_everything_or_over_the_metadata_can_not_be_made(name, space
         BulkMark(name, space)
 
 
+@settings(deadline=None)
 @given(st.binary(min_size=1, max_size=9), st.binary(min_size=1, max_size=9), st.binary(max_size=40))
 def test_a_mark_reads_back_and_a_damaged_one_is_found(name, space, progress):
     if space.startswith(b"\x00"):
@@ -281,6 +282,7 @@ def test_rates_between_the_bounds_leave_the_chunk_as_it_is():
     assert controller.chunk == 100
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.tuples(st.integers(1, 50_000), st.floats(0, 10)), min_size=1, max_size=60),
     st.integers(0, 10**9),

@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from supervm.contracts import storage
@@ -50,11 +50,13 @@ def outcome(call: Any, *arguments: Any) -> Any:
         return type(error), str(error)
 
 
+@settings(deadline=None)
 @given(st.lists(perhaps_bad, max_size=8))
 def test_a_batch_is_checked_as_its_operations_are_one_by_one(batch: Any) -> None:
     assert outcome(check_batch, batch) == outcome(lambda: sum(map(check_operation, batch)))
 
 
+@settings(deadline=None)
 @given(st.lists(st.one_of(keys, odd, long), max_size=8))
 def test_many_keys_are_checked_as_each_is(asked: Any) -> None:
     each = next((found for found in (outcome(storage.check_key, key) for key in asked) if found), None)
@@ -82,6 +84,7 @@ def applied(rows: dict[bytes, bytes], batch: list[Operation]) -> dict[bytes, byt
     return rows
 
 
+@settings(deadline=None)
 @given(st.lists(operations, max_size=30), st.integers(1, 5))
 def test_the_runs_of_a_batch_leave_the_same_rows(batch: list[Operation], most: int) -> None:
     start = {bytes([i]): b"old" for i in range(0, 256, 16)}

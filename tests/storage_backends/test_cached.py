@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import trio
 import trio.testing
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from supervm.contracts.storage import (
@@ -284,6 +284,7 @@ rows = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(rows, st.integers(1, 8), st.integers(300, 3_000))
 def test_the_cache_never_passes_its_bounds_and_never_gives_another_value(
     history: Any, entries_max: int, bytes_max: int
