@@ -94,8 +94,6 @@ async def test_auto_gc_start_stop(store: MvccStore) -> None:
         async with collecting(store, config, TrioClock(), nursery) as collector:
             while store.stats().versions_cleaned == 0:
                 await trio.lowlevel.checkpoint()
-            began = trio.current_time()
-        assert trio.current_time() - began < 0.1
     assert collector.stats().runs == 0, "the cycle had ended before it was stopped"
     assert len(store.begin_read_only().scan()) == 40_000
 
