@@ -17,6 +17,8 @@ from supervm.types.codec import pack_transactions
 DEFAULT_API = "http://127.0.0.1:8645"
 ANSWER_BYTES_MAX = 64 * 2**20
 TIMEOUT_S = 30.0
+# The longest pause that a node can make its clients take before they try again.
+RETRY_AFTER_S_MAX = 60.0
 PACKED_TYPE = "application/vnd.supervm.transactions"
 
 
@@ -33,7 +35,10 @@ class AnswerInvalid(ClientError):
 
 
 class RequestRefused(ClientError):
-    """The node answered with a problem document (RFC 9457). `code` is for programs to test."""
+    """The node answered with a problem document (RFC 9457). `code` is for programs to test.
+
+    `retry_after_s` is from 0 to RETRY_AFTER_S_MAX whatever the node says; None where it says no number.
+    """
 
     def __init__(self, status: int, document: Mapping[str, Any], retry_after_s: float | None = None) -> None:
         self.status = status
@@ -47,7 +52,10 @@ class RequestRefused(ClientError):
 
 @attrs.frozen
 class Refusal:
-    """Why the node took one transaction of many not. `code` is for programs, `text` for people."""
+    """Why the node took one transaction of many not. `code` is for programs, `text` for people.
+
+    `retry_after_s`: as for RequestRefused.
+    """
 
     code: str
     text: str
@@ -158,18 +166,18 @@ class NodeClient:
     def _refuse(self, response: httpx.Response) -> None:
         try:
             document = json.loads(self._read(response))
-        except ValueError:
+        except (ValueError, RecursionError):
             document = {}
         if not isinstance(document, dict):
             document = {}
         after = response.headers.get("retry-after", "")
-        seconds = document.get("retry_after_s", float(after) if after.isdigit() else None)
-        raise RequestRefused(response.status_code, document, seconds)
+        stated = document.get("retry_after_s", float(after) if after.isdecimal() else None)
+        raise RequestRefused(response.status_code, document, _pause_s(stated))
 
     def _json(self, response: httpx.Response) -> Any:
         try:
             return json.loads(self._read(response))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise AnswerInvalid(f"{response.url} answered no JSON; is it a SuperVM node?") from error
 
     def _read(self, response: httpx.Response) -> bytes:
@@ -186,17 +194,28 @@ class NodeClient:
             raise AnswerInvalid(f"{self.url} answered for other transactions than the {count} sent")
         digests, refusals = [], []
         for item in items:
-            digests.append(item.get("digest"))
-            refusals.append(_refusal(item.get("error")))
+            digest = item.get("digest") if isinstance(item, dict) else 0
+            problem = item.get("error") if isinstance(item, dict) else None
+            if not isinstance(digest, str | None) or not isinstance(problem, dict | None):
+                raise AnswerInvalid(f"{self.url} answered for a transaction with {str(item)[:100]!r}")
+            digests.append(digest)
+            refusals.append(_refusal(problem))
         return Sent(tuple(digests), tuple(refusals))
 
 
-def _refusal(problem: Any) -> Refusal | None:
+def _pause_s(stated: object) -> float | None:
+    """The seconds that a node asks its client to wait, bounded; None for what is no such number."""
+    if isinstance(stated, bool) or not isinstance(stated, int | float) or not stated >= 0:
+        return None
+    return float(min(stated, RETRY_AFTER_S_MAX))
+
+
+def _refusal(problem: Mapping[str, Any] | None) -> Refusal | None:
     if not problem:
         return None
     detail, mend = str(problem.get("detail", "refused")), str(problem.get("mend", ""))
     text = f"{detail}; {mend}" if mend and mend not in detail else detail
-    return Refusal(str(problem.get("code", "")), text, problem.get("retry_after_s"))
+    return Refusal(str(problem.get("code", "")), text, _pause_s(problem.get("retry_after_s")))
 
 
 def _events(lines: Iterable[str]) -> Iterator[tuple[str, str, Any]]:
