@@ -118,5 +118,5 @@ def _read_line(file: Path, number: int, line: bytes) -> bytes:
     try:
         item = json.loads(line)
         return parse_hex(item["bytes"] if isinstance(item, dict) else item, "bytes")
-    except (ValueError, KeyError, TypeError, InvalidInput) as error:
+    except (ValueError, KeyError, TypeError, RecursionError, InvalidInput) as error:
         raise Misuse(f'{file}: line {number} isn\'t {{"bytes": "0x.."}}: {error}') from error

@@ -5,7 +5,7 @@ answer is read beyond `ANSWER_BYTES_MAX`. Nothing is retried here: callers know 
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Self
 
@@ -16,6 +16,8 @@ from supervm.types.codec import pack_transactions
 
 DEFAULT_API = "http://127.0.0.1:8645"
 ANSWER_BYTES_MAX = 64 * 2**20
+EVENT_BYTES_MAX = 2**20
+EVENT_FIELDS = frozenset({"id", "event", "data"})
 TIMEOUT_S = 30.0
 # The longest pause that a node can make its clients take before they try again.
 RETRY_AFTER_S_MAX = 60.0
@@ -137,10 +139,14 @@ class NodeClient:
         return self._sent(answer, len(transactions))
 
     def events(self, last_id: str = "") -> Iterator[tuple[str, str, Any]]:
-        """(id, kind, facts) of each server-sent event after `last_id`, until the connection ends."""
+        """(id, kind, facts) of each server-sent event after `last_id`, until the connection ends.
+
+        Raises RequestRefused, NodeUnreachable, and AnswerInvalid for what is no event of at most
+        EVENT_BYTES_MAX bytes.
+        """
         headers = {"accept": "text/event-stream"} | ({"last-event-id": last_id} if last_id else {})
         with self._stream("GET", "/v1/events", headers=headers) as response:
-            yield from _events(response.iter_lines())
+            yield from _events(response)
 
     def _object(self, path: str, **parameters: object) -> dict[str, Any]:
         answer = self.get(path, **parameters)
@@ -218,14 +224,35 @@ def _refusal(problem: Mapping[str, Any] | None) -> Refusal | None:
     return Refusal(str(problem.get("code", "")), text, _pause_s(problem.get("retry_after_s")))
 
 
-def _events(lines: Iterable[str]) -> Iterator[tuple[str, str, Any]]:
+def _lines(response: httpx.Response) -> Iterator[str]:
+    """The answer's lines as they come. Raises AnswerInvalid for one beyond EVENT_BYTES_MAX."""
+    rest = bytearray()
+    for piece in response.iter_bytes():
+        rest += piece
+        if b"\n" in piece:
+            *whole, rest = rest.split(b"\n")
+            for line in whole:
+                yield line.removesuffix(b"\r").decode(errors="replace")
+        if len(rest) > EVENT_BYTES_MAX:
+            raise AnswerInvalid(f"{response.url} sent a line of more than {EVENT_BYTES_MAX} bytes")
+
+
+def _events(response: httpx.Response) -> Iterator[tuple[str, str, Any]]:
     """Fields up to a blank line make an event (the HTML standard, server-sent events)."""
     fields: dict[str, str] = {}
-    for line in lines:
+    for line in _lines(response):
         if line:
             name, _, value = line.partition(":")
+            if name not in EVENT_FIELDS:
+                continue
             value = value.removeprefix(" ")
             fields[name] = f"{fields[name]}\n{value}" if name == "data" and "data" in fields else value
+            if len(fields[name]) > EVENT_BYTES_MAX:
+                raise AnswerInvalid(f"{response.url} sent an event of more than {EVENT_BYTES_MAX} bytes")
         elif "data" in fields:
-            yield fields.get("id", ""), fields.get("event", "message"), json.loads(fields["data"])
+            try:
+                facts = json.loads(fields["data"])
+            except (ValueError, RecursionError) as error:
+                raise AnswerInvalid(f"{response.url} sent an event that is no JSON") from error
+            yield fields.get("id", ""), fields.get("event", "message"), facts
             fields = {}

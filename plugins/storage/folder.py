@@ -87,7 +87,7 @@ def check_marker(path: Path, backend: str) -> bool:
     try:
         found = json.loads(data)
         name, number = str(found["backend"]), int(found["format"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise StoreCorrupt(
             "the store's marker can't be read", marker, "Restore the folder from a checkpoint."
         ) from None

@@ -89,10 +89,44 @@ def test_an_answer_nested_without_end_is_no_answer() -> None:
     deep = "[" * 200_000
     with client_of(lambda request: httpx.Response(200, text=deep)) as client, pytest.raises(AnswerInvalid):
         client.status()
-    with client_of(lambda request: httpx.Response(500, text=deep)) as client:
-        with pytest.raises(RequestRefused) as refused:
-            client.status()
-    assert refused.value.status == 500
+    with (
+        client_of(lambda request: httpx.Response(500, text=deep)) as client,
+        pytest.raises(RequestRefused, match="status 500"),
+    ):
+        client.status()
+
+
+def test_events_come_as_they_were_sent() -> None:
+    text = (
+        'id: 7\nevent: block\ndata: {"height":\ndata: 3}\n\n: still here\nretry: 5\r\n\r\ndata:4\n\ndata: cut'
+    )
+    for size in (1, 5, 1000):
+        pieces = [text[at : at + size].encode() for at in range(0, len(text), size)]
+        with client_of(lambda request, pieces=pieces: httpx.Response(200, content=iter(pieces))) as client:
+            assert list(client.events()) == [("7", "block", {"height": 3}), ("", "message", 4)]
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        [b"data: soon\n\n"],
+        [b"data: " + b"[" * 100_000 + b"\n\n"],
+        [b"x" * 2**16] * 20,
+        [b"data: " + b" " * 2**16 + b"\n"] * 20,
+    ],
+    ids=["no JSON", "deep", "one line without end", "one event without end"],
+)
+def test_what_is_no_bounded_event_ends_the_listening(sent: list[bytes]) -> None:
+    client = client_of(lambda request: httpx.Response(200, content=iter(sent)))
+    with client, pytest.raises(AnswerInvalid):
+        next(client.events())
+
+
+def test_a_stream_without_events_holds_nothing_of_it() -> None:
+    """Fields that no one asked for are let go, each as it comes."""
+    sent = (b"field%d: %s\n" % (at, b"x" * 2**16) for at in range(40))
+    with client_of(lambda request: httpx.Response(200, content=sent)) as client:
+        assert list(client.events()) == []
 
 
 def test_a_file_is_sent_again_after_the_pauses_that_the_node_asks_for(
