@@ -16,6 +16,7 @@ import pytest
 
 from supervm.mvcc import Conflict, MvccStore, PruneRules, batch_write
 from supervm.mvcc.transaction import Transaction
+from tests import needs
 
 NO_PAST = PruneRules(versions_max=1)
 # How long the threads of a race may take on a machine that is busy with something else.
@@ -246,7 +247,7 @@ def test_the_order_of_commit_timestamps_explains_every_read(rules: PruneRules) -
     assert len(history) + conflicts == 4 * 300
 
 
-@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="the system has no interval timers")
+@needs.interval_timers
 @pytest.mark.parametrize("rules", [NO_PAST, PruneRules(versions_max=2)], ids=["no past", "a past"])
 def test_an_interrupted_commit_is_installed_as_a_whole_or_not_at_all(rules: PruneRules) -> None:
     store = MvccStore(rules=rules, unpruned_max=500)
