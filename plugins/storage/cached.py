@@ -36,6 +36,7 @@ from supervm.contracts.storage import (
     check_keys,
 )
 from supervm.plugins.storage.lru import HotKeys, RowCache, within
+from supervm.plugins.storage.reads import Reads
 from supervm.plugins.storage.scan import Row
 
 OVER = ("sqlite", "rocksdb", "lmdb", "postgres")
@@ -76,7 +77,7 @@ class _Writing:
         return key in self.keys or any(within(key, span) for span in self.ranges)
 
 
-class CachedStore:
+class CachedStore(Reads):
     """A `KeyValueStore` over another."""
 
     def __init__(self, ctx: Context, config: CachedConfig, below: KeyValueStore) -> None:
@@ -101,9 +102,6 @@ class CachedStore:
     @property
     def gives(self) -> Mapping[Durability, Durability]:
         return self._below.gives
-
-    async def get(self, key: bytes) -> bytes | None:
-        return (await self.get_many((key,)))[0]
 
     async def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
         wanted = list(keys)
@@ -137,20 +135,8 @@ class CachedStore:
         known.update(fetched)
         return [known[key] for key in wanted]
 
-    def scan(
-        self,
-        start: bytes = b"",
-        end: bytes | None = None,
-        *,
-        reverse: bool = False,
-        limit: int | None = None,
-    ) -> AsyncIterator[Row]:
+    def _range(self, start: bytes, end: bytes | None, reverse: bool, limit: int | None) -> AsyncIterator[Row]:
         return self._below.scan(start, end, reverse=reverse, limit=limit)
-
-    def scan_prefix(
-        self, prefix: bytes, *, reverse: bool = False, limit: int | None = None
-    ) -> AsyncIterator[Row]:
-        return self._below.scan_prefix(prefix, reverse=reverse, limit=limit)
 
     def snapshot(self) -> AbstractAsyncContextManager[Reader]:
         return self._below.snapshot()

@@ -10,7 +10,6 @@ A MEMORY batch skips the log. The next batch that does not is preceded by a flus
 lose the first and keep the second (STO-5).
 """
 
-import importlib.util
 import re
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
@@ -35,8 +34,8 @@ from supervm.contracts.storage import (
     StoreFailed,
     StoreLocked,
     StoreStats,
-    Unsupported,
 )
+from supervm.plugins.storage.binding import Binding
 from supervm.plugins.storage.folder import (
     check_free,
     check_marker,
@@ -52,6 +51,7 @@ from supervm.plugins.storage.runs import Deletes, Puts, runs_of
 from supervm.plugins.storage.scan import Page, PageBuilder, Span
 from supervm.plugins.storage.threaded import Stalled, ThreadedStore, served
 
+BINDING = Binding("rocksdict", extra="rocksdb", database="RocksDB")
 # Not zlib: the binding takes it and compresses nothing.
 COMPRESSIONS = ("none", "snappy", "lz4", "lz4hc", "zstd", "bz2")
 
@@ -359,12 +359,7 @@ async def open_rocksdb(ctx: Context, config: RocksdbConfig) -> AsyncIterator[Thr
 
     Raises `Unsupported` where the binding is not installed, and any `StorageError`.
     """
-    try:
-        await trio.to_thread.run_sync(_import_binding)
-    except ImportError as error:
-        raise Unsupported(
-            "the RocksDB binding can't be loaded", error, "Install supervm[rocksdb], or choose sqlite."
-        ) from error
+    await BINDING.load()
     folder = Path(config.path) if config.path else ctx.data_dir
     with ExitStack() as stack:
         await trio.to_thread.run_sync(open_folder, folder)
@@ -386,25 +381,12 @@ async def open_rocksdb(ctx: Context, config: RocksdbConfig) -> AsyncIterator[Thr
             yield store
 
 
-def _import_binding() -> None:
-    import rocksdict
-
-    assert rocksdict.Rdict is not None
-
-
-def _missing_binding() -> str:
-    """Why this machine can't run it; empty where it can."""
-    if importlib.util.find_spec("rocksdict") is not None:
-        return ""
-    return "the package rocksdict is not installed; install supervm[rocksdb]"
-
-
 rocksdb = Component(
     role=Role.STORAGE,
     name="rocksdb",
     open=open_rocksdb,
     config=RocksdbConfig,
     features=RocksdbEngine.capabilities,
-    available=_missing_binding,
+    available=BINDING.missing,
     description="An LSM tree for nodes that keep much state; needs the rocksdict package.",
 )
