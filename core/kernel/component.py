@@ -28,11 +28,16 @@ class HealthState(StrEnum):
 
 @attrs.frozen
 class Health:
-    """How a component is, from its own mouth. `since_ms` is UTC milliseconds, 0 where unknown."""
+    """How a component is, from its own mouth. `since_ms` is UTC milliseconds, 0 where unknown.
+
+    `ready` False: the node can't do its work meanwhile, as `failing` says too; but the cause lies outside of
+    the component, which goes on by itself once it is gone, so that opening it again would mend nothing.
+    """
 
     state: HealthState = HealthState.OK
     detail: str = ""
     since_ms: int = 0
+    ready: bool = True
 
 
 @attrs.frozen(kw_only=True)
