@@ -1,14 +1,16 @@
 """Work that must not be felt: short pieces, and after each a rest, so that it takes its share and no more."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import attrs
 
+from supervm.contracts.storage import KeyValueStore
 from supervm.kernel.component import Clock
 
 REST_S_MAX = 5.0
 PIECE_S = 0.01
+CALM_S = 1.0
 
 
 @attrs.define
@@ -65,3 +67,35 @@ class PieceSize:
             self.size = max(self.least, self.size // 2)
         elif seconds < PIECE_S / 2 and done >= self.size:
             self.size = min(self.most, self.size * 2)
+
+
+@attrs.define
+class Calm:
+    """Lets work that can wait stop while the store's writes wait because its engine is behind (STO-62).
+
+    The store is asked once a second at most. `paused` is called at the beginning of each pause.
+    """
+
+    store: KeyValueStore
+    clock: Clock
+    paused: Callable[[], None] | None = None
+    _stalled_s: float | None = attrs.field(default=None, init=False)
+    _asked_s: float = attrs.field(default=float("-inf"), init=False)
+
+    async def wait(self) -> None:
+        """Return once no write has waited for the engine during the last second."""
+        if self.clock.monotonic() - self._asked_s < CALM_S:
+            return
+        pausing = False
+        while await self._stalling():
+            if not pausing and self.paused is not None:
+                self.paused()
+            pausing = True
+            await self.clock.sleep(CALM_S)
+
+    async def _stalling(self) -> bool:
+        """Whether writes have waited since this was asked last."""
+        stats = await self.store.stats()
+        before, self._stalled_s = self._stalled_s, stats.stalled_s
+        self._asked_s = self.clock.monotonic()
+        return before is not None and stats.stalled_s > before
