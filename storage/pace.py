@@ -1,5 +1,6 @@
 """Work that must not be felt: short pieces, and after each a rest, so that it takes its share and no more."""
 
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -10,6 +11,7 @@ from supervm.kernel.component import Clock
 
 REST_S_MAX = 5.0
 PIECE_S = 0.01
+PIECES = 4
 CALM_S = 1.0
 
 
@@ -48,14 +50,17 @@ class Pace:
 
 @attrs.define
 class PieceSize:
-    """How much of a kind of work makes a piece of about 10 ms, found by doing: doubled or halved after each.
+    """How much of a kind of work makes a piece of about 10 ms, found by doing: doubled or halved.
 
-    Who shares the disk with this work waits for one piece at most.
+    Who shares the disk with this work waits for one piece at most. A piece also takes what it waits for
+    others, a sync of theirs for example, which is no reason to do less at a time: the quickest of the last
+    four counts.
     """
 
     most: int
     least: int = 1
     size: int = attrs.field(init=False)
+    _took_s: deque[float] = attrs.field(factory=lambda: deque(maxlen=PIECES), init=False)
 
     def __attrs_post_init__(self) -> None:
         assert 1 <= self.least <= self.most, (self.least, self.most)
@@ -63,10 +68,17 @@ class PieceSize:
 
     def took(self, seconds: float, done: int) -> None:
         """The last piece was `done` large and took so long."""
-        if seconds > PIECE_S:
-            self.size = max(self.least, self.size // 2)
-        elif seconds < PIECE_S / 2 and done >= self.size:
-            self.size = min(self.most, self.size * 2)
+        self._took_s.append(seconds)
+        if min(self._took_s) < PIECE_S / 2:
+            if done >= self.size:
+                self._resize(min(self.most, self.size * 2))
+        elif len(self._took_s) == PIECES and min(self._took_s) > PIECE_S:
+            self._resize(max(self.least, self.size // 2))
+
+    def _resize(self, size: int) -> None:
+        if size != self.size:
+            self.size = size
+            self._took_s.clear()
 
 
 @attrs.define

@@ -31,6 +31,9 @@ KEPT_MIN = 256
 """The least blocks and roots that any policy leaves (STO-61)."""
 DELETES_MAX = 10_000
 BLOCKS_MAX = 256
+BLOCKS_LEAST = 16
+PAGES_LEAST = 256
+"""Few milliseconds on any backend, and still more than a busy chain adds on a disk whose syncs are slow."""
 
 PruneProgress = Callable[["Removed"], None]
 """Called after each piece with what it removed; must return at once."""
@@ -107,8 +110,8 @@ class Sweeper:
     pace: Pace
     cleared: Horizon = Horizon()
     calm: Callable[[], Awaitable[None]] | None = None
-    _blocks: PieceSize = attrs.field(factory=lambda: PieceSize(BLOCKS_MAX), init=False)
-    _pages: PieceSize = attrs.field(factory=lambda: PieceSize(DELETES_MAX // 2, 32), init=False)
+    _blocks: PieceSize = attrs.field(factory=lambda: PieceSize(BLOCKS_MAX, BLOCKS_LEAST), init=False)
+    _pages: PieceSize = attrs.field(factory=lambda: PieceSize(DELETES_MAX // 2, PAGES_LEAST), init=False)
     _stale_from: bytes = attrs.field(default=STALE, init=False)
 
     async def sweep(self, progress: PruneProgress | None = None) -> Removed:

@@ -30,8 +30,7 @@ class HealthState(StrEnum):
 class Health:
     """How a component is, from its own mouth. `since_ms` is UTC milliseconds, 0 where unknown.
 
-    `ready` False: the node can't do its work meanwhile, as `failing` says too; but the cause lies outside of
-    the component, which goes on by itself once it is gone, so that opening it again would mend nothing.
+    `ready` False: the node can't work, for a cause outside of it that no restart mends; it goes on by itself.
     """
 
     state: HealthState = HealthState.OK

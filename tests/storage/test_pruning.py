@@ -384,7 +384,9 @@ async def test_a_sweep_asks_before_each_piece_whether_it_may_go_on(memory):
         await grow(ledger, 9)
         await ledger.raise_horizon(Horizon(6, 6))
         before = len(await rows_of(memory))
-        await Sweeper(ledger, Pace(SystemClock()), calm=calm).sweep()
+        sweeper = Sweeper(ledger, Pace(SystemClock()), calm=calm)
+        sweeper._blocks, sweeper._pages = PieceSize(2), PieceSize(4)
+        await sweeper.sweep()
     assert rows[0] == before
     # Some pieces of both kinds, each asked for when the one before was done.
     assert len(rows) >= 5 and rows == sorted(rows, reverse=True)
@@ -411,6 +413,17 @@ def test_pieces_grow_while_they_are_quick_and_shrink_when_they_are_not():
     size.took(0.001, 3)
     size.took(0.007, 100)
     assert size.size == 100
-    for _ in range(9):
+    for _ in range(40):
         size.took(0.02, size.size)
     assert size.size == 4
+
+
+def test_a_piece_that_waited_for_others_is_no_reason_to_do_less_at_a_time():
+    size = PieceSize(most=64, least=8)
+    for _ in range(20):
+        for seconds in (0.06, 0.05, 0.06, 0.004):
+            size.took(seconds, size.size)
+    assert size.size == 64
+    for seconds in (0.06, 0.008) * 20:
+        size.took(seconds, 64)
+    assert size.size == 64
