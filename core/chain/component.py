@@ -17,7 +17,7 @@ from supervm.chain.snapshots import SnapshotFigures, SnapshotKeeper, SnapshotRul
 from supervm.contracts.application import NodeIdentity
 from supervm.contracts.gas import GasPolicy
 from supervm.contracts.roles import Role
-from supervm.contracts.storage import KeyValueStore
+from supervm.contracts.storage import PASSING, KeyValueStore
 from supervm.crypto.batch import chosen
 from supervm.execution.engine import MODES, choose_engine
 from supervm.execution.working import GAS_STATE_KEY
@@ -262,13 +262,20 @@ async def _keep_fresh(ctx: Context, chain: Chain) -> None:
 async def _spot_check(ctx: Context, chain: Chain, blocks: int) -> None:
     """Compare a random 1/256 of the state with its tree now and then (STO-37).
 
-    Raises `StoreCorrupt` where they differ: the component fails, and nothing is voted for from then on.
+    A store that can't be read for now is checked the next time. Raises `StoreCorrupt` where they differ: the
+    component fails, and nothing is voted for from then on.
     """
     checked_height = chain.ledger.tip.height
     while True:
         await ctx.clock.sleep(SPOT_CHECK_S)
-        if chain.ledger.tip.height - checked_height >= blocks:
-            checked_height = chain.ledger.tip.height
-            part = ctx.random.randrange(SLICES)
+        height = chain.ledger.tip.height
+        if height - checked_height < blocks:
+            continue
+        part = ctx.random.randrange(SLICES)
+        try:
             entries = await verify_slice(chain.ledger, part)
-            ctx.log.info("state_checked", height=checked_height, part=part, entries=entries)
+        except PASSING as error:
+            ctx.log.warning("state_not_checked", height=height, part=part, cause=str(error))
+            continue
+        checked_height = height
+        ctx.log.info("state_checked", height=height, part=part, entries=entries)

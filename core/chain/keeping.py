@@ -6,7 +6,7 @@ import attrs
 import trio
 
 from supervm.chain.room import Room, Step
-from supervm.contracts.storage import DiskFull, KeyValueStore
+from supervm.contracts.storage import PASSING, DiskFull, KeyValueStore
 from supervm.kernel.component import Context, Metrics
 from supervm.storage.ledger import Ledger
 from supervm.storage.pace import Calm, Pace
@@ -152,10 +152,16 @@ class UsageFigures:
 async def keep_counted(ctx: Context, store: KeyValueStore, every_s: float, figures: UsageFigures) -> None:
     """Count what the store's rows are for, a minute after the start and then every so often.
 
-    It reads the whole store at a fiftieth of its time, so on a large one the figures are hours old.
+    It reads the whole store at a fiftieth of its time, so on a large one the figures are hours old. A store
+    that can't be read for now is counted the next time.
     """
     await ctx.clock.sleep(SURVEY_AFTER_S)
     while True:
-        for name, part in (await survey(store, Pace(ctx.clock, SURVEY_SHARE))).items():
-            figures.found(name, part)
+        try:
+            found = await survey(store, Pace(ctx.clock, SURVEY_SHARE))
+        except PASSING as error:
+            ctx.log.warning("usage_not_counted", cause=str(error))
+        else:
+            for name, part in found.items():
+                figures.found(name, part)
         await ctx.clock.sleep(every_s)

@@ -178,6 +178,10 @@ class RemoteUnproven(StorageError):
     """Another node's answer came without a valid proof (remote stores)."""
 
 
+PASSING = (SnapshotExpired, SnapshotsExhausted, RemoteUnavailable)
+"""What may be right again by itself: work that can wait tries again later."""
+
+
 class Reader(Protocol):
     """Reads. On a store each call sees the newest committed data; on a snapshot always the same."""
 

@@ -21,6 +21,7 @@ import trio
 
 from supervm.api import Component, Context, Health, Role
 from supervm.contracts.storage import (
+    PASSING,
     Delete,
     DeleteRange,
     Durability,
@@ -28,6 +29,7 @@ from supervm.contracts.storage import (
     Put,
     Reader,
     StorageError,
+    StoreCorrupt,
     StoreFailed,
     StoreStats,
     Unsupported,
@@ -220,11 +222,15 @@ class CachedStore(Reads):
         fetched = useful = 0
         while True:
             await self._clock.sleep(self._config.prefetch_every_s)
-            self._metrics.report(await self.stats())
-            if self._prefetching:
-                self._judge(fetched, self._cache.counts.useful - useful)
-                useful = self._cache.counts.useful
-                fetched = await self.prefetch_round()
+            try:
+                self._metrics.report(await self.stats())
+                if self._prefetching:
+                    self._judge(fetched, self._cache.counts.useful - useful)
+                    useful, fetched = self._cache.counts.useful, 0
+                    fetched = await self.prefetch_round()
+            except (StoreCorrupt, *PASSING) as error:
+                # Whoever reads or writes meanwhile decides what it means; here it costs a round.
+                self._log.warning("cached_round_missed", cause=str(error))
 
     def end(self) -> None:
         """Refuse every call from now on."""

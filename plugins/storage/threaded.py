@@ -19,11 +19,11 @@ from supervm.api import Context, Health, HealthState
 from supervm.contracts.storage import (
     BATCH_BYTES_MAX,
     BATCH_OPERATIONS_MAX,
+    PASSING,
     DiskFull,
     Durability,
     Operation,
     Reader,
-    RemoteUnavailable,
     SnapshotExpired,
     SnapshotsExhausted,
     StorageError,
@@ -456,7 +456,7 @@ async def served(
                 store.raise_failure()
                 try:
                     report(await store.stats())
-                except (StoreCorrupt, RemoteUnavailable) as error:
+                except (StoreCorrupt, *PASSING) as error:
                     # Whoever reads or writes meanwhile decides what it means; here it costs a metric.
                     ctx.log.warning("storage_stats_unavailable", cause=str(error))
                 await ctx.clock.sleep(REPORT_S)
