@@ -87,6 +87,10 @@ class MoveBusy(LedgerError):
     """The store of a running node is being moved, or was."""
 
 
+class MoveRefused(LedgerError):
+    """The store of a running node can't be moved there. Nothing was begun."""
+
+
 class SnapshotError(LedgerError):
     """Base of what can be wrong with a snapshot."""
 

@@ -14,7 +14,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from contextlib import AbstractAsyncContextManager, aclosing
 from enum import StrEnum
 from pathlib import Path
-from typing import cast
+from typing import Self, cast
 
 import attrs
 import trio
@@ -71,6 +71,11 @@ class MoveFacts:
     rows_of: int = 0
     changed: int = 0
     problem: str = ""
+
+    @classmethod
+    def failed(cls, to: str, problem: str) -> Self:
+        """Of one that came to nothing before it began."""
+        return cls(to=to, phase=Phase.FAILED, problem=problem)
 
     @property
     def running(self) -> bool:
