@@ -5,6 +5,7 @@
 
 #include "svm_engine_types.h"
 
+#include <stddef.h>
 #include <stdlib.h>
 #include <time.h>
 
@@ -72,6 +73,10 @@ static inline bool find_slot(svm_block *block, uint32_t key, uint32_t number, ui
     }
     if (!entry->known && !add_missing(block, number)) {
         return false;
+    }
+    if (entry->space == SVM_OBJECT) { /* far off too, and execution will ask for it */
+        __builtin_prefetch(entry->value.object, 0, 2);
+        __builtin_prefetch((const uint8_t *)((uintptr_t)entry->value.object + offsetof(svm_object, deleted)), 0, 2);
     }
     svm_slot *made = &block->slots[block->slots_count];
     made->now = made->before = entry->value;
