@@ -10,7 +10,7 @@ from supervm.cli.bench_execution import EXECUTION
 from supervm.cli.bench_kv import kv_batch
 from supervm.cli.bench_mvcc import hot_5, txn_2r2w
 from supervm.cli.bench_result import finish as _finish
-from supervm.cli.bench_storage import pruning
+from supervm.cli.bench_storage import growth, pruning
 from supervm.cli.errors import Failure, Misuse
 from supervm.cli.output import json_option, note, progress
 
@@ -203,5 +203,5 @@ def block_commit(as_json: bool, **asked: Any) -> None:
     _finish(result, as_json)
 
 
-for _each in (*EXECUTION, txn_2r2w, hot_5, kv_batch, pruning):
+for _each in (*EXECUTION, txn_2r2w, hot_5, kv_batch, pruning, growth):
     bench.add_command(_each)
