@@ -26,8 +26,9 @@ from supervm.contracts.storage import (
     prefix_end,
 )
 from supervm.storage.cache import MISSING, ByteCache, CacheStats
-from supervm.storage.creation import Progress, create_ledger
+from supervm.storage.creation import create_ledger
 from supervm.storage.errors import LedgerStopped, NotProvable, Pruned
+from supervm.storage.loading import Progress
 from supervm.storage.pages import HASH_BYTES, PageInvalid, Slots
 from supervm.storage.records import (
     Located,

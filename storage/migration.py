@@ -22,8 +22,8 @@ from supervm.contracts.storage import (
     Put,
     Reader,
 )
-from supervm.storage.creation import Progress
 from supervm.storage.errors import MigrationFailed, NotEmpty
+from supervm.storage.loading import Progress
 from supervm.storage.records import first_key, sealed
 from supervm.storage.spaces import (
     CHAIN_KEY,

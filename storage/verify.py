@@ -12,9 +12,10 @@ import trio
 
 from supervm.contracts.gas import GasPolicy
 from supervm.contracts.storage import KeyValueStore
-from supervm.storage.creation import GAS_KEY, Progress
+from supervm.storage.creation import GAS_KEY
 from supervm.storage.errors import ChainMismatch
 from supervm.storage.ledger import Ledger, open_ledger
+from supervm.storage.loading import Progress
 from supervm.storage.pages import slot_node
 from supervm.storage.spaces import STATE, TREE, CommitMarker, corrupt, header_key, unseal
 from supervm.storage.tree import SLICES, Change, build_slice, slice_node

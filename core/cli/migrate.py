@@ -67,6 +67,7 @@ async def _migrate_at(api: str, name: str) -> dict[str, Any]:
 
 
 async def _migrate(options: Any, name: str) -> dict[str, Any]:
+    from supervm.chain.room import check_bulk
     from supervm.cli.errors import Misuse
     from supervm.cli.folders import (
         check_persistent,
@@ -96,6 +97,8 @@ async def _migrate(options: Any, name: str) -> dict[str, Any]:
         with open_logs(LogConfig(level="warning")) as logs:
             async with opened_storage(prepared, planned, folder.path, logs) as (target, gas):
                 check_persistent(target)
+                wanted_bytes = (await folder.store.stats()).bytes
+                check_bulk(await target.stats(), folder.options.room, wanted_bytes, "the copy")
                 with progress("copying", 0) as bar:
                     moved = await copy(folder.store, target, lambda done, of: bar.update(1))
                 state = gas.initial_state()

@@ -269,3 +269,19 @@ def test_usage_says_what_is_on_the_disk_and_what_the_rows_are_for(folder: Path) 
     assert left["rows"]["transactions"]["rows"] < found["rows"]["transactions"]["rows"]
     assert left["rows"]["old_trees"]["rows"] < found["rows"]["old_trees"]["rows"]
     assert left["rows"]["state"] == found["rows"]["state"]
+
+
+def test_a_restore_and_a_move_that_would_fill_the_disk_are_refused_before_they_begin(
+    folder: Path, taken: tuple[Path, Any], tmp_path: Path
+) -> None:
+    """What the store keeps free counts as a bound too, and is the one that may be more than a disk has."""
+    snapshots, _ = taken
+    tight = ("--set", "storage.rocksdb.free_bytes_min=1000000000000000000")
+    asked = ("--set", "storage.use=rocksdb", *tight)
+    new = tmp_path / "new"
+    said = refused(1, "snapshot", "restore", "--from", snapshots, "--data", new, *asked)
+    assert "no room for the snapshot" in said and "disk_tight_bytes" in said
+    said = refused(1, "migrate", "--to", "rocksdb", "--data", folder, *tight)
+    assert "no room for the copy" in said
+    # Neither left anything of a ledger.
+    assert verb("snapshot", "restore", "--from", snapshots, "--data", new, *asked[:2]).code == 0
