@@ -10,8 +10,8 @@ last chunk. What is found wrong in a snapshot whose chunks are all as named is t
 it stays.
 
 While the state comes in the order of its keys, the tree needs it in the order of their hashes. So each entry
-leaves a row `02 || kh -> blake3(value)`, and these are read one slice of the tree after the other: memory is
-bounded whatever the state's size. They go with the last batch.
+leaves a row `02 || kh -> blake3(value)`, sealed, and these are read one slice of the tree after the other:
+memory is bounded whatever the state's size. They go with the last batch.
 
 `ChunkSource` says where chunks are from: a folder here, and whoever has them later.
 """
@@ -38,10 +38,12 @@ from supervm.storage.errors import (
     ChainMismatch,
     ForeignChain,
     NotEmpty,
+    SealBroken,
     SnapshotDamaged,
     SnapshotUntrusted,
     WrongRoot,
 )
+from supervm.storage.missing import check_index
 from supervm.storage.records import (
     first_key,
     read_block,
@@ -83,8 +85,6 @@ from supervm.storage.spaces import (
     Horizon,
     certificate_key,
     corrupt,
-    decode_place,
-    index_key,
     unseal,
 )
 from supervm.storage.tree import SLICES, Change, build_crown, build_slice
@@ -269,7 +269,7 @@ class _Restore:
                 raise damaged(entry.digest, f"no {section.name} row has key {key.hex() or 'none'}")
             batch.append(sealed(space + key, value))
             if space == STATE:
-                batch.append(Put(LEAVES + smt.key_hash(key), smt.value_hash(value)))
+                batch.append(sealed(LEAVES + smt.key_hash(key), smt.value_hash(value)))
         return batch
 
     async def build_tree(self) -> tuple[bytes, list[Operation]]:
@@ -290,7 +290,7 @@ class _Restore:
         prefix = LEAVES + bytes((first,))
         scan = cast("AsyncGenerator[tuple[bytes, bytes], None]", self.store.scan_prefix(prefix))
         async with aclosing(scan) as rows:
-            return [(key[1:], key[1:] + value) async for key, value in rows]
+            return [(key[1:], key[1:] + unseal(key, stored)) async for key, stored in rows]
 
     async def check_blocks(self) -> None:
         """Headers from genesis to a certificate, and every block and receipt that came along."""
@@ -305,25 +305,17 @@ class _Restore:
             if header.chain_id != self.trust.chain_id:
                 raise ForeignChain(header.chain_id, self.trust.chain_id, "snapshot")
             await _check_final(header, await stored.certificate(manifest.height) or b"", self.trust)
+        except SealBroken:
+            raise  # a row as it was sealed here is not as it was written: the store's doing
         except (StoreCorrupt, ChainMismatch) as error:
             raise SnapshotUntrusted(
                 "the snapshot contradicts itself", error, "Nothing of it was kept. Take one of another node."
             ) from error
 
     async def _check_index(self, height: int) -> None:
-        """A kept block's digest leads to it, and each transaction's to this block or an earlier one."""
         header = await read_header(self.store, height)
-        receipts = await read_receipts(self.store, height)
         assert header is not None, height
-        keys = [index_key(header.digest()), *(index_key(receipt.digest) for receipt in receipts)]
-        for key, found in zip(keys, await self.store.get_many(keys), strict=True):
-            place = None if found is None else decode_place(key, unseal(key, found))
-            if key == keys[0]:
-                good = place == height
-            else:
-                good = not isinstance(place, int | None) and place.height <= height
-            if not good:
-                raise corrupt(key, f"it doesn't lead to block {height}")
+        await check_index(self.store, header, await read_receipts(self.store, height))
 
     def _marker(self) -> CommitMarker:
         manifest = self.manifest
@@ -367,7 +359,7 @@ class _StoredBlocks:
     async def block(self, which: int) -> Block | None:
         return await read_block(self.store, which)
 
-    async def receipts(self, height: int) -> list[Receipt] | None:
+    async def stored_receipts(self, height: int) -> list[Receipt] | None:
         return await read_receipts(self.store, height)
 
 
