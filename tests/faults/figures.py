@@ -1,8 +1,8 @@
 """Faults by the hundred, and what came of them: `python -m tests.faults.figures [--faults N] [--seed S]`.
 
 N faults of each kind, spread over all work, beneath the ledger's rows and beneath the files that are written
-here. Prints a line a kind and ends with 1 where anything was lost, told wrong, or ended in anything but an error
-of the storage contract. The same seed has the same faults.
+here. Prints a line a kind and ends with 1 where anything was lost, told wrong, or ended in anything but an
+error of the storage contract. The same seed has the same faults.
 """
 
 import argparse
@@ -11,6 +11,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ async def of_rows(kind: store.Fault, faults: int, seed: int, path: Path) -> Figu
     """Faults beneath the ledger, in turns over its work."""
     made = Figures("rows", kind)
     calls: dict[str, int] = {}
-    for number, name in _turns(list(work.WORKS), faults):
+    for number, name in _turns(list(work.WORKS), store.Fault, kind, faults):
         if name not in calls:
             calls[name] = await work.count_operations(name, kind, path / f"{name}-count")
         at = random.Random(f"{seed}/{kind}/{number}").randint(1, calls[name])
@@ -65,7 +66,7 @@ async def of_files(kind: files.FileFault, faults: int, seed: int, path: Path) ->
     """Faults beneath the files that are written in Python, in turns over what writes them."""
     made = Figures("files", kind)
     calls: dict[str, int] = {}
-    for number, name in _turns(list(folders.WORKS), faults):
+    for number, name in _turns(list(folders.WORKS), files.FileFault, kind, faults):
         if name not in calls:
             at_rest = kind in files.AT_REST
             calls[name] = 1 if at_rest else await folders.count_calls(name, kind, path / f"{name}-count")
@@ -74,8 +75,10 @@ async def of_files(kind: files.FileFault, faults: int, seed: int, path: Path) ->
     return made
 
 
-def _turns(names: list[str], faults: int) -> Iterator[tuple[int, str]]:
-    return ((number, names[number % len(names)]) for number in range(faults))
+def _turns(names: list[str], kinds: type[StrEnum], kind: StrEnum, faults: int) -> Iterator[tuple[int, str]]:
+    """Numbers and names in turns. Each kind begins at another, so that few faults of each are of all work."""
+    first = faults * list(kinds).index(kind)
+    return ((number, names[(first + number) % len(names)]) for number in range(faults))
 
 
 HEAD = (

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults import figures, files, folders, store, work
+from tests.faults import figures, files, store
 
-FAULTS = int(os.environ.get("FAULTS", "1"))
+FAULTS = int(os.environ.get("FAULTS", "4"))
 SEED = int(os.environ.get("FAULTS_SEED", "1"))
 
 
@@ -18,9 +18,9 @@ SEED = int(os.environ.get("FAULTS_SEED", "1"))
 async def test_a_fault_beneath_the_ledger_ends_in_an_error_and_never_in_a_wrong_answer(
     kind: store.Fault, tmp_path: Path
 ) -> None:
-    made = await figures.of_rows(kind, FAULTS * len(work.WORKS), SEED, tmp_path)
+    made = await figures.of_rows(kind, FAULTS, SEED, tmp_path)
     assert made.wrong == []
-    assert made.injected == FAULTS * len(work.WORKS)
+    assert made.injected == FAULTS
     if kind not in store.AT_REST:
         assert made.told == made.injected, "it was noticed every time"
     if kind not in store.LASTING:
@@ -31,9 +31,9 @@ async def test_a_fault_beneath_the_ledger_ends_in_an_error_and_never_in_a_wrong_
 async def test_a_fault_beneath_our_files_ends_in_an_error_and_never_in_a_wrong_answer(
     kind: files.FileFault, tmp_path: Path
 ) -> None:
-    made = await figures.of_files(kind, FAULTS * len(folders.WORKS), SEED, tmp_path)
+    made = await figures.of_files(kind, FAULTS, SEED, tmp_path)
     assert made.wrong == []
-    assert made.injected == FAULTS * len(folders.WORKS)
+    assert made.injected == FAULTS
     if kind is files.FileFault.SHORT_WRITE:
         assert made.told == 0, "the rest is written by the next call"
     elif kind not in files.AT_REST:
@@ -43,6 +43,6 @@ async def test_a_fault_beneath_our_files_ends_in_an_error_and_never_in_a_wrong_a
 
 
 async def test_a_flipped_bit_in_a_value_is_told_by_the_key_it_is_under(tmp_path: Path) -> None:
-    made = await figures.of_rows(store.Fault.FLIP_IN_VALUE, FAULTS * 2 * len(work.WORKS), SEED + 1, tmp_path)
+    made = await figures.of_rows(store.Fault.FLIP_IN_VALUE, FAULTS, SEED + 1, tmp_path)
     assert (made.wrong, made.unnamed) == ([], 0)
     assert made.told > 0
