@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import attrs
@@ -21,6 +21,7 @@ from supervm.crypto.batch import chosen
 from supervm.execution.engine import MODES, choose_engine
 from supervm.execution.working import GAS_STATE_KEY
 from supervm.kernel.component import Component, Context
+from supervm.storage.errors import Pruned
 from supervm.storage.ledger import PAGE_CACHE_BYTES, STATE_CACHE_BYTES, open_ledger
 from supervm.storage.pruning import KEPT_MIN, Keep
 from supervm.storage.snapshot_folder import SnapshotFolder
@@ -34,6 +35,7 @@ THREADS_MAX = 8
 WORKERS_MAX = 256
 REFRESH_S = 1.0
 SPOT_CHECK_S = 600.0
+SPOT_CHECK_BLOCKS = 16
 SNAPSHOTS = "snapshots"
 """Their folder in the data folder, where no other is named."""
 
@@ -242,7 +244,7 @@ async def _keep_fresh(ctx: Context, chain: Chain) -> None:
 
 
 async def _spot_check(ctx: Context, chain: Chain, blocks: int) -> None:
-    """Compare a random 1/256 of the state with its tree now and then (STO-37).
+    """Compare a random 1/256 of the state with its tree now and then, and blocks with their index (STO-37).
 
     Raises `StoreCorrupt` where they differ: the component fails, and nothing is voted for from then on.
     """
@@ -253,4 +255,9 @@ async def _spot_check(ctx: Context, chain: Chain, blocks: int) -> None:
             checked_height = chain.ledger.tip.height
             part = ctx.random.randrange(SLICES)
             entries = await verify_slice(chain.ledger, part)
+            for _ in range(SPOT_CHECK_BLOCKS):
+                with suppress(Pruned):  # meanwhile
+                    await chain.ledger.check_index(
+                        ctx.random.randint(chain.ledger.horizon.blocks, checked_height)
+                    )
             ctx.log.info("state_checked", height=checked_height, part=part, entries=entries)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults import figures, files, store
+from tests.faults import backends, figures, files, store
 
 FAULTS = int(os.environ.get("FAULTS", "4"))
 SEED = int(os.environ.get("FAULTS_SEED", "1"))
@@ -46,3 +46,20 @@ async def test_a_flipped_bit_in_a_value_is_told_by_the_key_it_is_under(tmp_path:
     made = await figures.of_rows(store.Fault.FLIP_IN_VALUE, FAULTS, SEED + 1, tmp_path)
     assert (made.wrong, made.unnamed) == ([], 0)
     assert made.told > 0
+
+
+@pytest.mark.parametrize("backend", ["sqlite", "rocksdb"])
+def test_a_failed_sync_beneath_an_engine_stops_it_and_loses_nothing(backend: str, tmp_path: Path) -> None:
+    """`tox -e faults` has all kinds on all engines."""
+    if backend == "rocksdb":
+        pytest.importorskip("rocksdict")
+    library = backends.compiled(tmp_path)
+    if library is None:
+        pytest.skip("needs a C compiler and Linux")
+    outcome = backends.fail_call(backend, backends.DiskFault.SYNC_ERROR, 9, library, tmp_path / "faults")
+    assert (outcome.stopped, outcome.wrong) == ("StoreFailed", [])
+
+
+def test_a_damaged_file_of_an_engine_is_told_or_does_no_harm(tmp_path: Path) -> None:
+    made = figures.of_engine("sqlite", backends.DiskFault.FLIP_AT_REST, 1, SEED, tmp_path / "faults")
+    assert (made.injected, made.wrong) == (1, [])
