@@ -78,7 +78,6 @@ STATE_CACHE_BYTES = 16 * 2**20
 HEADERS_MAX = 1_000
 BLOCKS_MAX = 64
 SCAN_MAX = 1_000
-LACKING_WALKED_MAX = 64
 
 Changes = Mapping[bytes, bytes | None]
 """State key to its new value; None removes it."""
@@ -354,12 +353,12 @@ class Ledger:
     async def _check_lacking(self, view: Reader, marker: CommitMarker, keys: Sequence[bytes]) -> None:
         """Raises `StoreCorrupt` where the tree of `marker` has an entry for one of these state keys.
 
-        Many at once are the tree's own work, as for a block; where it is at another, the pages are walked.
+        The tree itself tells soonest. While it is at a block, and to name the key, pages are walked.
         """
         if not keys:
             return
         at, read = At(marker.state_root, marker.height), _through_the_loop(view)
-        if len(keys) > LACKING_WALKED_MAX and not self._growing.locked():
+        if not self._growing.locked():
             async with self._growing:
                 with _tree_errors():
                     if await trio.to_thread.run_sync(self._tree.lacks, at, keys, read, limiter=self._cpu):

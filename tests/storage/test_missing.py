@@ -4,7 +4,6 @@ import attrs
 import pytest
 
 from supervm.contracts.storage import Delete, Put, StoreCorrupt
-from supervm.storage import ledger as ledgers
 from supervm.storage.errors import SealBroken
 from supervm.storage.snapshot_restore import LEAVES
 from supervm.storage.spaces import (
@@ -53,11 +52,7 @@ async def test_an_account_that_was_lost_is_not_an_empty_one(store, native, besid
 
 
 @pytest.mark.parametrize("native", [True, False], ids=["native", "python"])
-@pytest.mark.parametrize("walked", [0, 10_000], ids=["by the tree", "by walking"])
-async def test_asking_for_what_never_was_changes_nothing_of_the_blocks_that_follow(
-    tmp_path, monkeypatch, native, walked
-):
-    monkeypatch.setattr(ledgers, "LACKING_WALKED_MAX", walked)
+async def test_asking_for_what_never_was_changes_nothing_of_the_blocks_that_follow(tmp_path, native):
     rows = []
     for asks in (False, True):
         async with opened_store("memory", tmp_path / str(asks)) as store:
