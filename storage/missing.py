@@ -25,6 +25,9 @@ from supervm.types import merkle, smt
 from supervm.types.block import BlockHeader
 from supervm.types.receipt import Receipt
 
+SHOWN_WITHIN_MAX = 64
+"""How many headers after a block may pass until its receipts are shown, and how many one may show at once."""
+
 HeaderAt = Callable[[int], Awaitable[BlockHeader | None]]
 ReceiptsAt = Callable[[int], Awaitable[Sequence[Receipt]]]
 
@@ -53,7 +56,7 @@ async def check_receipts(
     """Raises `StoreCorrupt` where a block's receipts aren't those that a header, or the marker, shows.
 
     Of a height above 0 that no header shows yet, and that isn't the tip, nothing is known. Nor is it where a
-    header shows a height below `oldest` along with it.
+    header shows a height below `oldest` along with it, or more than `SHOWN_WITHIN_MAX`.
     """
     if height == tip.height or height == 0:
         expected = tip.receipts_root if height else merkle.EMPTY_ROOT
@@ -76,11 +79,12 @@ async def check_receipts(
 async def _first_showing(height: int, tip: int, header_at: HeaderAt) -> tuple[BlockHeader, range] | None:
     """The first header that shows what came of a height, and all the heights that it shows."""
     before = await header_at(height - 1)
-    for each in range(height, tip + 1):
+    for each in range(height, min(tip, height + SHOWN_WITHIN_MAX) + 1):
         header = await header_at(each)
         assert before is not None and header is not None, "headers are there up to the tip"
         if header.root_height >= height:
-            return header, range(before.root_height + 1, header.root_height + 1)
+            covered = range(before.root_height + 1, header.root_height + 1)
+            return (header, covered) if len(covered) <= SHOWN_WITHIN_MAX else None
         before = header
     return None
 
