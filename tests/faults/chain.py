@@ -6,6 +6,7 @@ from functools import cache
 from typing import Any
 
 import attrs
+import trio
 
 from supervm.contracts.storage import StorageError
 from supervm.storage.errors import Pruned
@@ -27,6 +28,21 @@ from tests.storage.ledger_support import (
     set_balance,
 )
 
+
+class StillClock:
+    """A clock that stands, so that the same work is the same calls on any machine."""
+
+    def monotonic(self) -> float:
+        return 0.0
+
+    def wall_ms(self) -> int:
+        return 1_700_000_000_000
+
+    async def sleep(self, seconds: float) -> None:
+        await trio.lowlevel.checkpoint()
+
+
+CLOCK = StillClock()
 ACCOUNTS = 24
 GENESIS = make_genesis("faults", ACCOUNTS)
 NEVER = [account_key(address(number)) for number in range(9_000, 9_004)]

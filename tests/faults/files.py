@@ -54,6 +54,14 @@ _CALLS = ("replace", "rename", "unlink", "mkdir", "fsync", "open", "pwrite")
 _REAL: dict[str, Callable[..., Any]] = {name: getattr(os, name) for name in _CALLS}
 
 
+@attrs.frozen
+class Entry:
+    """What a name leads to."""
+
+    inode: int
+    is_folder: bool
+
+
 @attrs.define
 class FaultyFiles:
     """One folder's file system, and the one fault that it will have. `injected` says where, in words."""
@@ -66,7 +74,7 @@ class FaultyFiles:
     injected: str = ""
     left: dict[str, bytes | None] | None = None  # after a power loss: files, and folders as None
     _bytes: dict[int, bytes] = attrs.Factory(dict)  # inode to what of it was synced
-    _names: dict[str, dict[str, int | None]] = attrs.Factory(dict)  # folder to names that were synced
+    _names: dict[int, dict[str, Entry]] = attrs.Factory(dict)  # a folder's inode to names that were synced
 
     def __attrs_post_init__(self) -> None:
         for folder, _, files in os.walk(self.root):
@@ -107,46 +115,44 @@ class FaultyFiles:
                 self._sync_file(path)
 
     def created(self, path: Path) -> None:
-        """A new file, perhaps with the number of one that is gone."""
+        """A new file or folder, perhaps with the number of one that is gone."""
         self._bytes.pop(path.stat().st_ino, None)
+        self._names.pop(path.stat().st_ino, None)
 
     def _sync_file(self, path: Path) -> None:
         self._bytes[path.stat().st_ino] = _bytes_of(path)
 
     def _sync_folder(self, path: Path) -> None:
-        self._names[str(path)] = {
-            each.name: None if each.is_dir() else each.inode() for each in os.scandir(path)
-        }
+        self._names[path.stat().st_ino] = _entries(path)
 
     def _after_power_loss(self) -> dict[str, bytes | None]:
         """Everything that was synced, and of the rest what chance leaves."""
         left: dict[str, bytes | None] = {}
-        folders = [self.root]
+        folders = [(self.root, self.root.stat().st_ino)]
         while folders:
-            folder = folders.pop()
-            now = {each.name: each for each in os.scandir(folder)} if folder.exists() else {}
-            synced = self._names.get(str(folder), {})
+            shown, folder = folders.pop()
+            live = self._live(folder)
+            now = {} if live is None else _entries(live)
+            synced = self._names.get(folder, {})
             for name in sorted(now.keys() | synced.keys()):
-                entry = now.get(name)
-                current = None if entry is None else (None if entry.is_dir() else entry.inode())
-                same = name in now and name in synced and synced[name] == current
-                from_now = same or self.chance.random() < 0.5
-                if name not in (now if from_now else synced):
+                kept = now if now.get(name) == synced.get(name) or self.chance.random() < 0.5 else synced
+                entry = kept.get(name)
+                if entry is None:
                     continue
-                path = folder / name
-                inode = current if from_now else synced[name]
-                if inode is None:
-                    left[str(path)] = None
-                    folders.append(path)
+                if entry.is_folder:
+                    left[str(shown / name)] = None
+                    folders.append((shown / name, entry.inode))
                 else:
-                    live = path if from_now else self._named(inode)
-                    left[str(path)] = self._settled(inode, None if live is None else _bytes_of(live))
+                    path = self._live(entry.inode)
+                    left[str(shown / name)] = self._settled(entry.inode, path and _bytes_of(path))
         return left
 
-    def _named(self, inode: int) -> Path | None:
-        """A name that a file has now."""
-        for folder, _, files in os.walk(self.root):
-            for name in files:
+    def _live(self, inode: int) -> Path | None:
+        """A name that a file or folder has now."""
+        if self.root.stat().st_ino == inode:
+            return self.root
+        for folder, folders, files in os.walk(self.root):
+            for name in (*folders, *files):
                 if Path(folder, name).stat().st_ino == inode:
                     return Path(folder, name)
         return None
@@ -249,7 +255,10 @@ def faulty_files(
         def call(path: Any, *rest: Any, **more: Any) -> Any:
             if files.due(sort, path):
                 files.fail(path)
-            return _REAL[name](path, *rest, **more)
+            done = _REAL[name](path, *rest, **more)
+            if sort == "create" and files._is_mine(path):
+                files.created(Path(path))
+            return done
 
         return call
 
@@ -295,6 +304,10 @@ def faulty_files(
         io.open = builtins.open = _open
         for name, call in _REAL.items():
             setattr(os, name, call)
+
+
+def _entries(folder: Path) -> dict[str, Entry]:
+    return {each.name: Entry(each.inode(), each.is_dir()) for each in os.scandir(folder)}
 
 
 def _path_of(handle: int) -> str:

@@ -8,7 +8,6 @@ from typing import Any
 import attrs
 
 from supervm.contracts.storage import DiskFull, Put, StorageError
-from supervm.kernel.context import SystemClock
 from supervm.plugins.storage import folder as stores
 from supervm.plugins.storage import memory
 from supervm.storage.folder import open_folder, read_marker, switch_backend
@@ -17,9 +16,9 @@ from supervm.storage.snapshot_folder import SnapshotFolder
 from supervm.storage.snapshot_restore import FolderSource, restore_snapshot
 from supervm.testing.conformance.component import only_error
 from supervm.testing.context import opened
-from tests.faults.chain import GENESIS, ask_everything, grow
+from tests.faults.chain import CLOCK, GENESIS, ask_everything, grow
 from tests.faults.files import AT_REST, FaultyFiles, FileFault, faulty_files
-from tests.faults.store import PowerLost, faulty_disk
+from tests.faults.store import NEVER, PowerLost, faulty_disk
 from tests.faults.work import on, trust
 from tests.storage.snapshot_support import IDENTITY
 
@@ -104,7 +103,7 @@ async def keep_snapshots(world: World) -> None:
     """Two snapshots, the first pinned; and what no snapshot names swept."""
     for _ in range(2):
         await grow(world.ledger)
-        name, _ = await create_snapshot(world.ledger, world.snapshots, GENESIS, IDENTITY, SystemClock())
+        name, _ = await create_snapshot(world.ledger, world.snapshots, GENESIS, IDENTITY, CLOCK)
         world.told.append(name)
         with world.snapshots.writing():
             world.snapshots.pin(world.told[0])
@@ -187,7 +186,7 @@ async def count_calls(name: str, kind: FileFault, path: Path) -> int:
     async with world_at(path) as world:
         if _reads(kind):
             await work(world)
-        with faulty_files(world.root, kind, at=2**31) as files:
+        with faulty_files(world.root, kind, at=NEVER) as files:
             await (judge if _reads(kind) else work)(world)
     return files.calls
 

@@ -33,6 +33,7 @@ from supervm.testing.conformance.component import only_error
 from supervm.testing.context import opened
 
 Row = tuple[bytes, bytes]
+NEVER = 2**62
 
 
 class Fault(StrEnum):
@@ -94,6 +95,10 @@ class FaultyDisk:
         """The process died and the machine did not: everything that was written is there."""
         self._process += 1
         await trio.lowlevel.checkpoint()
+
+    def disarm(self) -> None:
+        """The fault that didn't come yet doesn't come any more."""
+        self.at = NEVER
 
     async def tear(self, batch: WriteBatch) -> None:
         """A part of the batch is there, and the rest never was: what no backend may leave."""

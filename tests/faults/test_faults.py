@@ -10,7 +10,7 @@ import pytest
 
 from tests.faults import backends, figures, files, store
 
-FAULTS = int(os.environ.get("FAULTS", "4"))
+FAULTS = int(os.environ.get("FAULTS", "2"))
 SEED = int(os.environ.get("FAULTS_SEED", "1"))
 
 

@@ -12,7 +12,6 @@ from typing import Any
 import attrs
 
 from supervm.contracts.storage import DeleteRange, DiskFull, StorageError
-from supervm.kernel.context import SystemClock
 from supervm.storage import creation, migration
 from supervm.storage.bulk import BulkMark, unfinished, write_chunked
 from supervm.storage.errors import NotEmpty, Unfinished
@@ -24,8 +23,8 @@ from supervm.storage.snapshot_create import create_snapshot
 from supervm.storage.snapshot_folder import SnapshotFolder
 from supervm.storage.snapshot_restore import FolderSource, restore_snapshot
 from supervm.storage.spaces import INDEX, Horizon
-from tests.faults.chain import GENESIS, ask_everything, grow, state_at, verified
-from tests.faults.store import AT_REST, LASTING, Fault, FaultyDisk, PowerLost, faulty_disk
+from tests.faults.chain import CLOCK, GENESIS, ask_everything, grow, state_at, verified
+from tests.faults.store import AT_REST, LASTING, NEVER, Fault, FaultyDisk, PowerLost, faulty_disk
 from tests.storage.ledger_support import ledger_on
 from tests.storage.snapshot_support import IDENTITY, TRUST
 
@@ -78,7 +77,7 @@ async def prune(ledger: Ledger, keep: int, told: Acknowledged) -> None:
     target = Horizon(max(0, height - keep), max(0, height - 1))
     told.pruned = max(told.pruned, target.blocks)
     await ledger.raise_horizon(target)
-    await Sweeper(ledger, Pace(SystemClock())).sweep()
+    await Sweeper(ledger, Pace(CLOCK)).sweep()
 
 
 async def commit_blocks(disk: FaultyDisk, path: Path, told: Acknowledged) -> None:
@@ -107,7 +106,7 @@ async def take_snapshot(disk: FaultyDisk, path: Path, told: Acknowledged) -> Non
         for _ in range(4):
             told.height = await grow(ledger)
         folder = SnapshotFolder(path / "snapshots")
-        _, manifest = await create_snapshot(ledger, folder, GENESIS, IDENTITY, SystemClock())
+        _, manifest = await create_snapshot(ledger, folder, GENESIS, IDENTITY, CLOCK)
     async with faulty_disk(path / "restored") as fresh:
         async with fresh.opened() as store:
             await restore_snapshot(store, FolderSource(folder), manifest, trust())
@@ -122,7 +121,7 @@ async def restore(disk: FaultyDisk, path: Path, told: Acknowledged) -> None:
     async with faulty_disk(path / "source") as good, on(good) as ledger:
         for _ in range(4):
             await grow(ledger)
-        _, manifest = await create_snapshot(ledger, folder, GENESIS, IDENTITY, SystemClock())
+        _, manifest = await create_snapshot(ledger, folder, GENESIS, IDENTITY, CLOCK)
     while told.height < 4:
         async with disk.opened() as store:
             await restore_snapshot(store, FolderSource(folder), manifest, trust())
@@ -165,7 +164,7 @@ async def import_rows(disk: FaultyDisk, path: Path, told: Acknowledged) -> None:
         found = await unfinished(store, b"import")
         mark = found or BulkMark(b"import", BULK_SPACE)
         rows = [row for row in BULK_ROWS if row[0] > mark.progress]
-        await write_chunked(store, rows, mark, SystemClock(), chunk_size=7)
+        await write_chunked(store, rows, mark, CLOCK, chunk_size=7)
         told.bulk = len(BULK_ROWS)
 
 
@@ -199,7 +198,7 @@ def replaced(module: Any, **values: Any) -> Iterator[None]:
 
 async def count_operations(name: str, kind: Fault, path: Path) -> int:
     """How many operations of this work the fault could come at."""
-    async with faulty_disk(path, kind, at=2**31) as disk:
+    async with faulty_disk(path, kind, at=NEVER) as disk:
         await WORKS[name](disk, path, Acknowledged())
         return disk.operations
 
@@ -231,6 +230,7 @@ async def _work(name: str, disk: FaultyDisk, path: Path, told: Acknowledged, out
         outcome.wrong.append(f"the work ended with {type(error).__name__}: {error}")
     if disk.kind in (Fault.POWER_LOSS, Fault.SYNC_ERROR):
         await disk.lose_power()
+    disk.disarm()
     await disk.restart()
 
 
