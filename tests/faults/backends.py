@@ -143,8 +143,9 @@ def fail_call(backend: str, kind: DiskFault, at: int, library: Path, path: Path)
     after = facts_of(process("ask", backend, store))
     _take(after, outcome)
     if after["error"] or after.get("refused"):
-        # What an engine read damaged it may have written back, as a part of a page that it changed.
-        if kind is not DiskFault.FLIP_ON_READ:
+        # What an engine read damaged it may have written back, as a part of a page that it changed. And a
+        # store that failed before it was made whole is refused: nothing of it was acknowledged.
+        if kind is not DiskFault.FLIP_ON_READ and before["height"] >= 0:
             outcome.wrong.append(f"the disk is good again, and it gave {after}")
     elif not before["height"] <= after["height"] <= before["height"] + 1:
         outcome.wrong.append(f"{before['height']} was acknowledged, it stands at {after['height']}")
