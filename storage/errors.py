@@ -87,6 +87,10 @@ class MigrationFailed(LedgerError):
     """The store migrated to is not what the source is. The source is unharmed."""
 
 
+class MoveBusy(LedgerError):
+    """The store of a running node is being moved, or was."""
+
+
 class SnapshotError(LedgerError):
     """Base of what can be wrong with a snapshot."""
 

@@ -129,6 +129,11 @@ async def _forget(source: KeyValueStore, target: KeyValueStore, origin: bytes) -
     await target.write(first, Durability.DURABLE)
 
 
+def begun_mark() -> Put:
+    """What a target has as long as it holds no ledger yet; of no source, so that `migrate` begins anew."""
+    return sealed(MIGRATE_KEY, _encode(bytes(32), 0, b""))
+
+
 async def _page(reader: Reader, start: bytes) -> Rows:
     """Rows from a key up, in key order: at most 10,000, or about 8 MiB."""
     rows: Rows = []

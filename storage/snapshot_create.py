@@ -244,7 +244,7 @@ class _Work:
             raise SnapshotRefused(
                 "snapshots would take more than they may",
                 f"{self.folder_bytes} bytes, {most} are allowed",
-                "Raise application.ledger.snapshot_bytes_max, or remove some: supervm snapshot prune.",
+                "Raise application.ledger.snapshot_bytes_max, or remove some: supervm snapshot remove.",
             )
         least = self.taking.disk_free_bytes_min
         if least and (free := self.folder.free_bytes()) < least:

@@ -15,7 +15,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import attrs
@@ -73,14 +73,18 @@ class SnapshotFolder:
     # Reading
 
     def listed(self) -> list[Listed]:
-        """Every snapshot, lowest height first; files of other names are nobody's business."""
+        """The newest 10,000 snapshots, lowest height first; files of other names are nobody's business."""
+        return self._every()[-LISTED_MAX:]
+
+    def _every(self) -> list[Listed]:
         found = []
-        for path in self.path.glob(f"snapshot-*{MANIFEST}"):
-            match = NAME.fullmatch(path.name.removesuffix(MANIFEST))
-            if match:
-                name = match.group()
-                found.append(Listed(name, int(match[1]), int(match[2]), self._pin(name).exists()))
-        return sorted(found, key=lambda one: (one.height, one.made_s))[-LISTED_MAX:]
+        with _file_errors(self.path):
+            for path in self.path.glob(f"snapshot-*{MANIFEST}"):
+                match = NAME.fullmatch(path.name.removesuffix(MANIFEST))
+                if match:
+                    name = match.group()
+                    found.append(Listed(name, int(match[1]), int(match[2]), self._pin(name).exists()))
+        return sorted(found, key=lambda one: (one.height, one.made_s))
 
     def named(self, name: str) -> Listed:
         """The snapshot of this name; "" is the newest. Raises `SnapshotError` naming those there are."""
@@ -120,16 +124,23 @@ class SnapshotFolder:
             raise _unreadable("a chunk", path, error) from error
 
     def bytes_used(self) -> int:
-        """What all chunks take."""
-        return sum(path.stat().st_size for path in self.path.glob(f"{CHUNKS}/??/*"))
+        """What all chunks take; one that is removed meanwhile counts nothing."""
+        total = 0
+        with _file_errors(self.path):
+            for path in self.path.glob(f"{CHUNKS}/??/*"):
+                with suppress(FileNotFoundError):
+                    total += path.stat().st_size
+        return total
 
     def free_bytes(self) -> int:
         """What this user may still write to the folder's disk."""
-        return shutil.disk_usage(self._existing()).free
+        with _file_errors(self.path):
+            return shutil.disk_usage(self._existing()).free
 
     def disk_bytes(self) -> int:
         """The size of the folder's disk."""
-        return shutil.disk_usage(self._existing()).total
+        with _file_errors(self.path):
+            return shutil.disk_usage(self._existing()).total
 
     def _existing(self) -> Path:
         return next(path for path in (self.path, *self.path.absolute().parents) if path.exists())
@@ -202,7 +213,7 @@ class SnapshotFolder:
         Their chunks stay until `sweep`. The caller is `writing`.
         """
         assert keep >= 1, keep
-        return [one.name for one in self.listed()[:-keep] if not one.pinned and self._remove(one.name)]
+        return [one.name for one in self._every()[:-keep] if not one.pinned and self._remove(one.name)]
 
     def remove(self, name: str) -> None:
         """Remove one by name. The caller is `writing`. Raises `SnapshotRefused` for one pinned or read."""
@@ -218,7 +229,7 @@ class SnapshotFolder:
         Where a snapshot can't be read nothing is removed: what it names is unknown. Raises then.
         """
         named: set[bytes] = set()
-        for one in self.listed():
+        for one in self._every():
             for section in self.manifest(one.name).sections:
                 for table in section.tables:
                     named.add(table)
@@ -231,6 +242,9 @@ class SnapshotFolder:
                     size_bytes += path.stat().st_size
                     path.unlink()
                     files += 1
+            for path in self.path.glob(f"snapshot-*{MANIFEST}{PARTIAL}"):
+                if NAME.fullmatch(path.name.removesuffix(MANIFEST + PARTIAL)):
+                    path.unlink()
         return Swept((), files, size_bytes)
 
     def _remove(self, name: str) -> bool:

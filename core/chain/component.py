@@ -10,13 +10,14 @@ import trio
 from attrs.validators import ge, gt, in_, le
 
 from supervm.chain.application import Chain
-from supervm.chain.keeping import PruneFigures, UsageFigures, keep_counted, keep_pruned
+from supervm.chain.keeping import PruneFigures, Pruning, UsageFigures, keep_counted
 from supervm.chain.mempool import MempoolBounds
+from supervm.chain.room import Room, RoomRules
 from supervm.chain.snapshots import SnapshotFigures, SnapshotKeeper, SnapshotRules
 from supervm.contracts.application import NodeIdentity
 from supervm.contracts.gas import GasPolicy
 from supervm.contracts.roles import Role
-from supervm.contracts.storage import KeyValueStore
+from supervm.contracts.storage import PASSING, KeyValueStore
 from supervm.crypto.batch import chosen
 from supervm.execution.engine import MODES, choose_engine
 from supervm.execution.working import GAS_STATE_KEY
@@ -68,6 +69,10 @@ class LedgerOptions:
     `snapshot_bytes_max`: what all of them may take; 0: a fifth of the disk. `snapshot_free_bytes_min`: with
     less free on their disk none is taken. `snapshot_share`: the part of its time that taking one may work.
     `usage_s`: how often what the store's rows are for is counted; 0: never.
+    `disk_tight_bytes`: with less free on the store's disk, or less than a tenth of it where that is less,
+    the node prunes at once and takes no snapshot. `disk_full_bytes`: with less, or less than a twentieth,
+    it takes no transactions and isn't ready. Both count from what the store keeps free, where that is
+    more; 0: no such step. `disk_look_s`: how often it looks.
     """
 
     mempool_transactions_max: int = attrs.field(default=20_000, validator=ge(1))
@@ -98,6 +103,9 @@ class LedgerOptions:
     snapshot_free_bytes_min: int = attrs.field(default=5 * 10**9, validator=ge(0))
     snapshot_share: float = attrs.field(default=0.2, validator=[gt(0), le(1)])
     usage_s: int = attrs.field(default=6 * 3_600, validator=ge(0))
+    disk_tight_bytes: int = attrs.field(default=5 * 10**9, validator=ge(0))
+    disk_full_bytes: int = attrs.field(default=2 * 10**9, validator=ge(0))
+    disk_look_s: float = attrs.field(default=5.0, validator=ge(0.1))
 
     @property
     def mempool(self) -> MempoolBounds:
@@ -112,6 +120,10 @@ class LedgerOptions:
     @property
     def keep(self) -> Keep:
         return Keep(blocks=self.prune_keep_blocks, roots=self.prune_keep_roots, seconds=self.prune_keep_s)
+
+    @property
+    def room(self) -> RoomRules:
+        return RoomRules(tight_bytes=self.disk_tight_bytes, full_bytes=self.disk_full_bytes)
 
     @property
     def snapshots(self) -> SnapshotRules:
@@ -180,6 +192,8 @@ async def open_chain(ctx: Context, config: LedgerConfig) -> AsyncIterator[Chain]
     ) as ledger:
         gas_state = (await ledger.get_state([GAS_STATE_KEY]))[GAS_STATE_KEY]
         assert gas_state is not None, "genesis puts the gas policy's state there"
+        room = Room(ctx, store, options.room, options.disk_look_s)
+        await room.look()
         chain = Chain(
             ctx,
             genesis=config.genesis,
@@ -194,6 +208,7 @@ async def open_chain(ctx: Context, config: LedgerConfig) -> AsyncIterator[Chain]
                 seed=ctx.random.randbytes(32),
                 mode=options.execution if options.execution in MODES else "auto",
             ),
+            room=room,
             bounds=options.mempool,
             threads=options.admission_threads or min(4, os.cpu_count() or 1),
             inflight_max=options.admission_inflight_max,
@@ -203,10 +218,12 @@ async def open_chain(ctx: Context, config: LedgerConfig) -> AsyncIterator[Chain]
             ctx.nursery.start_soon(chain.examiner.run_worker)
         ctx.nursery.start_soon(_tell_libraries, ctx)
         ctx.nursery.start_soon(_keep_fresh, ctx, chain)
+        ctx.nursery.start_soon(room.watch)
         figures = PruneFigures.declare(ctx.metrics)
         figures.refresh(ledger, None)
         if not options.keep.everything:
-            ctx.nursery.start_soon(keep_pruned, ctx, ledger, options.keep, options.prune_share, figures)
+            pruning = Pruning(ctx, store, ledger, options.keep, options.prune_share, room, figures)
+            ctx.nursery.start_soon(pruning.run)
         usage = UsageFigures.declare(ctx.metrics)
         if options.usage_s:
             ctx.nursery.start_soon(keep_counted, ctx, store, options.usage_s, usage)
@@ -220,6 +237,7 @@ async def open_chain(ctx: Context, config: LedgerConfig) -> AsyncIterator[Chain]
             options.snapshots,
             snapshots,
             config.backend,
+            room,
         )
         ctx.nursery.start_soon(chain.snapshots.run)
         if options.spot_check_blocks:
@@ -246,18 +264,23 @@ async def _keep_fresh(ctx: Context, chain: Chain) -> None:
 async def _spot_check(ctx: Context, chain: Chain, blocks: int) -> None:
     """Compare a random 1/256 of the state with its tree now and then, and blocks with their index (STO-37).
 
-    Raises `StoreCorrupt` where they differ: the component fails, and nothing is voted for from then on.
+    A store that can't be read for now is checked the next time. Raises `StoreCorrupt` where they differ: the
+    component fails, and nothing is voted for from then on.
     """
     checked_height = chain.ledger.tip.height
     while True:
         await ctx.clock.sleep(SPOT_CHECK_S)
-        if chain.ledger.tip.height - checked_height >= blocks:
-            checked_height = chain.ledger.tip.height
-            part = ctx.random.randrange(SLICES)
+        height = chain.ledger.tip.height
+        if height - checked_height < blocks:
+            continue
+        part = ctx.random.randrange(SLICES)
+        try:
             entries = await verify_slice(chain.ledger, part)
             for _ in range(SPOT_CHECK_BLOCKS):
                 with suppress(Pruned):  # meanwhile
-                    await chain.ledger.check_index(
-                        ctx.random.randint(chain.ledger.horizon.blocks, checked_height)
-                    )
-            ctx.log.info("state_checked", height=checked_height, part=part, entries=entries)
+                    await chain.ledger.check_index(ctx.random.randint(chain.ledger.horizon.blocks, height))
+        except PASSING as error:
+            ctx.log.warning("state_not_checked", height=height, part=part, cause=str(error))
+            continue
+        checked_height = height
+        ctx.log.info("state_checked", height=height, part=part, entries=entries)

@@ -1,15 +1,17 @@
 """A running node takes snapshots of its chain by height and time, and keeps the newest (STO-52)."""
 
+from collections.abc import Callable
 from typing import Any
 
 import attrs
 import trio
 
+from supervm.chain.room import Room
 from supervm.chain.views import SnapshotView
 from supervm.contracts.application import NodeIdentity
-from supervm.contracts.storage import SnapshotExpired, StorageError, StoreCorrupt
+from supervm.contracts.storage import DiskFull, SnapshotExpired, StorageError, StoreCorrupt
 from supervm.kernel.component import Context, Metrics
-from supervm.storage.errors import LedgerStopped, SnapshotBusy, SnapshotError
+from supervm.storage.errors import LedgerStopped, SnapshotBusy, SnapshotError, SnapshotRefused
 from supervm.storage.ledger import Ledger
 from supervm.storage.snapshot_create import Taking, create_snapshot
 from supervm.storage.snapshot_folder import SnapshotFolder
@@ -98,6 +100,7 @@ class SnapshotKeeper:
     rules: SnapshotRules
     figures: SnapshotFigures
     backend: str = ""
+    room: Room | None = None
     taking: bool = attrs.field(default=False, init=False)
     last_failure: str = attrs.field(default="", init=False)
     _wanted: bool = attrs.field(default=False, init=False)
@@ -131,7 +134,12 @@ class SnapshotKeeper:
         return rested and self.rules.due(height, now_s, self._last_height, self._last_s)
 
     def ask(self) -> None:
-        """Have one taken now, whatever the rules say. Raises `SnapshotBusy` where one is being taken."""
+        """Have one taken now, whatever the rules say.
+
+        Raises `SnapshotBusy` where one is being taken, and `DiskFull` while the node's disk is tight.
+        """
+        if self.room is not None:
+            self.room.refuse_bulk("a snapshot")
         if self.taking or self._wanted:
             raise SnapshotBusy("a snapshot is being taken", self.folder.path, "See when it is listed.")
         self._wanted, self.last_failure = True, ""
@@ -165,8 +173,13 @@ class SnapshotKeeper:
         return found
 
     async def _look(self) -> None:
-        listed = await trio.to_thread.run_sync(self.folder.listed)
-        size_bytes = await trio.to_thread.run_sync(self.folder.bytes_used)
+        """See what is there. Where the folder can't be read that is told, and no reason to end."""
+        try:
+            listed = await trio.to_thread.run_sync(self.folder.listed)
+            size_bytes = await trio.to_thread.run_sync(self.folder.bytes_used)
+        except StorageError as error:
+            self.ctx.log.warning("snapshots_unreadable", cause=str(error))
+            return
         if listed:
             self._last_height = min(listed[-1].height, self.ledger.tip.height)
             self._last_s = min(listed[-1].made_s, self._last_s)
@@ -175,6 +188,8 @@ class SnapshotKeeper:
     async def _take(self) -> None:
         began_s = self.ctx.clock.monotonic()
         try:
+            if self.room is not None:
+                self.room.refuse_bulk("a snapshot")
             taking = await trio.to_thread.run_sync(self._taking)
             name, manifest = await create_snapshot(
                 self.ledger,
@@ -185,7 +200,6 @@ class SnapshotKeeper:
                 backend=self.backend,
                 taking=taking,
             )
-            removed = await trio.to_thread.run_sync(self._remove_old)
         except (StoreCorrupt, LedgerStopped):
             raise
         except StorageError as error:
@@ -195,11 +209,15 @@ class SnapshotKeeper:
             self.figures.failed()
             self.last_failure = str(error)
             self.ctx.log.warning("snapshot_failed", cause=str(error))
+            if isinstance(error, SnapshotRefused | DiskFull):
+                # Chunks of those that came to nothing may be what takes the room.
+                await self._clean_up(self._sweep)
             return
         took_s = self.ctx.clock.monotonic() - began_s
         self._last_height, self._last_s = manifest.height, manifest.created_ms / 1_000
         self.figures.done(took_s)
         self.last_failure = ""
+        removed = await self._clean_up(self._remove_old)
         await self._look()
         self.ctx.log.info(
             "snapshot_taken", snapshot=name, bytes=manifest.size_bytes, seconds=took_s, removed=removed
@@ -214,8 +232,21 @@ class SnapshotKeeper:
             disk_free_bytes_min=self.rules.free_bytes_min,
         )
 
+    async def _clean_up(self, how: Callable[[], list[str]]) -> list[str]:
+        """Make room; the names of what went. What goes wrong is told, and is done the next time."""
+        try:
+            return await trio.to_thread.run_sync(how)
+        except StorageError as error:
+            self.ctx.log.warning("snapshots_not_cleaned_up", cause=str(error))
+            return []
+
     def _remove_old(self) -> list[str]:
         with self.folder.writing():
             removed = self.folder.remove_old(self.rules.keep)
             self.folder.sweep()
         return removed
+
+    def _sweep(self) -> list[str]:
+        with self.folder.writing():
+            self.folder.sweep()
+        return []

@@ -9,8 +9,10 @@ import trio
 from supervm.cli.bench_execution import EXECUTION
 from supervm.cli.bench_kv import kv_batch
 from supervm.cli.bench_mvcc import hot_5, txn_2r2w
-from supervm.cli.bench_result import finish as _finish
-from supervm.cli.errors import Failure, Misuse
+from supervm.cli.bench_options import count, seed
+from supervm.cli.bench_result import finish, measure
+from supervm.cli.bench_storage import pruning
+from supervm.cli.errors import Failure
 from supervm.cli.output import json_option, note, progress
 
 
@@ -115,7 +117,7 @@ def replay(
             result = trio.run(run_replay, plan, progress)
     except (ReplayFailed, NodeDied) as error:
         raise Failure(str(error)) from error
-    _finish(result, as_json)
+    finish(result, as_json)
 
 
 @bench.command()
@@ -163,15 +165,13 @@ def verify(
         threads=threads or usable_cores(),
         seed=seed,
     )
-    _finish(run_verify(plan, progress), as_json)
+    finish(run_verify(plan, progress), as_json)
 
 
 @bench.command("block-commit")
 @click.option("--storage", default="rocksdb", show_default=True, help="Storage component.")
-@click.option("--accounts", type=click.IntRange(2), default=20_000, show_default=True, help="Accounts.")
-@click.option(
-    "--block", type=click.IntRange(1), default=5_000, show_default=True, help="Transactions of a block."
-)
+@count("--accounts", 20_000, "Accounts.", least=2)
+@count("--block", 5_000, "Transactions of a block.")
 @click.option("--pairs", type=click.IntRange(5, 1000), default=5, show_default=True, help="Turns of each.")
 @click.option(
     "--page-cache-bytes",
@@ -180,7 +180,7 @@ def verify(
     show_default=True,
     help="Bound on the tree's pages in memory.",
 )
-@click.option("--seed", type=int, default=1, show_default=True, help="Of the accounts and transfers.")
+@seed("Of the accounts and transfers.")
 @json_option
 def block_commit(as_json: bool, **asked: Any) -> None:
     """Stage and commit executed blocks of transfers: the state tree in C, and in Python.
@@ -193,14 +193,9 @@ def block_commit(as_json: bool, **asked: Any) -> None:
       supervm bench block-commit --storage sqlite --block 1000 --json
     """
     from supervm.bench.commits import CommitPlan, run_commits
-    from supervm.bench.errors import CantMeasure
 
-    try:
-        result = trio.run(run_commits, CommitPlan(**asked), progress)
-    except CantMeasure as error:
-        raise Misuse(str(error)) from error
-    _finish(result, as_json)
+    measure(lambda: trio.run(run_commits, CommitPlan(**asked), progress), as_json)
 
 
-for _each in (*EXECUTION, txn_2r2w, hot_5, kv_batch):
+for _each in (*EXECUTION, txn_2r2w, hot_5, kv_batch, pruning):
     bench.add_command(_each)

@@ -2,24 +2,21 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import click
 
 from supervm.bench.shapes import SHAPES
-from supervm.cli.bench_result import finish
-from supervm.cli.errors import Misuse
+from supervm.cli.bench_options import count, growth, pairs, peers, seed
+from supervm.cli.bench_result import measure
 from supervm.cli.output import json_option, progress
 
 if TYPE_CHECKING:
     from supervm.bench.report import BenchResult
 
-F = TypeVar("F", bound=Callable[..., Any])
 COMMON = (
-    click.option(
-        "--pairs", type=click.IntRange(5, 1000), default=5, show_default=True, help="Turns of everybody."
-    ),
+    pairs,
     click.option(
         "--threads", type=click.IntRange(1, 64), help="Threads of our engine.  [default: all cores]"
     ),
@@ -30,19 +27,14 @@ COMMON = (
         show_default=True,
         help="C, its specification in Python, or C where it is.",
     ),
-    click.option("--seed", type=int, default=1, show_default=True, help="Of the accounts and transfers."),
-    click.option(
-        "--growth",
-        type=click.IntRange(3, 6),
-        metavar="SIZES",
-        help="Measure this many sizes too, a factor of ten apart.  [default: none]",
-    ),
-    click.option("--peers/--no-peers", default=True, help="Let others compete.  [default: peers]"),
+    seed("Of the accounts and transfers."),
+    growth("sizes"),
+    peers,
     json_option,
 )
 
 
-def common(command: F) -> F:
+def common(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options of every benchmark here."""
     for option in reversed(COMMON):
         command = option(command)
@@ -54,19 +46,9 @@ def payments(name: str) -> Callable[[Callable[[], None]], click.Command]:
     shape = SHAPES[name]
 
     @common
-    @click.option(
-        "--blocks", type=click.IntRange(1), default=shape.blocks, show_default=True, help="Blocks of a turn."
-    )
-    @click.option(
-        "--block",
-        type=click.IntRange(1),
-        default=shape.block,
-        show_default=True,
-        help="Transactions of a block.",
-    )
-    @click.option(
-        "--accounts", type=click.IntRange(2), default=shape.accounts, show_default=True, help="Accounts."
-    )
+    @count("--blocks", shape.blocks, "Blocks of a turn.")
+    @count("--block", shape.block, "Transactions of a block.")
+    @count("--accounts", shape.accounts, "Accounts.", least=2)
     def run(accounts: int, block: int, as_json: bool, **asked: Any) -> None:
         from supervm.bench.payments import run_payments
 
@@ -80,17 +62,15 @@ def _measure(
     run: "Callable[..., BenchResult]", as_json: bool, *, threads: int | None, growth: int | None, **asked: Any
 ) -> None:
     """Run with the options and the gas policy; what can't be is told as a misuse."""
-    from supervm.bench.errors import CantMeasure
     from supervm.bench.gas import with_gas
     from supervm.bench.options import Options
     from supervm.bench.verify import usable_cores
 
-    try:
+    def measured() -> "BenchResult":
         options = Options(threads=threads or usable_cores(), growth=growth or 0, **asked)
-        result = with_gas(lambda gas: run(options, gas, progress))
-    except CantMeasure as error:
-        raise Misuse(str(error)) from error
-    finish(result, as_json)
+        return with_gas(lambda gas: run(options, gas, progress))
+
+    measure(measured, as_json)
 
 
 @payments("transfers-50")
@@ -143,27 +123,15 @@ def hot_5_blocks() -> None:
 
 @click.command()
 @common
-@click.option("--blocks", type=click.IntRange(1), default=32, show_default=True, help="Blocks of a turn.")
-@click.option(
-    "--block",
-    type=click.IntRange(1),
-    default=8_192,
-    show_default=True,
-    help="Mutations of a block.",
-)
+@count("--blocks", 32, "Blocks of a turn.")
+@count("--block", 8_192, "Mutations of a block.")
 @click.option(
     "--each",
     type=click.IntRange(1, 64),
     multiple=True,
     help="Mutations of a transaction; may be given again.  [default: 1, 16, 64]",
 )
-@click.option(
-    "--objects",
-    type=click.IntRange(1),
-    default=65_536,
-    show_default=True,
-    help="Owned objects, mutated in turn.",
-)
+@count("--objects", 65_536, "Owned objects, mutated in turn.")
 def owned(each: tuple[int, ...], objects: int, block: int, as_json: bool, **asked: Any) -> None:
     """Mutate owned objects of distinct owners, with all checks, on one thread and on all.
 
@@ -181,7 +149,7 @@ def owned(each: tuple[int, ...], objects: int, block: int, as_json: bool, **aske
 
 @click.command("mixed-R")
 @common
-@click.option("--blocks", type=click.IntRange(1), default=10, show_default=True, help="Blocks of a turn.")
+@count("--blocks", 10, "Blocks of a turn.")
 @click.option(
     "--owned",
     "ratios",
@@ -190,10 +158,8 @@ def owned(each: tuple[int, ...], objects: int, block: int, as_json: bool, **aske
     metavar="R",
     help="Percent on owned objects; may be given again.  [default: 0, 20, 50, 80, 100]",
 )
-@click.option(
-    "--block", type=click.IntRange(1), default=10_000, show_default=True, help="Transactions of a block."
-)
-@click.option("--shared", type=click.IntRange(1), default=1_000, show_default=True, help="Shared objects.")
+@count("--block", 10_000, "Transactions of a block.")
+@count("--shared", 1_000, "Shared objects.")
 def mixed(ratios: tuple[int, ...], block: int, shared: int, as_json: bool, **asked: Any) -> None:
     """Mutate owned objects in R percent of the transactions, shared ones in the rest.
 
@@ -211,11 +177,9 @@ def mixed(ratios: tuple[int, ...], block: int, shared: int, as_json: bool, **ask
 
 @click.command("signed-svm")
 @common
-@click.option("--blocks", type=click.IntRange(1), default=4, show_default=True, help="Blocks of a turn.")
-@click.option(
-    "--block", type=click.IntRange(1), default=2_000, show_default=True, help="Transactions of a block."
-)
-@click.option("--accounts", type=click.IntRange(2), default=1_000, show_default=True, help="Accounts.")
+@count("--blocks", 4, "Blocks of a turn.")
+@count("--block", 2_000, "Transactions of a block.")
+@count("--accounts", 1_000, "Accounts.", least=2)
 def signed_svm(accounts: int, block: int, as_json: bool, **asked: Any) -> None:
     """Decode, verify and execute signed transfers in one process, beside Solana's LiteSVM.
 

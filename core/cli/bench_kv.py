@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from supervm.cli.bench_options import count, pairs, seed
 from supervm.cli.bench_result import finish
 from supervm.cli.errors import Failure
 from supervm.cli.output import json_option, progress
@@ -17,20 +18,16 @@ from supervm.cli.output import json_option, progress
     type=click.Choice(["rocksdb", "sqlite", "lmdb"]),
     help="Only this one; may be given again.",
 )
-@click.option("--rows", type=click.IntRange(1), default=200_000, show_default=True, help="Rows of a turn.")
+@count("--rows", 200_000, "Rows of a turn.")
 @click.option(
     "--batch", type=click.IntRange(1, 1_000_000), default=10_000, show_default=True, help="Rows of a batch."
 )
-@click.option(
-    "--gets", type=click.IntRange(1), default=100_000, show_default=True, help="Keys read of a turn."
-)
+@count("--gets", 100_000, "Keys read of a turn.")
 @click.option(
     "--get-many", type=click.IntRange(1, 1_000_000), default=1_000, show_default=True, help="Keys of a read."
 )
-@click.option(
-    "--pairs", type=click.IntRange(5, 1000), default=5, show_default=True, help="Turns of everybody."
-)
-@click.option("--seed", type=int, default=1, show_default=True, help="Of the rows and the keys read.")
+@pairs
+@seed("Of the rows and the keys read.")
 @click.option(
     "--folder",
     type=click.Path(path_type=Path, file_okay=False, exists=True, writable=True),

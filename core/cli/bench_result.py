@@ -1,16 +1,28 @@
 """What every benchmark ends with: its one JSON object, the machine it ran on, and the word of its oracle."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import attrs
 import trio
 
-from supervm.cli.errors import Failure
+from supervm.cli.errors import Failure, Misuse
 from supervm.cli.output import print_facts, print_json
 
 if TYPE_CHECKING:
     from supervm.bench.report import BenchResult
+
+
+def measure(run: "Callable[[], BenchResult]", as_json: bool) -> None:
+    """Run a benchmark and `finish` it; what it can't measure as asked is told as a misuse."""
+    from supervm.bench.errors import CantMeasure
+
+    try:
+        result = run()
+    except CantMeasure as error:
+        raise Misuse(str(error)) from error
+    finish(result, as_json)
 
 
 def finish(result: "BenchResult", as_json: bool) -> None:

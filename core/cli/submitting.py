@@ -110,8 +110,7 @@ def _send(client: NodeClient, batch: list[bytes]) -> Sent:
             if not waits:
                 return sent
             pause_s = max(waits)
-        # A client's pause for a node that asked for it, in a process that has nothing else to do.
-        time.sleep(pause_s)  # noqa: TID251
+        time.sleep(pause_s)  # noqa: TID251 - the node asked for the pause; this process has nothing else to do
     raise Failure(f"the node has been full for {FULL_TRIES_MAX} tries; send the file again later")
 
 
@@ -119,5 +118,5 @@ def _read_line(file: Path, number: int, line: bytes) -> bytes:
     try:
         item = json.loads(line)
         return parse_hex(item["bytes"] if isinstance(item, dict) else item, "bytes")
-    except (ValueError, KeyError, TypeError, InvalidInput) as error:
+    except (ValueError, KeyError, TypeError, RecursionError, InvalidInput) as error:
         raise Misuse(f'{file}: line {number} isn\'t {{"bytes": "0x.."}}: {error}') from error

@@ -5,7 +5,7 @@ answer is read beyond `ANSWER_BYTES_MAX`. Nothing is retried here: callers know 
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Self
 
@@ -16,7 +16,11 @@ from supervm.types.codec import pack_transactions
 
 DEFAULT_API = "http://127.0.0.1:8645"
 ANSWER_BYTES_MAX = 64 * 2**20
+EVENT_BYTES_MAX = 2**20
+EVENT_FIELDS = frozenset({"id", "event", "data"})
 TIMEOUT_S = 30.0
+# The longest pause that a node can make its clients take before they try again.
+RETRY_AFTER_S_MAX = 60.0
 PACKED_TYPE = "application/vnd.supervm.transactions"
 
 
@@ -33,7 +37,10 @@ class AnswerInvalid(ClientError):
 
 
 class RequestRefused(ClientError):
-    """The node answered with a problem document (RFC 9457). `code` is for programs to test."""
+    """The node answered with a problem document (RFC 9457). `code` is for programs to test.
+
+    `retry_after_s` is from 0 to RETRY_AFTER_S_MAX whatever the node says; None where it says no number.
+    """
 
     def __init__(self, status: int, document: Mapping[str, Any], retry_after_s: float | None = None) -> None:
         self.status = status
@@ -47,7 +54,10 @@ class RequestRefused(ClientError):
 
 @attrs.frozen
 class Refusal:
-    """Why the node took one transaction of many not. `code` is for programs, `text` for people."""
+    """Why the node took one transaction of many not. `code` is for programs, `text` for people.
+
+    `retry_after_s`: as for RequestRefused.
+    """
 
     code: str
     text: str
@@ -129,10 +139,14 @@ class NodeClient:
         return self._sent(answer, len(transactions))
 
     def events(self, last_id: str = "") -> Iterator[tuple[str, str, Any]]:
-        """(id, kind, facts) of each server-sent event after `last_id`, until the connection ends."""
+        """(id, kind, facts) of each server-sent event after `last_id`, until the connection ends.
+
+        Raises RequestRefused, NodeUnreachable, and AnswerInvalid for what is no event of at most
+        EVENT_BYTES_MAX bytes.
+        """
         headers = {"accept": "text/event-stream"} | ({"last-event-id": last_id} if last_id else {})
         with self._stream("GET", "/v1/events", headers=headers) as response:
-            yield from _events(response.iter_lines())
+            yield from _events(response)
 
     def _object(self, path: str, **parameters: object) -> dict[str, Any]:
         answer = self.get(path, **parameters)
@@ -158,18 +172,18 @@ class NodeClient:
     def _refuse(self, response: httpx.Response) -> None:
         try:
             document = json.loads(self._read(response))
-        except ValueError:
+        except (ValueError, RecursionError):
             document = {}
         if not isinstance(document, dict):
             document = {}
         after = response.headers.get("retry-after", "")
-        seconds = document.get("retry_after_s", float(after) if after.isdigit() else None)
-        raise RequestRefused(response.status_code, document, seconds)
+        stated = document.get("retry_after_s", float(after) if after.isdecimal() else None)
+        raise RequestRefused(response.status_code, document, _pause_s(stated))
 
     def _json(self, response: httpx.Response) -> Any:
         try:
             return json.loads(self._read(response))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise AnswerInvalid(f"{response.url} answered no JSON; is it a SuperVM node?") from error
 
     def _read(self, response: httpx.Response) -> bytes:
@@ -186,27 +200,59 @@ class NodeClient:
             raise AnswerInvalid(f"{self.url} answered for other transactions than the {count} sent")
         digests, refusals = [], []
         for item in items:
-            digests.append(item.get("digest"))
-            refusals.append(_refusal(item.get("error")))
+            digest = item.get("digest") if isinstance(item, dict) else 0
+            problem = item.get("error") if isinstance(item, dict) else None
+            if not isinstance(digest, str | None) or not isinstance(problem, dict | None):
+                raise AnswerInvalid(f"{self.url} answered for a transaction with {str(item)[:100]!r}")
+            digests.append(digest)
+            refusals.append(_refusal(problem))
         return Sent(tuple(digests), tuple(refusals))
 
 
-def _refusal(problem: Any) -> Refusal | None:
+def _pause_s(stated: object) -> float | None:
+    """The seconds that a node asks its client to wait, bounded; None for what is no such number."""
+    if isinstance(stated, bool) or not isinstance(stated, int | float) or not stated >= 0:
+        return None
+    return float(min(stated, RETRY_AFTER_S_MAX))
+
+
+def _refusal(problem: Mapping[str, Any] | None) -> Refusal | None:
     if not problem:
         return None
     detail, mend = str(problem.get("detail", "refused")), str(problem.get("mend", ""))
     text = f"{detail}; {mend}" if mend and mend not in detail else detail
-    return Refusal(str(problem.get("code", "")), text, problem.get("retry_after_s"))
+    return Refusal(str(problem.get("code", "")), text, _pause_s(problem.get("retry_after_s")))
 
 
-def _events(lines: Iterable[str]) -> Iterator[tuple[str, str, Any]]:
+def _lines(response: httpx.Response) -> Iterator[str]:
+    """The answer's lines as they come. Raises AnswerInvalid for one beyond EVENT_BYTES_MAX."""
+    rest = bytearray()
+    for piece in response.iter_bytes():
+        rest += piece
+        if b"\n" in piece:
+            *whole, rest = rest.split(b"\n")
+            for line in whole:
+                yield line.removesuffix(b"\r").decode(errors="replace")
+        if len(rest) > EVENT_BYTES_MAX:
+            raise AnswerInvalid(f"{response.url} sent a line of more than {EVENT_BYTES_MAX} bytes")
+
+
+def _events(response: httpx.Response) -> Iterator[tuple[str, str, Any]]:
     """Fields up to a blank line make an event (the HTML standard, server-sent events)."""
     fields: dict[str, str] = {}
-    for line in lines:
+    for line in _lines(response):
         if line:
             name, _, value = line.partition(":")
+            if name not in EVENT_FIELDS:
+                continue
             value = value.removeprefix(" ")
             fields[name] = f"{fields[name]}\n{value}" if name == "data" and "data" in fields else value
+            if len(fields[name]) > EVENT_BYTES_MAX:
+                raise AnswerInvalid(f"{response.url} sent an event of more than {EVENT_BYTES_MAX} bytes")
         elif "data" in fields:
-            yield fields.get("id", ""), fields.get("event", "message"), json.loads(fields["data"])
+            try:
+                facts = json.loads(fields["data"])
+            except (ValueError, RecursionError) as error:
+                raise AnswerInvalid(f"{response.url} sent an event that is no JSON") from error
+            yield fields.get("id", ""), fields.get("event", "message"), facts
             fields = {}

@@ -21,6 +21,7 @@ import trio
 
 from supervm.api import Component, Context, Health, Role
 from supervm.contracts.storage import (
+    PASSING,
     Delete,
     DeleteRange,
     Durability,
@@ -28,6 +29,7 @@ from supervm.contracts.storage import (
     Put,
     Reader,
     StorageError,
+    StoreCorrupt,
     StoreFailed,
     StoreStats,
     Unsupported,
@@ -36,6 +38,7 @@ from supervm.contracts.storage import (
     check_keys,
 )
 from supervm.plugins.storage.lru import HotKeys, RowCache, within
+from supervm.plugins.storage.reads import Reads
 from supervm.plugins.storage.scan import Row
 
 OVER = ("sqlite", "rocksdb", "lmdb", "postgres")
@@ -76,7 +79,7 @@ class _Writing:
         return key in self.keys or any(within(key, span) for span in self.ranges)
 
 
-class CachedStore:
+class CachedStore(Reads):
     """A `KeyValueStore` over another."""
 
     def __init__(self, ctx: Context, config: CachedConfig, below: KeyValueStore) -> None:
@@ -101,9 +104,6 @@ class CachedStore:
     @property
     def gives(self) -> Mapping[Durability, Durability]:
         return self._below.gives
-
-    async def get(self, key: bytes) -> bytes | None:
-        return (await self.get_many((key,)))[0]
 
     async def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
         wanted = list(keys)
@@ -137,20 +137,8 @@ class CachedStore:
         known.update(fetched)
         return [known[key] for key in wanted]
 
-    def scan(
-        self,
-        start: bytes = b"",
-        end: bytes | None = None,
-        *,
-        reverse: bool = False,
-        limit: int | None = None,
-    ) -> AsyncIterator[Row]:
+    def _range(self, start: bytes, end: bytes | None, reverse: bool, limit: int | None) -> AsyncIterator[Row]:
         return self._below.scan(start, end, reverse=reverse, limit=limit)
-
-    def scan_prefix(
-        self, prefix: bytes, *, reverse: bool = False, limit: int | None = None
-    ) -> AsyncIterator[Row]:
-        return self._below.scan_prefix(prefix, reverse=reverse, limit=limit)
 
     def snapshot(self) -> AbstractAsyncContextManager[Reader]:
         return self._below.snapshot()
@@ -234,11 +222,15 @@ class CachedStore:
         fetched = useful = 0
         while True:
             await self._clock.sleep(self._config.prefetch_every_s)
-            self._metrics.report(await self.stats())
-            if self._prefetching:
-                self._judge(fetched, self._cache.counts.useful - useful)
-                useful = self._cache.counts.useful
-                fetched = await self.prefetch_round()
+            try:
+                self._metrics.report(await self.stats())
+                if self._prefetching:
+                    self._judge(fetched, self._cache.counts.useful - useful)
+                    useful, fetched = self._cache.counts.useful, 0
+                    fetched = await self.prefetch_round()
+            except (StoreCorrupt, *PASSING) as error:
+                # Whoever reads or writes meanwhile decides what it means; here it costs a round.
+                self._log.warning("cached_round_missed", cause=str(error))
 
     def end(self) -> None:
         """Refuse every call from now on."""

@@ -12,7 +12,6 @@ after the next write without one, and a map that is full before that refuses wri
 """
 
 import errno
-import importlib.util
 import mmap
 import threading
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
@@ -37,11 +36,12 @@ from supervm.contracts.storage import (
     StoreLocked,
     StoreStats,
     StoreTooNew,
-    Unsupported,
 )
+from supervm.plugins.storage.binding import Binding
 from supervm.plugins.storage.folder import (
     check_marker,
     check_room,
+    disk_bytes,
     folder_bytes,
     free_bytes,
     locked_folder,
@@ -53,6 +53,7 @@ from supervm.plugins.storage.runs import Deletes, Puts, runs_of
 from supervm.plugins.storage.scan import Page, PageBuilder, Span
 from supervm.plugins.storage.threaded import READERS, ThreadedStore, served
 
+BINDING = Binding("lmdb", extra="lmdb", database="LMDB")
 FILE = "data.mdb"
 ROWS = b"rows"
 # In the nameless database, beside the entry of `rows`: what tells our store from another program's.
@@ -201,6 +202,8 @@ class LmdbEngine:
             keys_estimate=tree["entries"],
             bytes=folder_bytes(self._folder),
             disk_free_bytes=free_bytes(self._folder),
+            disk_bytes=disk_bytes(self._folder),
+            disk_kept_bytes=self._config.free_bytes_min,
             extras={
                 "lmdb_map_bytes": float(self._map_bytes()),
                 "lmdb_used_bytes": float(self._used_bytes()),
@@ -478,12 +481,7 @@ async def open_lmdb(ctx: Context, config: LmdbConfig) -> AsyncIterator[ThreadedS
 
     Raises `Unsupported` where the binding is not installed, and any `StorageError`.
     """
-    try:
-        await trio.to_thread.run_sync(_import_binding)
-    except ImportError as error:
-        raise Unsupported(
-            "the LMDB binding can't be loaded", error, "Install supervm[lmdb], or choose sqlite."
-        ) from error
+    await BINDING.load()
     folder = Path(config.path) if config.path else ctx.data_dir
     with ExitStack() as stack:
         await trio.to_thread.run_sync(open_folder, folder)
@@ -496,25 +494,12 @@ async def open_lmdb(ctx: Context, config: LmdbConfig) -> AsyncIterator[ThreadedS
             yield store
 
 
-def _import_binding() -> None:
-    import lmdb
-
-    assert lmdb.open is not None
-
-
-def _missing_binding() -> str:
-    """Why this machine can't run it; empty where it can."""
-    if importlib.util.find_spec("lmdb") is not None:
-        return ""
-    return "the package lmdb is not installed; install supervm[lmdb]"
-
-
 lmdb = Component(
     role=Role.STORAGE,
     name="lmdb",
     open=open_lmdb,
     config=LmdbConfig,
     features=LmdbEngine.capabilities,
-    available=_missing_binding,
+    available=BINDING.missing,
     description="A memory-mapped B+tree: reads without copies of pages, one writer; needs the lmdb package.",
 )

@@ -43,10 +43,10 @@ from supervm.contracts.storage import (
     check_keys,
     check_limit,
     check_operation,
-    prefix_end,
 )
 from supervm.plugins.storage.folder import os_error, published
 from supervm.plugins.storage.latency import Latency
+from supervm.plugins.storage.reads import Reads
 from supervm.plugins.storage.scan import Page, PageBuilder, Row, Span, scan_pages
 
 SLICE = 1_000
@@ -135,7 +135,7 @@ def _merged(live: Iterator[bytes], changed: Iterator[bytes], reverse: bool) -> I
         last = key
 
 
-class MemoryStore:
+class MemoryStore(Reads):
     """A `KeyValueStore`. Everything happens in the event loop, in slices of 1,000 changes."""
 
     capabilities = frozenset({"checkpoint", "delete_range_native", "online_prune"})
@@ -151,27 +151,12 @@ class MemoryStore:
         self._settled: _View | None = None
         self._closed = False
 
-    async def get(self, key: bytes) -> bytes | None:
-        return (await self.get_many((key,)))[0]
-
     async def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
         with self._latency.read():
             return await self._get_many(keys, None)
 
-    def scan(
-        self,
-        start: bytes = b"",
-        end: bytes | None = None,
-        *,
-        reverse: bool = False,
-        limit: int | None = None,
-    ) -> AsyncIterator[Row]:
+    def _range(self, start: bytes, end: bytes | None, reverse: bool, limit: int | None) -> AsyncIterator[Row]:
         return self._scan(start, end, reverse, limit, None)
-
-    def scan_prefix(
-        self, prefix: bytes, *, reverse: bool = False, limit: int | None = None
-    ) -> AsyncIterator[Row]:
-        return self._scan(prefix, prefix_end(prefix), reverse, limit, None)
 
     @asynccontextmanager
     async def snapshot(self) -> AsyncIterator[Reader]:
@@ -371,33 +356,18 @@ class MemoryStore:
 
 
 @attrs.frozen(eq=False)
-class MemorySnapshot:
+class MemorySnapshot(Reads):
     """A `Reader` of one view."""
 
     _store: MemoryStore
     _view: _View
 
-    async def get(self, key: bytes) -> bytes | None:
-        return (await self.get_many((key,)))[0]
-
     async def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
         with self._store._latency.read():
             return await self._store._get_many(keys, self._view)
 
-    def scan(
-        self,
-        start: bytes = b"",
-        end: bytes | None = None,
-        *,
-        reverse: bool = False,
-        limit: int | None = None,
-    ) -> AsyncIterator[Row]:
+    def _range(self, start: bytes, end: bytes | None, reverse: bool, limit: int | None) -> AsyncIterator[Row]:
         return self._store._scan(start, end, reverse, limit, self._view)
-
-    def scan_prefix(
-        self, prefix: bytes, *, reverse: bool = False, limit: int | None = None
-    ) -> AsyncIterator[Row]:
-        return self._store._scan(prefix, prefix_end(prefix), reverse, limit, self._view)
 
 
 async def _write_rows(path: Path, reader: Reader) -> None:

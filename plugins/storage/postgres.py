@@ -15,7 +15,6 @@ a commit, the count says whether it was done, and it is neither lost nor done tw
 A transaction that the database gives up for the sake of another (SQLSTATE class 40) is tried again.
 """
 
-import importlib.util
 import itertools
 import os
 import re
@@ -47,12 +46,13 @@ from supervm.contracts.storage import (
     StoreLocked,
     StoreStats,
     StoreTooNew,
-    Unsupported,
 )
+from supervm.plugins.storage.binding import Binding
 from supervm.plugins.storage.runs import Deletes, Puts, runs_of
 from supervm.plugins.storage.scan import Page, PageBuilder, Span
 from supervm.plugins.storage.threaded import READERS, Stalled, ThreadedStore, served
 
+BINDING = Binding("psycopg", extra="postgres", database="PostgreSQL")
 NAME = re.compile(r"[a-z_][a-z0-9_]{0,39}")
 # Rows of one statement, and their bytes: far below the 65,535 parameters that the protocol has.
 STATEMENT_ROWS_MAX = 500
@@ -600,12 +600,7 @@ async def open_postgres(ctx: Context, config: PostgresConfig) -> AsyncIterator[T
     Raises `Unsupported` where the binding is not installed, `StoreLocked` where the store is open elsewhere,
     `RemoteUnavailable` where the database does not answer, and any `StorageError`.
     """
-    try:
-        await trio.to_thread.run_sync(_import_binding)
-    except ImportError as error:
-        raise Unsupported(
-            "the PostgreSQL binding can't be loaded", error, "Install supervm[postgres], or choose sqlite."
-        ) from error
+    await BINDING.load()
     # No other opener may have the same name, though a test gives both the same random numbers.
     owner = f"{ctx.random.randbytes(16).hex()}-{os.getpid()}-{next(_openings)}"
     engine = PostgresEngine(config, owner)
@@ -642,25 +637,12 @@ async def open_postgres(ctx: Context, config: PostgresConfig) -> AsyncIterator[T
         scope.cancel()
 
 
-def _import_binding() -> None:
-    import psycopg
-
-    assert psycopg.connect is not None
-
-
-def _missing_binding() -> str:
-    """Why this machine can't run it; empty where it can."""
-    if importlib.util.find_spec("psycopg") is not None:
-        return ""
-    return "the package psycopg is not installed; install supervm[postgres]"
-
-
 postgres = Component(
     role=Role.STORAGE,
     name="postgres",
     open=open_postgres,
     config=PostgresConfig,
     features=PostgresEngine.capabilities,
-    available=_missing_binding,
+    available=BINDING.missing,
     description="A database that speaks PostgreSQL's wire protocol; needs the psycopg package.",
 )

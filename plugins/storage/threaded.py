@@ -19,11 +19,11 @@ from supervm.api import Context, Health, HealthState
 from supervm.contracts.storage import (
     BATCH_BYTES_MAX,
     BATCH_OPERATIONS_MAX,
+    PASSING,
     DiskFull,
     Durability,
     Operation,
     Reader,
-    RemoteUnavailable,
     SnapshotExpired,
     SnapshotsExhausted,
     StorageError,
@@ -37,10 +37,10 @@ from supervm.contracts.storage import (
     check_bound,
     check_keys,
     check_limit,
-    prefix_end,
 )
 from supervm.plugins.storage.folder import published
 from supervm.plugins.storage.latency import Latency
+from supervm.plugins.storage.reads import Reads
 from supervm.plugins.storage.scan import Page, Row, Span, scan_pages
 
 READERS = 8
@@ -106,7 +106,7 @@ class _Pending:
     error: StorageError | None = None
 
 
-class ThreadedStore:
+class ThreadedStore(Reads):
     """A `KeyValueStore` over an `Engine`."""
 
     def __init__(
@@ -140,28 +140,13 @@ class ThreadedStore:
     def gives(self) -> Mapping[Durability, Durability]:
         return self._engine.gives
 
-    async def get(self, key: bytes) -> bytes | None:
-        return (await self.get_many((key,)))[0]
-
     async def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
         wanted = await self._checked_keys(keys)
         with self._latency.read():
             return await self._run(self._readers, self._engine.get_many, wanted)
 
-    def scan(
-        self,
-        start: bytes = b"",
-        end: bytes | None = None,
-        *,
-        reverse: bool = False,
-        limit: int | None = None,
-    ) -> AsyncIterator[Row]:
+    def _range(self, start: bytes, end: bytes | None, reverse: bool, limit: int | None) -> AsyncIterator[Row]:
         return self._scan(start, end, reverse, limit, None)
-
-    def scan_prefix(
-        self, prefix: bytes, *, reverse: bool = False, limit: int | None = None
-    ) -> AsyncIterator[Row]:
-        return self._scan(prefix, prefix_end(prefix), reverse, limit, None)
 
     @asynccontextmanager
     async def snapshot(self) -> AsyncIterator[Reader]:
@@ -203,7 +188,7 @@ class ThreadedStore:
     async def stats(self) -> StoreStats:
         stats = await self._run(self._readers, self._engine.stats)
         extras = {**stats.extras, "write_stall_micros": self._stalled_s * 1e6}
-        stats = attrs.evolve(stats, snapshots_open=len(self._views), extras=extras)
+        stats = attrs.evolve(stats, snapshots_open=len(self._views), stalled_s=self._stalled_s, extras=extras)
         self._latency.record(stats)
         return stats
 
@@ -439,34 +424,19 @@ class ThreadedStore:
 
 
 @attrs.frozen(eq=False)
-class ThreadedSnapshot:
+class ThreadedSnapshot(Reads):
     """A `Reader` of one view."""
 
     _store: ThreadedStore
     _view: _View
-
-    async def get(self, key: bytes) -> bytes | None:
-        return (await self.get_many((key,)))[0]
 
     async def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
         wanted = await self._store._checked_keys(keys)
         with self._store._latency.read():
             return await self._store._read_view(self._view, self._view.engine_view.get_many, wanted)
 
-    def scan(
-        self,
-        start: bytes = b"",
-        end: bytes | None = None,
-        *,
-        reverse: bool = False,
-        limit: int | None = None,
-    ) -> AsyncIterator[Row]:
+    def _range(self, start: bytes, end: bytes | None, reverse: bool, limit: int | None) -> AsyncIterator[Row]:
         return self._store._scan(start, end, reverse, limit, self._view)
-
-    def scan_prefix(
-        self, prefix: bytes, *, reverse: bool = False, limit: int | None = None
-    ) -> AsyncIterator[Row]:
-        return self._store._scan(prefix, prefix_end(prefix), reverse, limit, self._view)
 
 
 REPORT_S = 5.0
@@ -486,7 +456,7 @@ async def served(
                 store.raise_failure()
                 try:
                     report(await store.stats())
-                except (StoreCorrupt, RemoteUnavailable) as error:
+                except (StoreCorrupt, *PASSING) as error:
                     # Whoever reads or writes meanwhile decides what it means; here it costs a metric.
                     ctx.log.warning("storage_stats_unavailable", cause=str(error))
                 await ctx.clock.sleep(REPORT_S)

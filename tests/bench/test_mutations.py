@@ -17,11 +17,11 @@ from supervm.bench.objects import ObjectPlan, Objects
 from supervm.bench.options import Options
 from supervm.bench.packing import unpack
 from supervm.execution.engine import pack_entries
-from supervm.hardware import fastpath
 from supervm.types.receipt import Receipt
 from supervm.types.transaction import Lane
+from tests import needs
 
-native = pytest.mark.skipif(not fastpath.BLOCKS_NATIVE, reason="the C engine was not built")
+native = needs.c_engine
 ENGINES = ["twin", pytest.param("native", marks=native)]
 
 

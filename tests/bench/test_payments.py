@@ -24,10 +24,11 @@ from supervm.bench.transfers import BALANCE, TransferPlan, Transfers, Work
 from supervm.contracts.gas import GasPolicy
 from supervm.execution.engine import pack_entries
 from supervm.hardware import fastpath
+from tests import needs
 
 SMALL = Shape(accounts=20, block=60, blocks=2)
 HOT = attrs.evolve(SMALL, hot=5)
-native = pytest.mark.skipif(not fastpath.BLOCKS_NATIVE, reason="the C engine was not built")
+native = needs.c_engine
 
 
 @pytest.fixture(scope="module")

@@ -17,9 +17,9 @@ from supervm.bench.packing import Packed
 from supervm.bench.report import BenchResult
 from supervm.bench.signed import Machine, run_signed
 from supervm.bench.transfers import BALANCE, TransferPlan, Transfers
-from supervm.hardware import fastpath
+from tests import needs
 
-native = pytest.mark.skipif(not fastpath.BLOCKS_NATIVE, reason="the C engine was not built")
+native = needs.c_engine
 MISSING = "the peer solders isn't installed: pip install supervm[bench]"
 
 

@@ -3,18 +3,19 @@
 import attrs
 import pytest
 import trio
+import trio.testing
 
 from supervm.chain.component import LedgerOptions
-from supervm.chain.keeping import PRUNE_EVERY_BLOCKS
+from supervm.chain.keeping import PRUNE_EVERY_BLOCKS, UsageFigures, keep_counted
 from supervm.contracts.application import Refused
-from supervm.contracts.storage import DiskFull, Durability, KeyValueStore, Operation
+from supervm.contracts.storage import PASSING, DiskFull, Durability, KeyValueStore, Operation, Put
 from supervm.plugins.consensus.solo import SoloConfig
 from supervm.plugins.storage import supervm_components as stores
 from supervm.storage.errors import Pruned
 from supervm.storage.pruning import KEPT_MIN
 from supervm.storage.spaces import BODIES, STALE, body_key
 from supervm.storage.verify import verify_tree
-from supervm.testing.context import opened
+from supervm.testing.context import component_context, opened
 from supervm.types import smt
 from supervm.types.state import account_key
 from tests.chain.conftest import Run, World, key
@@ -129,3 +130,55 @@ async def test_what_the_rows_are_for_is_counted_while_blocks_go_on(
             await node.chain.ledger.wait_above(node.chain.ledger.tip.height)
         assert node.metric("supervm_storage_purpose_bytes", purpose="state") > 0
         assert node.metric("supervm_storage_purpose_rows", purpose="components") == 0
+
+
+@attrs.define
+class Busy:
+    """A store that can't be read for now as often as there are reasons `left`."""
+
+    inner: KeyValueStore
+    left: list[type[Exception]] = attrs.Factory(lambda: list(PASSING))
+
+    def __getattr__(self, name):
+        return getattr(self.inner, name)
+
+    def scan(self, *given, **named):
+        if self.left:
+            raise self.left.pop()("injected")
+        return self.inner.scan(*given, **named)
+
+
+async def test_a_store_that_can_not_be_read_for_now_is_counted_later(
+    tmp_path, store: KeyValueStore, autojump_clock: trio.testing.MockClock
+):
+    await store.write([Put(body_key(1), b"row")])
+    busy = Busy(store)
+    async with component_context(tmp_path) as ctx, trio.open_nursery() as nursery:
+        nursery.start_soon(keep_counted, ctx, busy, 60.0, UsageFigures.declare(ctx.metrics))
+        while busy.left:
+            await ctx.clock.sleep(10)
+        await ctx.clock.sleep(61)
+        found = [
+            (value, labels)
+            for _, value, labels in ctx.metrics.families["supervm_storage_purpose_rows"].records
+        ]
+        assert (1, {"purpose": "transactions"}) in found
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_state_that_can_not_be_read_for_now_is_checked_later(
+    world: World, run: Run, monkeypatch: pytest.MonkeyPatch
+):
+    reasons, checked = list(PASSING), trio.Event()
+
+    async def busy(ledger, first):
+        if reasons:
+            raise reasons.pop()("injected")
+        checked.set()
+        return 1
+
+    monkeypatch.setattr("supervm.chain.component.SPOT_CHECK_S", 0.001)
+    monkeypatch.setattr("supervm.chain.component.verify_slice", busy)
+    options = LedgerOptions(admission_threads=1, spot_check_blocks=2)
+    async with run(world, engine=FAST, options=options):
+        await checked.wait()

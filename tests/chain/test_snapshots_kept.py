@@ -87,6 +87,52 @@ async def test_one_that_fails_is_told_and_blocks_go_on(world: World, run: Run, t
     assert SnapshotFolder(tmp_path / "ledger" / "snapshots").listed() == []
 
 
+def taken(node, result):
+    return node.metric("supervm_snapshots_taken_total", result=result)
+
+
+async def test_a_clean_up_that_fails_is_no_failure_of_the_snapshot(world: World, run: Run, tmp_path):
+    folder = SnapshotFolder(tmp_path / "ledger" / "snapshots")
+    folder.path.mkdir(parents=True)
+    damaged = folder.path / "snapshot-000000000001-1700000000"
+    damaged.with_suffix(".manifest").write_bytes(b"rubbish")
+    damaged.with_suffix(".pin").write_bytes(b"")
+    async with run(world, engine=FAST, options=OPTIONS) as node:
+        await until(node, lambda: taken(node, "done") + taken(node, "failed") >= 3)
+        assert taken(node, "failed") == 0
+        assert node.chain.snapshots.last_failure == ""
+        # The next is due ten blocks after the last, not at once.
+        await until(node, lambda: node.metric("supervm_snapshots_kept") == 4)
+    assert all(after.height - before.height >= 10 for before, after in pairwise(folder.listed()[1:]))
+
+
+async def test_chunks_of_snapshots_that_came_to_nothing_do_not_take_the_room_for_good(
+    world: World, run: Run, tmp_path
+):
+    folder = SnapshotFolder(tmp_path / "ledger" / "snapshots")
+    with folder.writing():
+        for number in range(4):
+            folder.put(bytes([number]) * 2**20)
+    options = attrs.evolve(OPTIONS, snapshot_bytes_max=2 * 2**20)
+    async with run(world, engine=FAST, options=options) as node:
+        await until(node, lambda: taken(node, "done") >= 1 or taken(node, "failed") >= 4)
+        assert taken(node, "done") >= 1
+        assert taken(node, "failed") == 1
+
+
+async def test_a_folder_that_can_not_be_read_is_told_and_blocks_go_on(
+    world: World, run: Run, tmp_path, monkeypatch
+):
+    def unreadable(path):
+        raise OSError(5, "Input/output error", str(path))
+
+    monkeypatch.setattr("supervm.storage.snapshot_folder.Path.glob", lambda self, _: unreadable(self))
+    async with run(world, engine=FAST, options=OPTIONS) as node:
+        await until(node, lambda: taken(node, "failed") >= 2)
+        assert "Input/output error" in node.chain.snapshots.last_failure
+        await node.chain.ledger.wait_above(node.chain.ledger.tip.height + 3)
+
+
 async def test_one_is_taken_when_it_is_asked_for_and_one_at_a_time(world: World, run: Run):
     options = attrs.evolve(OPTIONS, snapshot_blocks=0)
     async with run(world, engine=FAST, options=options) as node:

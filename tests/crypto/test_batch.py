@@ -19,10 +19,10 @@ from supervm.crypto.crypto_mb import CryptoMb, CryptoMbMissing
 from supervm.crypto.keys import KeyPair
 from supervm.crypto.secp256k1 import Secp256k1
 from supervm.crypto.suites import SUITE_NAMES, SignatureItem, verify
-from supervm.hardware import fastpath
+from tests import needs
 from tests.crypto.drivers import DRIVERS
 
-needs_driver = pytest.mark.skipif(not fastpath.NATIVE, reason="the C library is not installed")
+needs_driver = needs.c_library
 ROOT = Path(__file__).parents[2]
 CHANCE = random.Random(11)
 KEYS: list[KeyPair] = [
@@ -239,11 +239,10 @@ def test_a_binding_that_shows_no_addresses_leaves_its_suite_to_the_provider(
     assert verify_many(ANY, threads=2) == [verify(*item) for item in ANY]
 
 
+@needs.c_library  # without it nothing is chosen
 def test_on_a_processor_without_the_registers_the_library_is_not_even_opened(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    if not fastpath.NATIVE:
-        pytest.skip("without the C library nothing is chosen")
     from supervm.crypto import driver
 
     monkeypatch.setattr(driver.fastpath, "cpu_features", lambda: frozenset({"avx2"}))

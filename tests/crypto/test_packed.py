@@ -28,6 +28,7 @@ from supervm.types.transaction import (
     encode_transaction,
     signing_digest,
 )
+from tests import needs
 
 SUITES = ["ed25519"] * 4 + ["secp256k1"] * 2 + ["sm2"]
 KEYS = [keys.generate(name, random.Random(seed).randbytes) for seed, name in enumerate(SUITES)]
@@ -207,9 +208,8 @@ def test_limits_are_the_callers() -> None:
     assert found.verdicts == bytes((Verdict.NOT_CANONICAL,))
 
 
+@needs.c_library  # without it a slice ends where the bytes do
 def test_a_transaction_beyond_the_bytes_is_our_bug_and_found() -> None:
-    if not fastpath.NATIVE:
-        pytest.skip("without the C library a slice ends where the bytes do")
     for offsets in ([0, len(POOL[0]) + 1], [5, 3], [0, 2**63]):
         with pytest.raises(AssertionError, match="beyond the bytes"):
             verify_packed(POOL[0], offsets)
@@ -263,9 +263,8 @@ def test_the_memory_holds_the_last_that_were_new(rounds: list[list[int]], entrie
         assert [number for number in range(21) if bytes((number,)) * 32 in memory] == sorted(model)
 
 
+@needs.c_library
 def test_the_verdicts_are_those_of_the_c_code() -> None:
-    if not fastpath.NATIVE:
-        pytest.skip("the C library is not installed")
     from supervm.hardware._fastpath import lib
 
     assert {name: int(value) for name, value in Verdict.__members__.items()} == {

@@ -1,6 +1,5 @@
 """OpenSSL and gmssl give the same answers, and the C library is used without leaks, races or surprises."""
 
-import os
 import random
 import subprocess
 import sys
@@ -19,6 +18,7 @@ from supervm.crypto.der import from_der, to_der
 from supervm.crypto.libcrypto import LibraryMissing
 from supervm.crypto.sm2_openssl import OpensslSm2, open_provider
 from supervm.crypto.suites import provider_facts, suite
+from tests import needs
 from tests.crypto.sm2_cases import LIBCRYPTO, MESSAGE, MISSING, NATIVE, PORTABLE, SECRET, SIGNATURE
 
 needs_library = pytest.mark.skipif(NATIVE is None, reason=MISSING)
@@ -132,9 +132,8 @@ def test_without_a_library_gmssl_serves_and_says_what_was_tried(monkeypatch: pyt
     assert suite(3).verify(PORTABLE.public_key(SECRET), MESSAGE, SIGNATURE)
 
 
+@needs.linux
 def test_a_library_without_our_functions_is_passed_over_and_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    if sys.platform != "linux":
-        pytest.skip("libm has another name here")
     monkeypatch.setattr(libcrypto, "_candidates", lambda platform: iter(["libm.so.6"]))
     with pytest.raises(LibraryMissing, match=r"OpenSSL_version_num.*libm\.so\.6"):
         libcrypto.open_libcrypto()
@@ -324,7 +323,7 @@ def test_eight_threads_at_once_get_right_answers_and_threads_come_and_go() -> No
 
 
 @needs_library
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@needs.fork
 def test_a_forked_child_verifies_and_draws_other_nonces_than_its_parent() -> None:
     code = (
         "import os, sys\n"

@@ -1,7 +1,6 @@
 """The C driver of signature checks under the sanitizers, over made-up libraries that also slip."""
 
 import random
-import shutil
 import struct
 import subprocess
 from array import array
@@ -16,12 +15,12 @@ from supervm.crypto.driver import Chosen
 from supervm.crypto.packed import verify_packed
 from supervm.crypto.suites import SignatureItem
 from supervm.types.digests import plain_digest
+from tests import needs
 from tests.crypto.test_packed import POOL
 
 HERE = Path(__file__).parent
 FASTPATH = HERE.parents[1] / "hardware/fastpath"
 SOURCES = [FASTPATH / f"svm_{name}.c" for name in ("verify", "scan", "pool", "blake3", "cpu")]
-COMPILER = next((found for name in ("cc", "gcc", "clang") if (found := shutil.which(name))), None)
 FLAGS = ["-std=c11", "-g", "-O1"]
 
 
@@ -73,7 +72,7 @@ def _has_suite_3(data: bytes) -> bool:
     return any(number == 3 for number, _, _ in asked._authorizations(0, asked._scan(0)))
 
 
-@pytest.mark.skipif(COMPILER is None, reason="no C compiler (cc, gcc, clang) on PATH")
+@needs.c_compiler
 @pytest.mark.parametrize("sanitizers", ["address,undefined", "thread"])
 def test_sanitizers_find_nothing_and_the_verdicts_are_the_twins(
     sanitizers: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -81,7 +80,7 @@ def test_sanitizers_find_nothing_and_the_verdicts_are_the_twins(
     program = tmp_path / "driver"
     built = subprocess.run(
         [
-            str(COMPILER),
+            str(needs.COMPILER),
             *FLAGS,
             f"-fsanitize={sanitizers}",
             "-fno-sanitize-recover=all",
@@ -118,12 +117,12 @@ def test_sanitizers_find_nothing_and_the_verdicts_are_the_twins(
         assert lines[4 * at : 4 * at + 4] == [expected(batch, monkeypatch)] * 4
 
 
-@pytest.mark.skipif(COMPILER is None, reason="no C compiler (cc, gcc, clang) on PATH")
+@needs.c_compiler
 def test_the_driver_compiles_without_a_warning(tmp_path: Path) -> None:
     warnings = ["-Wall", "-Wextra", "-Wconversion", "-Wshadow", "-Wpedantic", "-Werror"]
     source = str(FASTPATH / "svm_verify.c")
     done = subprocess.run(
-        [str(COMPILER), "-std=c11", "-O2", *warnings, "-c", source, "-o", str(tmp_path / "out.o")],
+        [str(needs.COMPILER), "-std=c11", "-O2", *warnings, "-c", source, "-o", str(tmp_path / "out.o")],
         capture_output=True,
         text=True,
         timeout=60,

@@ -21,7 +21,6 @@ from supervm.execution.engine import (
 )
 from supervm.execution.errors import Code
 from supervm.execution.working import GAS_STATE_KEY
-from supervm.hardware import fastpath
 from supervm.types.codec import U128_MAX
 from supervm.types.operations import Mint, ObjectMutate, Operation, Output, TokenCreate, Transfer
 from supervm.types.state import (
@@ -36,13 +35,14 @@ from supervm.types.state import (
     token_key,
 )
 from supervm.types.transaction import Access, Input
+from tests import needs
 from tests.differential.compare import BLOCKS_A_WORLD, Tally, compare_world
 from tests.differential.generate import World, world
 from tests.differential.making import FUNDS, Maker
 from tests.differential.profiles import ORDINARY
 from tests.differential.ways import WAYS, Way, check_equal, start
 
-native = pytest.mark.skipif(not fastpath.BLOCKS_NATIVE, reason=fastpath.report()["execute_block"].reason)
+native = needs.c_engine
 SEED = bytes(32)
 
 

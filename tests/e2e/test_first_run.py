@@ -1,7 +1,6 @@
 """One command makes a node; a second run makes nothing; what it would be can be asked beforehand."""
 
 import json
-import sys
 import time
 import tomllib
 from collections.abc import Callable
@@ -9,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from tests import needs
 from tests.e2e.harness import ANY_PORT, DEADLINE_S, contents, refused, running, until, verb
 
 IDLE_BYTES_MAX = 120 * 2**20
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@needs.linux
 def test_a_first_run_is_ready_soon_and_small_when_idle(
     tmp_path: Path, record_property: Callable[[str, object], None], capsys: pytest.CaptureFixture[str]
 ) -> None:

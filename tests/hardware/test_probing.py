@@ -15,6 +15,7 @@ from supervm.hardware.probes import BUILTIN
 from supervm.hardware.probing import PROBES_MAX, ProbeLimits, probe
 from supervm.hardware.survey import conclude
 from supervm.hardware.tiers import TIERS, decide
+from tests import needs
 
 from .trees import unpack
 
@@ -251,7 +252,7 @@ async def test_a_machine_whose_every_file_is_broken_is_still_surveyed(machine, n
     assert found.facts.cpu_cores_usable >= 1
 
 
-@pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="only root can become nobody")
+@needs.root
 @pytest.mark.parametrize("name", ["workstation", "phone"])
 async def test_folders_that_are_closed_to_us_are_unknown(name):
     with tempfile.TemporaryDirectory() as folder:

@@ -1,7 +1,6 @@
 """What probes ask of the running system: programs with a time limit, volumes, measurements, this machine."""
 
 import os
-import shutil
 import subprocess
 import sys
 
@@ -11,6 +10,7 @@ from supervm.hardware import system
 from supervm.hardware.facts import ProbeContext
 from supervm.hardware.probes import BUILTIN, deep, gpu
 from supervm.hardware.probing import probe
+from tests import needs
 
 
 def test_a_program_that_does_not_end_is_stopped_and_named():
@@ -52,14 +52,16 @@ int cuDeviceGetAttribute(int *value, int attribute, int device) {
     *value = attribute == 75 ? (device ? 7 : 9) : (device ? 5 : 0); return 0;
 }
 """
-COMPILER = shutil.which("cc") or shutil.which("gcc")
 
 
-@pytest.mark.skipif(COMPILER is None or sys.platform != "linux", reason="needs a C compiler on Linux")
+@needs.c_compiler
+@needs.linux
 def test_the_drivers_library_is_asked_where_its_program_is_missing(tmp_path, machine):
     (tmp_path / "cuda.c").write_text(FAKE_LIBCUDA)
     library = tmp_path / "libcuda.so.1"
-    subprocess.run([COMPILER, "-shared", "-fPIC", str(tmp_path / "cuda.c"), "-o", str(library)], check=True)
+    subprocess.run(
+        [needs.COMPILER, "-shared", "-fPIC", str(tmp_path / "cuda.c"), "-o", str(library)], check=True
+    )
 
     def command(arguments, timeout_s):
         if arguments[0] == "nvidia-smi":

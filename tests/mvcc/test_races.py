@@ -16,8 +16,11 @@ import pytest
 
 from supervm.mvcc import Conflict, MvccStore, PruneRules, batch_write
 from supervm.mvcc.transaction import Transaction
+from tests import needs
 
 NO_PAST = PruneRules(versions_max=1)
+# How long the threads of a race may take on a machine that is busy with something else.
+PATIENCE_S = 120
 
 
 pytestmark = pytest.mark.usefixtures("switching_often")
@@ -133,12 +136,12 @@ def test_beginning_reading_committing_and_pruning_at_once_never_tears_a_snapshot
         while not stop.is_set():
             store.gc()
 
-    until = monotonic() + 1.5
+    enough, until = 12, monotonic() + PATIENCE_S
 
     def read(_: int) -> None:
-        for at in range(60):
-            if monotonic() > until:
-                return
+        at = 0
+        while (at < 15 or len(snapshots) < enough) and monotonic() < until:
+            at += 1
             with store.begin_read_only() if at % 2 else store.begin() as txn:
                 first = txn.read_many(keys)
                 assert len(set(first)) == 1, "torn"
@@ -155,7 +158,7 @@ def test_beginning_reading_committing_and_pruning_at_once_never_tears_a_snapshot
             stop.set()
         pruner.result()
         assert sum(writer.result() for writer in writers) + 1 == store.published
-    assert len(snapshots) > 3, "nothing was committed meanwhile"
+    assert len(snapshots) >= enough, "too little was committed meanwhile"
 
 
 def test_reads_are_repeatable_while_commits_storm() -> None:
@@ -164,7 +167,7 @@ def test_reads_are_repeatable_while_commits_storm() -> None:
     batch_write(store, dict.fromkeys(keys, b"first"))
     reader = store.begin_read_only()
     stop = threading.Event()
-    until = monotonic() + 1.5
+    until = monotonic() + PATIENCE_S
 
     def storm(thread: int) -> None:
         at = 0
@@ -175,11 +178,11 @@ def test_reads_are_repeatable_while_commits_storm() -> None:
     with ThreadPoolExecutor(5) as pool:
         storms = [pool.submit(storm, thread) for thread in range(5)]
         try:
-            for _ in range(300):
+            looks = 0
+            while (looks < 50 or store.published <= 100) and monotonic() < until:
                 assert reader.read_many(keys) == [b"first"] * 10
                 assert reader.scan(b"k") == [(key, b"first") for key in keys]
-                if monotonic() > until:
-                    break
+                looks += 1
         finally:
             stop.set()
         for one in storms:
@@ -244,7 +247,7 @@ def test_the_order_of_commit_timestamps_explains_every_read(rules: PruneRules) -
     assert len(history) + conflicts == 4 * 300
 
 
-@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="the system has no interval timers")
+@needs.interval_timers
 @pytest.mark.parametrize("rules", [NO_PAST, PruneRules(versions_max=2)], ids=["no past", "a past"])
 def test_an_interrupted_commit_is_installed_as_a_whole_or_not_at_all(rules: PruneRules) -> None:
     store = MvccStore(rules=rules, unpruned_max=500)

@@ -13,7 +13,7 @@ import attrs
 import pytest
 
 from supervm.execution import execute_block
-from supervm.hardware import fastpath
+from tests import needs
 from tests.differential.generate import world
 from tests.sanitizers.building import (
     ADDRESS,
@@ -219,7 +219,7 @@ def test_a_release_has_no_trace_of_the_yield_points(tmp_path: Path) -> None:
     assert objects[0] == objects[1]
 
 
-@pytest.mark.skipif(not fastpath.NATIVE, reason=fastpath.report()["execute_block"].reason)
+@needs.c_engine
 def test_all_that_c_counts_of_a_block_is_told() -> None:
     from supervm.hardware._fastpath import ffi
     from supervm.hardware.fastpath.engine import Stats

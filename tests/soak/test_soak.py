@@ -33,13 +33,14 @@ from supervm.testing.context import opened
 from supervm.types.genesis_json import load_genesis
 from supervm.types.receipt import Status
 from supervm.types.state import ACCOUNT, BALANCE, TOKEN
+from tests import needs
 from tests.e2e.harness import Chain, Node, environment, new_chain, running, until, verb
 from tests.soak.watching import Sample, Stream, first_and_last, sample, settled
 
 pytest.importorskip("rocksdict")
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(sys.platform != "linux", reason="reads /proc"),
+    needs.linux,
 ]
 
 ROOT = Path(__file__).parents[2]

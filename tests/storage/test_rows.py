@@ -6,11 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from supervm.contracts.storage import Delete, Operation, Put
-from supervm.hardware import fastpath
 from supervm.storage import rows
 from supervm.storage.records import sealed
 from supervm.storage.spaces import INDEX, STATE, Place, pack_place, unseal
 from supervm.types.changes import PackedChanges
+from tests import needs
 
 SIZES = (1, 7, 8, 55, 56, 57, 63, 64, 65, 1_000, 1_024, 1_025, 2_048, 5_000, 70_000)
 entries = st.dictionaries(
@@ -56,7 +56,7 @@ def test_a_packed_place_is_the_index_entry() -> None:
     assert dict(PackedChanges(packed, 1)) == {b"d" * 32: place.encode()}
 
 
-@pytest.mark.skipif(not fastpath.BLOCKS_NATIVE, reason=fastpath.report()["execute_block"].reason)
+@needs.c_engine
 def test_bytes_that_are_no_entries_are_our_bug() -> None:
     good = PackedChanges.of({b"key": b"value", b"gone": None}).data
     for data, count in ((good[:-1], 2), (good + b"\0", 2), (good, 1), (good, 3), (b"\xff" + good, 2)):

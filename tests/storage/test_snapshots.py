@@ -7,7 +7,7 @@ import pytest
 import trio
 
 from supervm.contracts.storage import DiskFull, Put, StoreCorrupt
-from supervm.storage import snapshot_chunks, snapshot_restore
+from supervm.storage import snapshot_chunks, snapshot_folder, snapshot_restore
 from supervm.storage.errors import (
     ChunkMissing,
     ForeignChain,
@@ -608,6 +608,41 @@ async def test_a_sweep_with_an_unreadable_manifest_removes_nothing(tmp_path, fol
     with folder.writing(), pytest.raises(SnapshotDamaged):
         folder.sweep()
     assert folder.bytes_used() == before > 0
+
+
+async def test_a_sweep_knows_the_chunks_of_more_snapshots_than_are_listed(tmp_path, folder, monkeypatch):
+    async with made(tmp_path, blocks=0) as ledger:
+        names = []
+        for _ in range(3):
+            await grow(ledger, 5)
+            names.append((await take(ledger, folder))[0])
+    monkeypatch.setattr(snapshot_folder, "LISTED_MAX", 1)
+    assert [one.name for one in folder.listed()] == names[2:]
+    with folder.writing():
+        assert folder.remove_old(2) == names[:1]
+        folder.sweep()
+    for name in names[1:]:
+        await check_chunks(folder.manifest(name), FolderSource(folder))
+
+
+async def test_a_sweep_removes_half_written_manifests_and_no_other_file(tmp_path, folder):
+    async with made(tmp_path, blocks=2) as ledger:
+        name, _ = await take(ledger, folder)
+    half, foreign = folder.path / f"{name}.manifest.tmp", folder.path / "snapshot-mine.manifest.tmp"
+    for path in (half, foreign):
+        path.write_bytes(b"half")
+    with folder.writing():
+        folder.sweep()
+    assert not half.exists() and foreign.exists()
+
+
+async def test_what_goes_while_chunks_are_counted_counts_nothing(tmp_path, folder):
+    async with made(tmp_path, blocks=2) as ledger:
+        await take(ledger, folder)
+    size_bytes = folder.bytes_used()
+    (folder.path / "chunks" / "ab").mkdir(exist_ok=True)
+    (folder.path / "chunks" / "ab" / "gone").symlink_to(tmp_path / "nowhere")
+    assert folder.bytes_used() == size_bytes > 0
 
 
 async def test_one_writes_at_a_time(tmp_path, folder):

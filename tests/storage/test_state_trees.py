@@ -11,7 +11,6 @@ import pytest
 import trio
 
 from supervm.contracts.storage import DiskFull, KeyValueStore, Put, StoreCorrupt
-from supervm.hardware import fastpath
 from supervm.storage.creation import first_state
 from supervm.storage.ledger import Ledger
 from supervm.storage.spaces import STALE, TREE
@@ -20,6 +19,7 @@ from supervm.types import smt
 from supervm.types.changes import PackedChanges
 from supervm.types.packed_receipts import PackedReceipts
 from supervm.types.state import account_key
+from tests import needs
 from tests.storage.ledger_support import (
     CERTIFICATE,
     GAS_STATE,
@@ -36,7 +36,7 @@ from tests.storage.ledger_support import (
     state_of,
 )
 
-needs_c = pytest.mark.skipif(not fastpath.BLOCKS_NATIVE, reason=fastpath.report()["execute_block"].reason)
+needs_c = needs.c_engine
 ACCOUNTS = 300
 GENESIS = make_genesis(accounts=ACCOUNTS)
 FIRST_STATE = first_state(GENESIS, GAS_STATE)

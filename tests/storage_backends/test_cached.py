@@ -10,12 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from supervm.contracts.storage import (
+    PASSING,
     Delete,
     DeleteRange,
     DiskFull,
     Durability,
     Put,
     StorageError,
+    StoreCorrupt,
     StoreFailed,
 )
 from supervm.plugins.storage import cached as module
@@ -242,6 +244,32 @@ async def test_rounds_come_by_themselves_and_report(
         assert (await store.stats()).extras["cached_prefetched_useful"] == 3
         assert (await store.stats()).cache_misses == 0
         assert ctx.metrics.families["cached_hit_rate"].records[-1][1] == 1
+
+
+@pytest.mark.parametrize("error", [*PASSING, StoreCorrupt])
+@pytest.mark.parametrize("call", ["stats", "get_many"])
+async def test_a_round_that_the_store_below_can_not_serve_is_missed_and_the_next_one_comes(
+    tmp_path: Path, below: Below, autojump_clock: trio.testing.MockClock, call: str, error: Any
+) -> None:
+    async with component_context(tmp_path) as ctx, trio.open_nursery() as nursery:
+        store = await over(ctx, below, prefetch_every_s=60, ttl_s=90)
+        for _ in range(9):
+            await store.get(b"1")
+        failed: list[str] = []
+        good = getattr(below, call)
+
+        async def fails(*given: Any) -> Any:
+            if failed:
+                return await good(*given)
+            failed.append(call)
+            raise error("injected")
+
+        setattr(below, call, fails)
+        nursery.start_soon(store.keep_warm)
+        await trio.sleep(150)
+        assert failed == [call]
+        assert store._cache.counts.prefetched == 1
+        nursery.cancel_scope.cancel()
 
 
 async def test_a_large_read_leaves_the_cache_as_it_is(tmp_path: Path, below: Below) -> None:

@@ -14,20 +14,20 @@ import pytest
 
 from supervm.hardware import fastpath
 from supervm.hardware.fastpath import ScanLimits, twin
+from tests import needs
 
 from .transactions import packed, transaction
 
 ROOT = Path(__file__).parents[3]
 SOURCES = [ROOT / "hardware/fastpath/svm_scan.c", ROOT / "hardware/fastpath/svm_cpu.c"]
-COMPILER = next((found for name in ("cc", "gcc", "clang") if (found := shutil.which(name))), None)
 WARNINGS = ["-std=c11", "-Wall", "-Wextra", "-Wconversion", "-Wshadow", "-Wpedantic", "-Werror"]
 
-needs_compiler = pytest.mark.skipif(COMPILER is None, reason="no C compiler (cc, gcc, clang) on PATH")
+needs_compiler = needs.c_compiler
 
 
 def compile(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [COMPILER, *map(str, arguments)], capture_output=True, text=True, timeout=60, check=False
+        [needs.COMPILER, *map(str, arguments)], capture_output=True, text=True, timeout=60, check=False
     )
 
 
@@ -171,7 +171,7 @@ def test_a_missing_library_runs_the_twin_and_names_the_cause():
     assert reason.startswith("the C library is not installed (")
 
 
-@pytest.mark.skipif(not fastpath.NATIVE, reason=fastpath.report()["scan_transactions"].reason)
+@needs.c_library
 def test_the_library_sees_no_feature_that_the_kernel_does_not():
     cpuinfo = Path("/proc/cpuinfo")
     if not cpuinfo.exists():

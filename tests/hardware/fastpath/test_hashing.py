@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from supervm.hardware import fastpath
 from supervm.types import merkle
+from tests import needs
 
-pytestmark = pytest.mark.skipif(not fastpath.BLOCKS_NATIVE, reason=fastpath.report()["execute_block"].reason)
+pytestmark = needs.c_engine
 if fastpath.NATIVE:
     from supervm.hardware.fastpath import hashing
 

@@ -11,6 +11,7 @@ from supervm.hardware import fastpath
 from supervm.hardware.fastpath import Scan, ScanError, ScanLimits, twin
 from supervm.types.errors import DecodeError
 from supervm.types.transaction import Transaction
+from tests import needs
 
 from .transactions import (
     authorization,
@@ -233,7 +234,7 @@ def test_the_scan_and_the_decoder_agree_on_every_body_without_an_account():
                         )
 
 
-needs_native = pytest.mark.skipif(not fastpath.NATIVE, reason=fastpath.report()["scan_transactions"].reason)
+needs_native = needs.c_library
 LIMITS = st.builds(
     ScanLimits,
     transactions_max=st.sampled_from((0, 2, 65_535)),

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from supervm.hardware import fastpath
 from supervm.storage import tree as twin
+from tests import needs
 
-pytestmark = pytest.mark.skipif(not fastpath.BLOCKS_NATIVE, reason=fastpath.report()["execute_block"].reason)
+pytestmark = needs.c_engine
 if fastpath.BLOCKS_NATIVE:
     from supervm.hardware.fastpath.engine import Pool
     from supervm.hardware.fastpath.tree import NO_BOUND, BadChanges, NativeTree, PageRefused, pack_changes
