@@ -1,8 +1,8 @@
 """The state of any size into an empty store, in bounded memory: entries as they come, then their tree.
 
 Entries come in whatever order; the tree wants them in the order of their hashes. So each leaves a row
-`02 || kh -> blake3(value)` beside its own, and these are read one slice of the tree, a 256th, after the
-other. They go with the batch that makes a ledger of it all.
+`02 || kh -> blake3(value)`, sealed, beside its own, and these are read one slice of the tree, a 256th, after
+the other. They go with the batch that makes a ledger of it all.
 """
 
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
@@ -13,7 +13,7 @@ import trio
 
 from supervm.contracts.storage import DeleteRange, Durability, KeyValueStore, Operation, Put, prefix_end
 from supervm.storage.records import sealed
-from supervm.storage.spaces import HISTORY, STATE
+from supervm.storage.spaces import HISTORY, STATE, unseal
 from supervm.storage.tree import SLICES, Change, build_crown, build_slice
 from supervm.types import smt
 
@@ -30,7 +30,7 @@ def entry_rows(entries: Iterable[tuple[bytes, bytes]]) -> list[Operation]:
     rows: list[Operation] = []
     for key, value in entries:
         rows.append(sealed(STATE + key, value))
-        rows.append(Put(LEAVES + smt.key_hash(key), smt.value_hash(value)))
+        rows.append(sealed(LEAVES + smt.key_hash(key), smt.value_hash(value)))
     return rows
 
 
@@ -63,7 +63,7 @@ async def _leaves(store: KeyValueStore, first: int) -> list[Change]:
     prefix = LEAVES + bytes((first,))
     scan = cast("AsyncGenerator[tuple[bytes, bytes], None]", store.scan_prefix(prefix))
     async with aclosing(scan) as rows:
-        return [(key[1:], key[1:] + value) async for key, value in rows]
+        return [(key[1:], key[1:] + unseal(key, stored)) async for key, stored in rows]
 
 
 def _batches(pages: dict[bytes, bytes]) -> Iterator[list[Operation]]:

@@ -34,11 +34,13 @@ from supervm.storage.errors import (
     ChainMismatch,
     ForeignChain,
     NotEmpty,
+    SealBroken,
     SnapshotDamaged,
     SnapshotUntrusted,
     WrongRoot,
 )
 from supervm.storage.loading import Progress, entry_rows, forget_leaves, load_tree
+from supervm.storage.missing import check_index
 from supervm.storage.records import (
     first_key,
     read_block,
@@ -79,8 +81,6 @@ from supervm.storage.spaces import (
     Horizon,
     certificate_key,
     corrupt,
-    decode_place,
-    index_key,
     unseal,
 )
 from supervm.storage.verify import verify_kept
@@ -274,25 +274,17 @@ class _Restore:
             if header.chain_id != self.trust.chain_id:
                 raise ForeignChain(header.chain_id, self.trust.chain_id, "snapshot")
             await _check_final(header, await stored.certificate(manifest.height) or b"", self.trust)
+        except SealBroken:
+            raise  # a row as it was sealed here is not as it was written: the store's doing
         except (StoreCorrupt, ChainMismatch) as error:
             raise SnapshotUntrusted(
                 "the snapshot contradicts itself", error, "Nothing of it was kept. Take one of another node."
             ) from error
 
     async def _check_index(self, height: int) -> None:
-        """A kept block's digest leads to it, and each transaction's to this block or an earlier one."""
         header = await read_header(self.store, height)
-        receipts = await read_receipts(self.store, height)
         assert header is not None, height
-        keys = [index_key(header.digest()), *(index_key(receipt.digest) for receipt in receipts)]
-        for key, found in zip(keys, await self.store.get_many(keys), strict=True):
-            place = None if found is None else decode_place(key, unseal(key, found))
-            if key == keys[0]:
-                good = place == height
-            else:
-                good = not isinstance(place, int | None) and place.height <= height
-            if not good:
-                raise corrupt(key, f"it doesn't lead to block {height}")
+        await check_index(self.store, header, await read_receipts(self.store, height))
 
     def _marker(self) -> CommitMarker:
         manifest = self.manifest
@@ -336,7 +328,7 @@ class _StoredBlocks:
     async def block(self, which: int) -> Block | None:
         return await read_block(self.store, which)
 
-    async def receipts(self, height: int) -> list[Receipt] | None:
+    async def stored_receipts(self, height: int) -> list[Receipt] | None:
         return await read_receipts(self.store, height)
 
 
