@@ -13,6 +13,7 @@ from supervm.contracts.gas import GasPolicy
 from supervm.contracts.storage import KeyValueStore
 from supervm.execution import BlockInput, BlockResult, block_keys, execute_block
 from supervm.execution.working import GAS_STATE_KEY, Fetched
+from supervm.node.assembly import INSIDE
 from supervm.node.chain import open_chain
 from supervm.node.compose import prepare
 from supervm.node.options import NodeOptions
@@ -29,7 +30,7 @@ Progress = Callable[[str, int], AbstractContextManager[Any]]
 
 async def verify_folder(options: NodeOptions, genesis: Path | None, progress: Progress) -> dict[str, Any]:
     """Verify the chain of the options' data folder; what was checked. Raises Failure, StorageError."""
-    prepared = await prepare(options)
+    prepared = await prepare(options, inside=INSIDE)
     check_chain(prepared.data)
     with (
         open_logs(LogConfig(level="warning")) as logs,

@@ -67,6 +67,13 @@ def test_a_limit_that_leaves_too_little_is_refused(folder: Path, count: str) -> 
     assert "the least is 256" in refused(2, "prune", "--data", folder, "--keep-blocks", count)
 
 
+@pytest.mark.parametrize("name", ["verify", "usage", "prune"])
+def test_a_verb_takes_the_options_that_a_node_takes(tmp_path: Path, name: str) -> None:
+    """`bench replay --set ...` hands them to its node, and to `verify` afterwards."""
+    options = ("--set", "application.ledger.execution_workers=2")
+    assert "no chain here" in refused(1, name, "--data", tmp_path, *options)
+
+
 def test_a_folder_without_a_chain_is_not_pruned(tmp_path: Path) -> None:
     assert "no chain here" in refused(1, "prune", "--data", tmp_path, "--keep-blocks", "256")
 
