@@ -61,7 +61,7 @@ from supervm.storage.spaces import (
     state_key,
     unseal,
 )
-from supervm.storage.spill import split
+from supervm.storage.spill import drop_spilled, split
 from supervm.storage.state_tree import At, CachedPages, StateTree, choose_tree
 from supervm.storage.tree import Read, find
 from supervm.types import smt
@@ -134,6 +134,7 @@ class Ledger:
         self._growing = trio.Lock()
         self._cpu = trio.CapacityLimiter(2)
         self._stopped: BaseException | None = None
+        self._ahead = False  # a commit was refused after a part of it had been written ahead
 
     @property
     def chain_id(self) -> bytes:
@@ -209,8 +210,9 @@ class Ledger:
 
         `certificate` proves that it is final, empty where nothing does. A cancelled commit is finished
         first. A `StorageError` that says that nothing was written (`TooLarge`, `DiskFull`, `ReadOnly`)
-        leaves the ledger as it was; after any other it refuses everything with `LedgerStopped`, since
-        only reopening tells whether the block is in the chain.
+        leaves the ledger as it was, and what was written ahead is removed before the next commit; after any
+        other it refuses everything with `LedgerStopped`, since only reopening tells whether the block is in
+        the chain.
         """
         known = await self.known([receipt.digest for receipt in heads_of(receipts)])
         marker, ahead, batch = await trio.to_thread.run_sync(
@@ -221,13 +223,17 @@ class Ledger:
                 self._check_running()
                 assert staged.parent == self._marker, "two commits at once"
                 try:
+                    if self._ahead:
+                        await drop_spilled(self._store, self._marker.height)
+                    self._ahead = bool(ahead)
                     for chunk in ahead:
                         await self._store.write(chunk, Durability.BUFFERED)
                     await self._store.write(batch, self._durability)
                 except BaseException as error:
-                    if ahead or not isinstance(error, _NOT_WRITTEN):
+                    if not isinstance(error, _NOT_WRITTEN):
                         self._stopped = error
                     raise
+                self._ahead = False
                 self._publish(marker, block.header, staged)
         await trio.lowlevel.checkpoint_if_cancelled()
         if not self._growing.locked():

@@ -1,14 +1,18 @@
 """Work that must not be felt: short pieces, and after each a rest, so that it takes its share and no more."""
 
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import attrs
 
+from supervm.contracts.storage import KeyValueStore
 from supervm.kernel.component import Clock
 
 REST_S_MAX = 5.0
 PIECE_S = 0.01
+PIECES = 4
+CALM_S = 1.0
 
 
 @attrs.define
@@ -46,14 +50,17 @@ class Pace:
 
 @attrs.define
 class PieceSize:
-    """How much of a kind of work makes a piece of about 10 ms, found by doing: doubled or halved after each.
+    """How much of a kind of work makes a piece of about 10 ms, found by doing: doubled or halved.
 
-    Who shares the disk with this work waits for one piece at most.
+    Who shares the disk with this work waits for one piece at most. A piece also takes what it waits for
+    others, a sync of theirs for example, which is no reason to do less at a time: the quickest of the last
+    four counts.
     """
 
     most: int
     least: int = 1
     size: int = attrs.field(init=False)
+    _took_s: deque[float] = attrs.field(factory=lambda: deque(maxlen=PIECES), init=False)
 
     def __attrs_post_init__(self) -> None:
         assert 1 <= self.least <= self.most, (self.least, self.most)
@@ -61,7 +68,46 @@ class PieceSize:
 
     def took(self, seconds: float, done: int) -> None:
         """The last piece was `done` large and took so long."""
-        if seconds > PIECE_S:
-            self.size = max(self.least, self.size // 2)
-        elif seconds < PIECE_S / 2 and done >= self.size:
-            self.size = min(self.most, self.size * 2)
+        self._took_s.append(seconds)
+        if min(self._took_s) < PIECE_S / 2:
+            if done >= self.size:
+                self._resize(min(self.most, self.size * 2))
+        elif len(self._took_s) == PIECES and min(self._took_s) > PIECE_S:
+            self._resize(max(self.least, self.size // 2))
+
+    def _resize(self, size: int) -> None:
+        if size != self.size:
+            self.size = size
+            self._took_s.clear()
+
+
+@attrs.define
+class Calm:
+    """Lets work that can wait stop while the store's writes wait because its engine is behind (STO-62).
+
+    The store is asked once a second at most. `paused` is called at the beginning of each pause.
+    """
+
+    store: KeyValueStore
+    clock: Clock
+    paused: Callable[[], None] | None = None
+    _stalled_s: float | None = attrs.field(default=None, init=False)
+    _asked_s: float = attrs.field(default=float("-inf"), init=False)
+
+    async def wait(self) -> None:
+        """Return once no write has waited for the engine during the last second."""
+        if self.clock.monotonic() - self._asked_s < CALM_S:
+            return
+        pausing = False
+        while await self._stalling():
+            if not pausing and self.paused is not None:
+                self.paused()
+            pausing = True
+            await self.clock.sleep(CALM_S)
+
+    async def _stalling(self) -> bool:
+        """Whether writes have waited since this was asked last."""
+        stats = await self.store.stats()
+        before, self._stalled_s = self._stalled_s, stats.stalled_s
+        self._asked_s = self.clock.monotonic()
+        return before is not None and stats.stalled_s > before

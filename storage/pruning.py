@@ -9,7 +9,7 @@ Never removed: state, headers, certificates, the index, and the tree of every he
 index stays because a transaction that comes again must be known again on every node alike (CONS-40).
 """
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import attrs
 
@@ -31,6 +31,9 @@ KEPT_MIN = 256
 """The least blocks and roots that any policy leaves (STO-61)."""
 DELETES_MAX = 10_000
 BLOCKS_MAX = 256
+BLOCKS_LEAST = 16
+PAGES_LEAST = 256
+"""Few milliseconds on any backend, and still more than a busy chain adds on a disk whose syncs are slow."""
 
 PruneProgress = Callable[["Removed"], None]
 """Called after each piece with what it removed; must return at once."""
@@ -99,14 +102,16 @@ async def _first_since(ledger: Ledger, since_ms: int) -> int:
 class Sweeper:
     """Removes what lies below a ledger's horizon, and remembers how far it came. One task at a time.
 
-    `cleared` is the horizon below which nothing is left, as far as this sweeper knows.
+    `cleared` is the horizon below which nothing is left, as far as this sweeper knows. `calm`, if given, is
+    awaited before each piece: it returns once more work may be asked of the store.
     """
 
     ledger: Ledger
     pace: Pace
     cleared: Horizon = Horizon()
-    _blocks: PieceSize = attrs.field(factory=lambda: PieceSize(BLOCKS_MAX), init=False)
-    _pages: PieceSize = attrs.field(factory=lambda: PieceSize(DELETES_MAX // 2, 32), init=False)
+    calm: Callable[[], Awaitable[None]] | None = None
+    _blocks: PieceSize = attrs.field(factory=lambda: PieceSize(BLOCKS_MAX, BLOCKS_LEAST), init=False)
+    _pages: PieceSize = attrs.field(factory=lambda: PieceSize(DELETES_MAX // 2, PAGES_LEAST), init=False)
     _stale_from: bytes = attrs.field(default=STALE, init=False)
 
     async def sweep(self, progress: PruneProgress | None = None) -> Removed:
@@ -119,6 +124,8 @@ class Sweeper:
         total = Removed()
         for piece, size in ((self._clear_blocks, self._blocks), (self._clear_pages, self._pages)):
             while True:
+                if self.calm is not None:
+                    await self.calm()
                 began_s = self.pace.busy_s
                 with self.pace.working():
                     gone = await piece(target)
@@ -135,12 +142,7 @@ class Sweeper:
         low = self.cleared.blocks or await lowest_block(self.ledger, target)
         high = min(target.blocks, low + self._blocks.size)
         if low < high:
-            await self.ledger.discard(
-                [
-                    DeleteRange(body_key(low), body_key(high)),
-                    DeleteRange(receipts_key(low, 0), receipts_key(high, 0)),
-                ]
-            )
+            await self.ledger.discard([DeleteRange(start, end) for start, end in cleared_ranges(low, high)])
         self.cleared = attrs.evolve(self.cleared, blocks=max(high, self.cleared.blocks))
         return Removed(blocks=high - low) if low < high else None
 
@@ -153,6 +155,11 @@ class Sweeper:
             return Removed(pages=len(pages))
         self.cleared = attrs.evolve(self.cleared, roots=target.roots)
         return None
+
+
+def cleared_ranges(low: int, high: int) -> list[tuple[bytes, bytes]]:
+    """Where the bodies and receipts of the blocks from `low` to below `high` lie."""
+    return [(body_key(low), body_key(high)), (receipts_key(low, 0), receipts_key(high, 0))]
 
 
 async def lowest_block(ledger: Ledger, target: Horizon) -> int:

@@ -10,41 +10,29 @@ from contextlib import AsyncExitStack, nullcontext
 from pathlib import Path
 
 import attrs
-import trio
 
 from supervm import __version__
 from supervm.bench.books import TRANSFER_FEE
-from supervm.bench.errors import CantMeasure
+from supervm.bench.chains import component_of, execute, genesis_of, make_block
 from supervm.bench.gas import POLICY
-from supervm.bench.packing import CHAIN_ID
 from supervm.bench.pairs import Clock, Turn, rates, ratio, turns
 from supervm.bench.race import WARM_UP, Progress
 from supervm.bench.report import BenchResult, percentile
 from supervm.bench.transfers import BALANCE, TransferPlan, Transfers, Work, touched
-from supervm.config import PluginsConfig
 from supervm.contracts.gas import GasPolicy
 from supervm.contracts.roles import Role
-from supervm.execution import GAS_STATE_KEY, BlockInput, BlockResult
-from supervm.execution.engine import BlockEngine, choose_engine
+from supervm.execution import BlockResult
+from supervm.execution.engine import choose_engine
 from supervm.hardware import fastpath
-from supervm.kernel.component import Component
-from supervm.node.catalogue import read_catalogue
 from supervm.storage.ledger import PAGE_CACHE_BYTES, Ledger, open_ledger
 from supervm.storage.spaces import state_key, unseal
 from supervm.testing import opened
-from supervm.types.batch import BATCH_BYTES_MAX, Batch, batch_header
-from supervm.types.block import Block, BlockBody, BlockHeader
-from supervm.types.certificate import BatchCertificate
-from supervm.types.genesis import Genesis
-from supervm.types.limits import DEFAULT_LIMITS
 from supervm.types.packed_receipts import heads_of
 from supervm.types.receipt import Status
 from supervm.types.state import ACCOUNT
 from supervm.types.transaction import Transaction
-from supervm.types.validators import Validator, ValidatorSet
 
 OURS, PYTHON = "supervm", "tree in Python"
-NODE = b"\x01" * 32
 MEASURED = ("state tree", "sealed rows of state, tree, receipts and index", "one durable batch in the store")
 LEFT_OUT = ("decoding", "signatures", "execution", "receipts and their root")
 
@@ -84,11 +72,11 @@ class Side:
 async def run_commits(plan: CommitPlan, progress: Progress | None = None) -> BenchResult:
     """Run it. Raises CantMeasure for sizes that can't be, or a storage that isn't here."""
     world = Transfers(TransferPlan(accounts=plan.accounts, block=plan.block, seed=plan.seed))
-    _component(Role.STORAGE, plan.storage)
+    component_of(Role.STORAGE, plan.storage)
     native = fastpath.BLOCKS_NATIVE
     with tempfile.TemporaryDirectory(prefix="supervm-bench-") as folder:
         async with AsyncExitStack() as stack:
-            gas = await stack.enter_async_context(opened(_component(Role.GAS, POLICY), Path(folder)))
+            gas = await stack.enter_async_context(opened(component_of(Role.GAS, POLICY), Path(folder)))
             sides = {
                 name: Side(await _open_ledger(stack, plan, world, gas, name, Path(folder)))
                 for name in (OURS, PYTHON)[: 1 + native]
@@ -136,7 +124,7 @@ async def _race(
         for names in order:
             work = world.next()
             transactions = [Transaction.decode(data) for data in work.blocks[0].transactions()]
-            result = await _execute(engine, first, gas, transactions)
+            result = await execute(engine, first, gas, transactions)
             for name in names:
                 await sides[name].take([each.data for each in transactions], result)
             engine.follow(result.changes)
@@ -154,26 +142,6 @@ def _orders(names: Sequence[str], pairs: int) -> list[list[str]]:
     for pair, name in turns(names, pairs):
         found[pair].append(name)
     return found
-
-
-async def _execute(
-    engine: BlockEngine, ledger: Ledger, gas: GasPolicy, transactions: Sequence[Transaction]
-) -> BlockResult:
-    gas_state = (await ledger.get_state([GAS_STATE_KEY]))[GAS_STATE_KEY]
-    assert gas_state is not None, "genesis puts the gas policy's state there"
-    block = BlockInput(
-        height=ledger.tip.height + 1,
-        epoch=1,
-        timestamp_ms=ledger.tip_header.timestamp_ms + 1,
-        chain_id=CHAIN_ID,
-        limits=DEFAULT_LIMITS,
-        transactions=tuple(transactions),
-    )
-    with engine.open_block(block, gas, gas_state) as run:
-        asked = run.missing()
-        found = await ledger.get_state(asked)
-        run.supply([found[key] for key in asked])
-        return await trio.to_thread.run_sync(run.execute)
 
 
 async def _wrong(world: Transfers, work: Work, result: BlockResult, ledgers: Sequence[Ledger]) -> str | None:
@@ -200,62 +168,16 @@ async def _wrong(world: Transfers, work: Work, result: BlockResult, ledgers: Seq
 async def _open_ledger(
     stack: AsyncExitStack, plan: CommitPlan, world: Transfers, gas: GasPolicy, name: str, folder: Path
 ) -> Ledger:
+    accounts = [world.address(each) for each in range(plan.accounts)]
+    store = await stack.enter_async_context(opened(component_of(Role.STORAGE, plan.storage), folder / name))
     first = gas.initial_state()
-    accounts = tuple(sorted((world.address(each), BALANCE) for each in range(plan.accounts)))
-    validator = Validator(node_id=NODE, public_key=bytes(32), weight=1)
-    genesis = Genesis(name="bench", created_ms=0, validators=ValidatorSet((validator,)), accounts=accounts)
-    store = await stack.enter_async_context(opened(_component(Role.STORAGE, plan.storage), folder / name))
     return await stack.enter_async_context(
         open_ledger(
             store,
-            genesis,
+            genesis_of(accounts, BALANCE),
             first,
             gas.base_price(first),
             page_cache_bytes=plan.page_cache_bytes,
             native_tree=name == OURS,
         )
     )
-
-
-def _component(role: Role, name: str) -> Component:
-    """One of the default composition's."""
-    known = read_catalogue(PluginsConfig()).named(role)
-    if name not in known:
-        raise CantMeasure(f"there is no {role.value} {name}; there are {', '.join(sorted(known))}")
-    component: Component = known[name].component
-    return component
-
-
-def make_block(parent: BlockHeader, root: bytes, transactions: Sequence[bytes]) -> Block:
-    """The block after `parent` with these transactions, in batches; nobody has signed it."""
-    batches: list[Batch] = []
-    first = 0
-    while first < len(transactions):
-        end, size_bytes = first, 0
-        while end < len(transactions) and size_bytes + len(transactions[end]) <= BATCH_BYTES_MAX:
-            size_bytes += len(transactions[end])
-            end += 1
-        some = tuple(transactions[first:end])
-        header = batch_header(
-            chain_id=parent.chain_id, epoch=1, builder=NODE, sequence=len(batches), transactions=some, gas=0
-        )
-        batches.append(Batch(header, bytes(64), some))
-        first = end
-    certificates = [BatchCertificate(each.header, bytes(64), b"\x01", (bytes(64),)) for each in batches]
-    body = BlockBody(certificates=tuple(certificates))
-    sealing = BlockHeader(
-        chain_id=parent.chain_id,
-        epoch=1,
-        height=parent.height + 1,
-        parent=parent.digest(),
-        proposer=NODE,
-        timestamp_ms=parent.timestamp_ms + 1,
-        root_height=parent.height + 1,
-        state_root=root,
-        receipts_root=bytes(32),
-        base_price=parent.base_price,
-        transactions_root=body.transactions_root(),
-        body_digest=body.digest(),
-        validators_digest=parent.validators_digest,
-    )
-    return Block(sealing, body, tuple(batches))

@@ -70,6 +70,9 @@ class Admission:
             return Refused(code="Busy", field="node", value="draining", mend=mend, retry_after_s=5.0)
         if engine is not None and not engine.produces:
             return Refused(code="NotProducing", field="node", value=engine.name, mend=engine.reason)
+        full = self._chain.room.closed()
+        if full is not None:
+            return full
         if self.inflight + count > self.inflight_max:
             mend = f"at most {self.inflight_max} transactions are admitted at once; send fewer, or later"
             retry_after_s = self._chain.mempool.bounds.retry_after_s

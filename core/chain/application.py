@@ -22,6 +22,7 @@ from supervm.chain.mempool import Dropped, Entry, Mempool, MempoolBounds
 from supervm.chain.news import News
 from supervm.chain.queries import Queries
 from supervm.chain.recent import Recent
+from supervm.chain.room import Room
 from supervm.chain.roots import covered_receipts_root
 from supervm.chain.snapshots import SnapshotKeeper
 from supervm.chain.verifying import Examiner
@@ -45,6 +46,7 @@ from supervm.contracts.application import (
 )
 from supervm.contracts.gas import GasPolicy
 from supervm.contracts.roles import Role
+from supervm.contracts.storage import DiskFull
 from supervm.execution import (
     GAS_STATE_KEY,
     BlockInput,
@@ -104,6 +106,7 @@ class Chain:
         gas: GasPolicy,
         gas_state: bytes,
         block_engine: BlockEngine,
+        room: Room,
         bounds: MempoolBounds,
         threads: int,
         inflight_max: int,
@@ -114,6 +117,7 @@ class Chain:
         self.gas = gas
         self.gas_state = gas_state
         self.block_engine = block_engine
+        self.room = room
         self.mempool = Mempool(bounds)
         self.events = EventLog()
         self.figures = ChainFigures(ctx.metrics, bounds, ctx.clock.monotonic())
@@ -194,6 +198,8 @@ class Chain:
         return self.genesis.validators
 
     async def health(self) -> Health:
+        if self.room.reason:
+            return Health(HealthState.DEGRADED, self.room.reason, ready=False)
         if self._engine is None:
             return Health(HealthState.DEGRADED, "no consensus engine drives the chain")
         return Health()
@@ -417,10 +423,14 @@ class Chain:
                 raise RootMismatch(f"the header's {name} isn't what this node computed", shown, f"{computed}")
         try:
             await self.ledger.commit(block, pending.result.receipts, certificate, pending.staged)
+        except DiskFull as error:
+            self.room.refused(error)
+            raise
         finally:
             # A commit that was cancelled may have happened: the tip says so.
             if self.ledger.tip.height == header.height:
                 self._settle(block, pending)
+                self.room.wrote()
 
     def _settle(self, block: Block, pending: Pending) -> None:
         """Follow the new tip with everything that shows it. There is no checkpoint in here."""

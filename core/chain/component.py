@@ -10,8 +10,9 @@ import trio
 from attrs.validators import ge, gt, in_, le
 
 from supervm.chain.application import Chain
-from supervm.chain.keeping import PruneFigures, UsageFigures, keep_counted, keep_pruned
+from supervm.chain.keeping import PruneFigures, Pruning, UsageFigures, keep_counted
 from supervm.chain.mempool import MempoolBounds
+from supervm.chain.room import Room, RoomRules
 from supervm.chain.snapshots import SnapshotFigures, SnapshotKeeper, SnapshotRules
 from supervm.contracts.application import NodeIdentity
 from supervm.contracts.gas import GasPolicy
@@ -66,6 +67,10 @@ class LedgerOptions:
     `snapshot_bytes_max`: what all of them may take; 0: a fifth of the disk. `snapshot_free_bytes_min`: with
     less free on their disk none is taken. `snapshot_share`: the part of its time that taking one may work.
     `usage_s`: how often what the store's rows are for is counted; 0: never.
+    `disk_tight_bytes`: with less free on the store's disk, or less than a tenth of it where that is less,
+    the node prunes at once and takes no snapshot. `disk_full_bytes`: with less, or less than a twentieth,
+    it takes no transactions and isn't ready. Both count from what the store keeps free, where that is
+    more; 0: no such step. `disk_look_s`: how often it looks.
     """
 
     mempool_transactions_max: int = attrs.field(default=20_000, validator=ge(1))
@@ -96,6 +101,9 @@ class LedgerOptions:
     snapshot_free_bytes_min: int = attrs.field(default=5 * 10**9, validator=ge(0))
     snapshot_share: float = attrs.field(default=0.2, validator=[gt(0), le(1)])
     usage_s: int = attrs.field(default=6 * 3_600, validator=ge(0))
+    disk_tight_bytes: int = attrs.field(default=5 * 10**9, validator=ge(0))
+    disk_full_bytes: int = attrs.field(default=2 * 10**9, validator=ge(0))
+    disk_look_s: float = attrs.field(default=5.0, validator=ge(0.1))
 
     @property
     def mempool(self) -> MempoolBounds:
@@ -110,6 +118,10 @@ class LedgerOptions:
     @property
     def keep(self) -> Keep:
         return Keep(blocks=self.prune_keep_blocks, roots=self.prune_keep_roots, seconds=self.prune_keep_s)
+
+    @property
+    def room(self) -> RoomRules:
+        return RoomRules(tight_bytes=self.disk_tight_bytes, full_bytes=self.disk_full_bytes)
 
     @property
     def snapshots(self) -> SnapshotRules:
@@ -178,6 +190,8 @@ async def open_chain(ctx: Context, config: LedgerConfig) -> AsyncIterator[Chain]
     ) as ledger:
         gas_state = (await ledger.get_state([GAS_STATE_KEY]))[GAS_STATE_KEY]
         assert gas_state is not None, "genesis puts the gas policy's state there"
+        room = Room(ctx, store, options.room, options.disk_look_s)
+        await room.look()
         chain = Chain(
             ctx,
             genesis=config.genesis,
@@ -192,6 +206,7 @@ async def open_chain(ctx: Context, config: LedgerConfig) -> AsyncIterator[Chain]
                 seed=ctx.random.randbytes(32),
                 mode=options.execution if options.execution in MODES else "auto",
             ),
+            room=room,
             bounds=options.mempool,
             threads=options.admission_threads or min(4, os.cpu_count() or 1),
             inflight_max=options.admission_inflight_max,
@@ -201,10 +216,12 @@ async def open_chain(ctx: Context, config: LedgerConfig) -> AsyncIterator[Chain]
             ctx.nursery.start_soon(chain.examiner.run_worker)
         ctx.nursery.start_soon(_tell_libraries, ctx)
         ctx.nursery.start_soon(_keep_fresh, ctx, chain)
+        ctx.nursery.start_soon(room.watch)
         figures = PruneFigures.declare(ctx.metrics)
         figures.refresh(ledger, None)
         if not options.keep.everything:
-            ctx.nursery.start_soon(keep_pruned, ctx, ledger, options.keep, options.prune_share, figures)
+            pruning = Pruning(ctx, store, ledger, options.keep, options.prune_share, room, figures)
+            ctx.nursery.start_soon(pruning.run)
         usage = UsageFigures.declare(ctx.metrics)
         if options.usage_s:
             ctx.nursery.start_soon(keep_counted, ctx, store, options.usage_s, usage)
@@ -218,6 +235,7 @@ async def open_chain(ctx: Context, config: LedgerConfig) -> AsyncIterator[Chain]
             options.snapshots,
             snapshots,
             config.backend,
+            room,
         )
         ctx.nursery.start_soon(chain.snapshots.run)
         if options.spot_check_blocks:

@@ -3,16 +3,20 @@
 from typing import Any
 
 import attrs
+import trio
 
+from supervm.chain.room import Room, Step
 from supervm.contracts.storage import PASSING, DiskFull, KeyValueStore
 from supervm.kernel.component import Context, Metrics
 from supervm.storage.ledger import Ledger
-from supervm.storage.pace import Pace
-from supervm.storage.pruning import Keep, Removed, Sweeper, horizon_for
+from supervm.storage.pace import Calm, Pace
+from supervm.storage.pruning import Keep, Removed, Sweeper, cleared_ranges, horizon_for
 from supervm.storage.usage import PURPOSES, Part, survey
 
 PRUNE_EVERY_BLOCKS = 32
 FULL_RETRY_S = 10.0
+SCARCE_SHARE = 0.5
+"""Of its time that pruning takes at least while the disk is tight."""
 SURVEY_AFTER_S = 60.0
 SURVEY_SHARE = 0.02
 
@@ -25,6 +29,7 @@ class PruneFigures:
     _waiting: Any
     _pages: Any
     _blocks: Any
+    _pauses: Any
 
     @classmethod
     def declare(cls, metrics: Metrics) -> "PruneFigures":
@@ -34,6 +39,7 @@ class PruneFigures:
             gauge("supervm_storage_prune_waiting", "Blocks below the horizon whose rows are not yet removed"),
             counter("supervm_storage_pruned_versions_total", "Pages of old state trees removed"),
             counter("supervm_storage_pruned_blocks_total", "Blocks whose body and receipts were removed"),
+            counter("supervm_storage_prune_pauses_total", "Times that pruning let waiting writes go first"),
         )
 
     def refresh(self, ledger: Ledger, sweeper: Sweeper | None) -> None:
@@ -45,32 +51,79 @@ class PruneFigures:
         self._pages.inc(gone.pages)
         self._blocks.inc(gone.blocks)
 
+    def paused(self) -> None:
+        self._pauses.inc()
 
-async def keep_pruned(ctx: Context, ledger: Ledger, keep: Keep, share: float, figures: PruneFigures) -> None:
-    """Follow the tip with the horizon, every 32 blocks, and remove what is below, a `share` of the time.
 
-    Goes on from where a node before this one was stopped. A full disk only makes it wait. Raises
-    `StoreCorrupt` for a damaged stale index: the component fails then, as on any damage (STO-43).
+@attrs.define
+class Pruning:
+    """Follows the tip with the horizon, and removes what is below it, a `share` of its time (STO-62).
+
+    While the disk is tight it begins at once and takes half of its time, and what bodies and receipts leave
+    behind is given back to the disk where the backend can. While writes wait because the backend is behind,
+    it stops.
     """
-    sweeper = Sweeper(ledger, Pace(ctx.clock, share))
 
-    def tell(gone: Removed) -> None:
-        figures.removed(gone)
-        figures.refresh(ledger, sweeper)
+    ctx: Context
+    store: KeyValueStore
+    ledger: Ledger
+    keep: Keep
+    share: float
+    room: Room
+    figures: PruneFigures
+    _waiting: bool = attrs.field(default=False, init=False)
 
-    while True:
-        height = ledger.tip.height
-        try:
-            await ledger.raise_horizon(await horizon_for(ledger, keep, ctx.clock.wall_ms()))
-            total = await sweeper.sweep(tell)
-        except DiskFull as error:
-            ctx.log.warning("pruning_waits_for_room", cause=str(error))
-            await ctx.clock.sleep(FULL_RETRY_S)
-            continue
-        figures.refresh(ledger, sweeper)
+    async def run(self) -> None:
+        """Every 32 blocks, and whenever the disk becomes tight; where a node before this one was stopped.
+
+        A full disk only makes it wait. Raises `StoreCorrupt` for a damaged stale index: the component fails
+        then, as on any damage (STO-43).
+        """
+        pace = Pace(self.ctx.clock, self.share)
+        calm = Calm(self.store, self.ctx.clock, self.figures.paused)
+        sweeper = Sweeper(self.ledger, pace, calm=calm.wait)
+        while True:
+            height, scarce = self.ledger.tip.height, self.room.step is not Step.ROOM
+            pace.share = max(self.share, SCARCE_SHARE) if scarce else self.share
+            try:
+                await self._sweep(sweeper, scarce)
+            except DiskFull as error:
+                if not self._waiting:
+                    self.ctx.log.warning("pruning_waits_for_room", cause=str(error))
+                self._waiting = True
+                await self.ctx.clock.sleep(FULL_RETRY_S)
+                continue
+            self._waiting = False
+            await self._until_due(height + PRUNE_EVERY_BLOCKS - 1, scarce)
+
+    async def _sweep(self, sweeper: Sweeper, scarce: bool) -> None:
+        ledger, oldest = self.ledger, self.ledger.horizon.blocks
+
+        def tell(gone: Removed) -> None:
+            self.figures.removed(gone)
+            self.figures.refresh(ledger, sweeper)
+
+        await ledger.raise_horizon(await horizon_for(ledger, self.keep, self.ctx.clock.wall_ms()))
+        total = await sweeper.sweep(tell)
+        self.figures.refresh(ledger, sweeper)
         if total != Removed():
-            ctx.log.debug("pruned", below=ledger.horizon.blocks, blocks=total.blocks, pages=total.pages)
-        await ledger.wait_above(height + PRUNE_EVERY_BLOCKS - 1)
+            self.ctx.log.debug("pruned", below=ledger.horizon.blocks, blocks=total.blocks, pages=total.pages)
+        if scarce and total.blocks and "compaction" in self.store.capabilities:
+            for start, end in cleared_ranges(oldest, ledger.horizon.blocks):
+                await self.store.compact(start, end)
+
+    async def _until_due(self, height: int, scarce: bool) -> None:
+        """Wait until the tip is above `height`, or the disk has become tight."""
+        async with trio.open_nursery() as nursery:
+
+            async def watch() -> None:
+                await self.room.wait_scarce()
+                nursery.cancel_scope.cancel()
+
+            if not scarce:
+                nursery.start_soon(watch)
+            await self.ledger.wait_above(height)
+            nursery.cancel_scope.cancel()
 
 
 @attrs.define

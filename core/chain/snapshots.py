@@ -6,6 +6,7 @@ from typing import Any
 import attrs
 import trio
 
+from supervm.chain.room import Room
 from supervm.chain.views import SnapshotView
 from supervm.contracts.application import NodeIdentity
 from supervm.contracts.storage import DiskFull, SnapshotExpired, StorageError, StoreCorrupt
@@ -99,6 +100,7 @@ class SnapshotKeeper:
     rules: SnapshotRules
     figures: SnapshotFigures
     backend: str = ""
+    room: Room | None = None
     taking: bool = attrs.field(default=False, init=False)
     last_failure: str = attrs.field(default="", init=False)
     _wanted: bool = attrs.field(default=False, init=False)
@@ -132,7 +134,12 @@ class SnapshotKeeper:
         return rested and self.rules.due(height, now_s, self._last_height, self._last_s)
 
     def ask(self) -> None:
-        """Have one taken now, whatever the rules say. Raises `SnapshotBusy` where one is being taken."""
+        """Have one taken now, whatever the rules say.
+
+        Raises `SnapshotBusy` where one is being taken, and `DiskFull` while the node's disk is tight.
+        """
+        if self.room is not None:
+            self.room.refuse_bulk("a snapshot")
         if self.taking or self._wanted:
             raise SnapshotBusy("a snapshot is being taken", self.folder.path, "See when it is listed.")
         self._wanted, self.last_failure = True, ""
@@ -181,6 +188,8 @@ class SnapshotKeeper:
     async def _take(self) -> None:
         began_s = self.ctx.clock.monotonic()
         try:
+            if self.room is not None:
+                self.room.refuse_bulk("a snapshot")
             taking = await trio.to_thread.run_sync(self._taking)
             name, manifest = await create_snapshot(
                 self.ledger,

@@ -98,7 +98,9 @@ WriteBatch: TypeAlias = Sequence[Operation]
 class StoreStats:
     """Counts at one moment. `extras` are the backend's own, by the names of its metrics.
 
-    `disk_free_bytes` is None where the store is not on a disk; cache counts are since open.
+    `disk_free_bytes` and `disk_bytes`, the size of that disk, are None where the store is not on one.
+    `disk_kept_bytes`: a batch that would leave less free is refused with `DiskFull`; 0 where the disk itself
+    decides. `stalled_s`: how long writes have waited because the engine was behind. Counts are since open.
     """
 
     keys_estimate: int
@@ -106,6 +108,9 @@ class StoreStats:
     cache_hits: int = 0
     cache_misses: int = 0
     disk_free_bytes: int | None = None
+    disk_bytes: int | None = None
+    disk_kept_bytes: int = 0
+    stalled_s: float = 0.0
     snapshots_open: int = 0
     extras: Mapping[str, float] = attrs.field(factory=dict)
 

@@ -167,6 +167,8 @@ PATHS: dict[str, Schema] = {
                 415: "Not a content type or an encoding that is read here",
                 422: "One transaction was sent, and refused: `code` says why",
                 429: "The mempool is full, and nothing of the request was taken",
+                503: "The node can take nothing now: it is overloaded, a component is away, or its disk is "
+                "nearly full (`DiskNearlyFull`)",
             },
             description="202 means: checked and in the mempool, not yet durable. Sending the same bytes "
             "again is harmless. Of many, each is taken or refused for itself.",

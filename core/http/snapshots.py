@@ -3,6 +3,8 @@
 from starlette.requests import Request
 from starlette.responses import Response
 
+from supervm.chain.room import RETRY_AFTER_S
+from supervm.contracts.storage import DiskFull
 from supervm.http import views
 from supervm.http.api import api_of
 from supervm.http.guard import operator_only
@@ -33,6 +35,15 @@ async def _take(request: Request) -> Response:
     except SnapshotBusy as error:
         raise Problem(
             status=409, code="SnapshotBusy", detail=error.problem, mend="wait until it is listed"
+        ) from None
+    except DiskFull as error:
+        raise Problem(
+            status=503,
+            code="DiskFull",
+            detail=error.problem,
+            value=error.subject,
+            mend=error.mend,
+            retry_after_s=RETRY_AFTER_S,
         ) from None
     api_of(request).log.info("snapshot_asked_for")
     return await _answer(kept, 202)

@@ -57,7 +57,10 @@ def _one(result: Admitted | Refused) -> Response:
 
 
 def _many(results: Sequence[Admitted | Refused]) -> Response:
-    """One entry a transaction, in their order; 429 where none was taken and all may come again later."""
+    """One entry a transaction, in their order; 429 where none was taken and all may come again later.
+
+    503 where the node can take nothing, whatever is sent.
+    """
     refused = [each for each in results if isinstance(each, Refused)]
     answer = {
         "accepted": len(results) - len(refused),
@@ -68,7 +71,7 @@ def _many(results: Sequence[Admitted | Refused]) -> Response:
     if len(waits) == len(results):
         first = refused[0]
         raise Problem(
-            status=429,
+            status=views.refusal(first).status,
             code=first.code,
             detail=f"none of {len(results)} transactions was taken; the first: {first}",
             value=first.value,

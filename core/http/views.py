@@ -22,6 +22,9 @@ from supervm.types.state import Object, OwnerKind, Token
 
 Json = dict[str, Any]
 
+UNABLE = frozenset({"DiskNearlyFull"})
+"""Refusals that say that the node can take nothing now, whatever is sent."""
+
 
 def account(view: AccountView) -> Json:
     return {
@@ -238,14 +241,17 @@ def admitted(found: Admitted) -> Json:
 
 
 def refusal(found: Refused) -> Problem:
-    """A refused transaction as a problem: 429 where the same bytes may be taken later, else 422."""
+    """A refused transaction as a problem: 429 where the same bytes may be taken later, else 422.
+
+    503 where that is no matter of how much is sent.
+    """
     extra: Json = {"field": found.field}
     if found.digest is not None:
         extra["digest"] = format_hex(found.digest)
     if found.conflict is not None:
         extra["conflict"] = format_hex(found.conflict)
     return Problem(
-        status=429 if found.retry_after_s is not None else 422,
+        status=503 if found.code in UNABLE else 429 if found.retry_after_s is not None else 422,
         code=found.code,
         detail=str(found),
         value=found.value,

@@ -28,11 +28,15 @@ class HealthState(StrEnum):
 
 @attrs.frozen
 class Health:
-    """How a component is, from its own mouth. `since_ms` is UTC milliseconds, 0 where unknown."""
+    """How a component is, from its own mouth. `since_ms` is UTC milliseconds, 0 where unknown.
+
+    `ready` False: the node can't work, for a cause outside of it that no restart mends; it goes on by itself.
+    """
 
     state: HealthState = HealthState.OK
     detail: str = ""
     since_ms: int = 0
+    ready: bool = True
 
 
 @attrs.frozen(kw_only=True)

@@ -155,7 +155,6 @@ def _health(
 def _failed(life: Life, now: float, policy: Supervision, cause: str) -> Life:
     """Record a failure. A good run (PLUG-10: 300 s in SERVING) forgives what was before it."""
     served_s = now - life.serving_since if life.serving_since is not None else 0.0
-    good = served_s >= policy.backoff.reset_after_s
     recent = tuple(at for at in life.failures if now - at < policy.breaker.window_s)
     still_trial = life.trial and served_s < policy.breaker.window_s
     return attrs.evolve(
@@ -163,7 +162,7 @@ def _failed(life: Life, now: float, policy: Supervision, cause: str) -> Life:
         failed=True,
         causes=(*life.causes, cause)[-5:],
         failures=(*recent, now),
-        streak=1 if good else life.streak + 1,
+        streak=1 if served_s >= policy.backoff.reset_after_s else life.streak + 1,
         serving_since=None,
         trial=still_trial,
         open_s=life.open_s if still_trial else 0.0,

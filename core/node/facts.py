@@ -81,8 +81,11 @@ class Facts:
         transports = [status for status in statuses if status.role == Role.TRANSPORT]
         if transports and not any(status.state in SERVING for status in transports):
             reasons.append("every transport is down")
-        failing = [status for status in statuses if status.health.state is HealthState.FAILING]
-        reasons += [f"{one.role} {one.name} is failing: {one.health.detail}" for one in failing]
+        for one in statuses:
+            if one.health.state is HealthState.FAILING:
+                reasons.append(f"{one.role} {one.name} is failing: {one.health.detail}")
+            elif not one.health.ready:
+                reasons.append(f"{one.role} {one.name} waits: {one.health.detail}")
         return reasons
 
     def health(self) -> str:

@@ -14,8 +14,7 @@ static const char TOKEN_DOMAIN[] = "supervm/token/v1";
 
 enum { TX_DOMAIN_SIZE = sizeof TX_DOMAIN - 1, SCRATCH = 1 << 15 };
 
-/* One operation: where its fields stand, and how long it is with its tag. 0 bytes: not an operation. */
-static uint32_t operation_size(const uint8_t *at, size_t left, const svm_block_facts *facts) {
+static uint32_t other_operation_size(const uint8_t *at, size_t left, const svm_block_facts *facts) {
     if (left < 1) {
         return 0;
     }
@@ -72,17 +71,6 @@ static uint32_t operation_size(const uint8_t *at, size_t left, const svm_block_f
         size = 42 + (uint64_t)data;
         break;
     }
-    case SVM_OP_OBJECT_MUTATE: {
-        if (left < 37) {
-            return 0;
-        }
-        const uint32_t data = svm_get_u32(at + 33);
-        if (data > facts->object_bytes_max) {
-            return 0;
-        }
-        size = 37 + (uint64_t)data;
-        break;
-    }
     case SVM_OP_OBJECT_TRANSFER:
         size = 1 + SVM_ID + SVM_ID;
         break;
@@ -95,6 +83,15 @@ static uint32_t operation_size(const uint8_t *at, size_t left, const svm_block_f
         return 0;
     }
     return size <= left ? (uint32_t)size : 0;
+}
+
+/* How long an operation is with its tag, which is the first byte. 0: it is none. */
+static inline uint32_t operation_size(const uint8_t *at, size_t left, const svm_block_facts *facts) {
+    if (left < 37 || at[0] != SVM_OP_OBJECT_MUTATE) {
+        return other_operation_size(at, left, facts);
+    }
+    const uint32_t data = svm_get_u32(at + 33);
+    return data <= facts->object_bytes_max && data <= left - 37 ? 37 + data : 0;
 }
 
 /* How many keys an operation asks for. */
@@ -131,6 +128,10 @@ static bool read_operations(svm_tx *tx, uint32_t payload_size, const svm_block_f
         const uint32_t size = operation_size(at, (size_t)(end - at), facts);
         if (size == 0) {
             return false;
+        }
+        if (at[0] == SVM_OP_OBJECT_MUTATE) { /* nothing to count */
+            at += size;
+            continue;
         }
         if (at[0] == SVM_OP_TRANSFER) {
             tx->transfers = 1;
@@ -328,6 +329,9 @@ static void put_keys(const decoding *job, uint32_t index, uint8_t **names) {
     }
     for (uint32_t i = 0; i < tx->inputs; i++) {
         put_key(job->engine, next++, SVM_OBJECT, tx->data + tx->inputs_at + i * SVM_INPUT, NULL);
+    }
+    if (tx->keys_count == 1u + tx->sponsored + tx->inputs) {
+        return; /* operations ask for no more */
     }
     const uint8_t *at = tx->data + tx->payload_at + 2;
     const uint8_t *end = tx->data + tx->body_size;

@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <time.h>
 
-enum { AHEAD_PLACE = 24, AHEAD_ENTRY = 12 };
+enum { AHEAD_PLACE = 12, AHEAD_ENTRY = 12, GUESSES = 16 };
 
 uint64_t svm_now_ns(void) {
     struct timespec now;
@@ -60,9 +60,12 @@ static bool add_slot(svm_block *block, uint32_t number, uint32_t key, uint32_t *
     return true;
 }
 
-static bool find_slot(svm_block *block, uint32_t key, uint32_t *slot) {
-    const uint32_t entry = svm_engine_entry(block->engine, &block->keys[key]);
-    return entry != UINT32_MAX && add_slot(block, entry, key, slot);
+static inline bool find_slot(svm_block *block, uint32_t key, uint32_t guess, uint32_t *slot) {
+    svm_engine *engine = block->engine;
+    if (guess == UINT32_MAX || !svm_is_entry_of(svm_entry_at(engine, guess), &block->keys[key])) {
+        guess = svm_engine_entry(engine, &block->keys[key]);
+    }
+    return guess != UINT32_MAX && add_slot(block, guess, key, slot);
 }
 
 /* One more key, which no transaction names. There is room for two. */
@@ -72,21 +75,29 @@ static bool find_other(svm_block *block, uint8_t space, const uint8_t *id, uint3
     key->id = id;
     key->space = space;
     key->hash = svm_hash_key(block->engine, key);
-    return find_slot(block, block->keys_count + number, slot);
+    return find_slot(block, block->keys_count + number, UINT32_MAX, slot);
 }
 
-/* Gives every key its slot. Entries far apart in memory are asked for ahead of time. */
+/* Gives every key its slot. Places and entries are far apart in memory: of a key, its place is asked for first, then
+ * the entry that stands there, and only then is it looked at. */
 static bool find_slots(svm_block *block) {
     const svm_engine *engine = block->engine;
     const uint32_t count = block->keys_count;
-    for (uint32_t i = 0; i < count; i++) {
-        if (i + AHEAD_PLACE < count) {
-            svm_engine_prefetch_place(engine, block->keys[i + AHEAD_PLACE].hash);
+    uint32_t guesses[GUESSES];
+    for (uint64_t i = 0; i < (uint64_t)count + AHEAD_PLACE + AHEAD_ENTRY; i++) {
+        if (i < count) {
+            __builtin_prefetch(&engine->places[block->keys[i].hash & engine->places_mask]);
         }
-        if (i + AHEAD_ENTRY < count) {
-            svm_engine_prefetch_entry(engine, block->keys[i + AHEAD_ENTRY].hash);
+        const uint64_t near = i - AHEAD_PLACE, now = near - AHEAD_ENTRY; /* before their time, no such index */
+        if (near < count) {
+            const uint32_t guess = guesses[near % GUESSES] = svm_engine_guess(engine, block->keys[near].hash);
+            if (guess != UINT32_MAX) {
+                const svm_entry *entry = svm_entry_at(engine, guess);
+                __builtin_prefetch(entry, 1);
+                __builtin_prefetch((const uint8_t *)entry + 64, 1);
+            }
         }
-        if (!find_slot(block, i, &block->slot_of[i])) {
+        if (now < count && !find_slot(block, (uint32_t)now, guesses[now % GUESSES], &block->slot_of[now])) {
             return false;
         }
     }
@@ -305,7 +316,7 @@ static uint32_t settle(svm_block *block) {
         const svm_u128 before = svm_join(slot->now.account.low, slot->now.account.high), after = before + block->fees;
         slot->now.account.low = (uint64_t)after;
         slot->now.account.high = (uint64_t)(after >> 64);
-        slot->changed = 1;
+        slot->changed = SVM_CHANGED;
         return after < before ? SVM_ENGINE_INVARIANT : SVM_ENGINE_OK;
     }
     svm_slot *slot = &block->slots[block->supply_slot];
@@ -319,7 +330,7 @@ static uint32_t settle(svm_block *block) {
     *token = *slot->now.token;
     token->supply -= block->fees;
     slot->now.token = token;
-    slot->changed = 1;
+    slot->changed = SVM_CHANGED;
     return SVM_ENGINE_OK;
 }
 
@@ -386,6 +397,22 @@ uint32_t svm_block_details(const svm_block *block, svm_detail *details, uint32_t
 
 void svm_block_stats_of(const svm_block *block, svm_block_stats *stats) { *stats = block->stats; }
 
+/* An object of as many bytes as before takes its place: the entry stays as it is. False for any other slot. */
+static inline bool rewrite_object(const svm_slot *slot) {
+    const svm_object *from = slot->now.object;
+    svm_object *to = (svm_object *)(uintptr_t)slot->before.object; /* the engine's own */
+    if (slot->space != SVM_OBJECT || from == NULL || to == NULL || from->size != to->size) {
+        return false;
+    }
+    uint8_t *data = (uint8_t *)(to + 1);
+    if (from->data != data) {
+        svm_copy(data, from->data, from->size);
+    }
+    *to = *from;
+    to->data = data;
+    return true;
+}
+
 uint32_t svm_block_commit(svm_block *block) {
     if (block->phase != 1 || block->error != SVM_ENGINE_OK) {
         return SVM_ENGINE_ORDER;
@@ -394,13 +421,16 @@ uint32_t svm_block_commit(svm_block *block) {
         const svm_slot *slot = &block->slots[i];
         if (i + AHEAD_ENTRY < block->slots_count) {
             const svm_slot *next = slot + AHEAD_ENTRY;
-            __builtin_prefetch((const uint8_t *)svm_entry_at(block->engine, next->entry) + SVM_ID, 1);
             if (next->space == SVM_OBJECT) {
                 __builtin_prefetch(next->before.object, 1);
+                __builtin_prefetch((const uint8_t *)((uintptr_t)next->before.object + sizeof(svm_object)), 1);
                 __builtin_prefetch(next->now.object);
+            } else {
+                __builtin_prefetch((const uint8_t *)svm_entry_at(block->engine, next->entry) + SVM_ID, 1);
             }
         }
-        if (slot->changed && !svm_engine_store(block->engine, svm_entry_at(block->engine, slot->entry), slot->now)) {
+        if (slot->changed && !rewrite_object(slot) &&
+            !svm_engine_store(block->engine, svm_entry_at(block->engine, slot->entry), slot->now)) {
             return SVM_ENGINE_NO_MEMORY;
         }
     }

@@ -91,6 +91,7 @@ enum {
     SVM_ACCOUNT_VALUE = 33, /* bytes of the encoded entry */
     SVM_BALANCE_VALUE = 17,
     SVM_OBJECT_HEAD = 51, /* before the data */
+    SVM_NO_EFFECTS = 2 + 2 + 2 + 2 + 4, /* of a receipt: created, written, deleted, events, return value, all empty */
     SVM_CHUNK = 256       /* transactions of one task */
 };
 
@@ -144,6 +145,30 @@ static inline void svm_put_u128(uint8_t *b, svm_u128 v) {
     svm_put_u64(b + 8, (uint64_t)(v >> 64));
 }
 
+/* memcpy of mostly few bytes, without a call for 16 to 64 of them: pieces of 16 from both ends, which may overlap. */
+static inline void svm_copy(uint8_t *to, const uint8_t *from, size_t size) {
+    typedef struct {
+        uint8_t bytes[16];
+    } piece;
+    piece first, second, third, last;
+    if (size < 16 || size > 64) {
+        if (size != 0) {
+            memcpy(to, from, size);
+        }
+        return;
+    }
+    memcpy(&first, from, sizeof first);
+    memcpy(&last, from + size - 16, sizeof last);
+    if (size > 32) {
+        memcpy(&second, from + 16, sizeof second);
+        memcpy(&third, from + size - 32, sizeof third);
+        memcpy(to + 16, &second, sizeof second);
+        memcpy(to + size - 32, &third, sizeof third);
+    }
+    memcpy(to, &first, sizeof first);
+    memcpy(to + size - 16, &last, sizeof last);
+}
+
 static inline bool svm_same_id(const uint8_t *a, const uint8_t *b) { return memcmp(a, b, SVM_ID) == 0; }
 
 extern const uint8_t svm_zeros[SVM_ID]; /* the native token */
@@ -184,6 +209,19 @@ typedef struct {
     uint8_t owner[SVM_ID];
     uint8_t kind, deleted;
 } svm_object;
+
+/* An object's encoded entry. */
+static inline uint8_t *svm_object_write(const svm_object *object, uint8_t *out) {
+    out[0] = 1;
+    svm_put_u64(out + 1, object->version);
+    out[9] = object->kind;
+    memcpy(out + 10, object->owner, SVM_ID);
+    svm_put_u32(out + 42, object->type);
+    out[46] = object->deleted;
+    svm_put_u32(out + 47, object->size);
+    svm_copy(out + SVM_OBJECT_HEAD, object->data, object->size);
+    return out + SVM_OBJECT_HEAD + object->size;
+}
 
 /* The value of a state key. NULL stands for an absent token or object. */
 typedef union {
@@ -226,8 +264,13 @@ typedef struct {
     uint32_t entry;
     uint32_t key; /* the first of the block's keys that is this one */
     uint8_t space;
-    uint8_t changed;
+    uint8_t changed; /* svm_change bits; 0: it wasn't */
 } svm_slot;
+
+enum svm_change {
+    SVM_CHANGED = 1, /* it may be another value than before */
+    SVM_RAISED = 2   /* it is an object with a higher version than before */
+};
 
 typedef struct {
     uint32_t tag;
@@ -280,6 +323,44 @@ static inline svm_entry *svm_entry_at(const svm_engine *engine, uint32_t entry) 
     return &engine->blocks[entry / SVM_ENTRIES][entry % SVM_ENTRIES];
 }
 
+/* Keys. Two 64x64 multiplications over the id's four words, each with a secret word: who doesn't know the
+ * seed can't choose ids that fall on each other. */
+static inline uint64_t svm_mix(uint64_t a, uint64_t b) {
+    const svm_u128 product = (svm_u128)a * b;
+    return (uint64_t)product ^ (uint64_t)(product >> 64);
+}
+
+static inline uint64_t svm_hash_id(const svm_engine *engine, const uint8_t *id) {
+    const uint64_t *seed = engine->seed;
+    return svm_mix(svm_get_u64(id) ^ seed[0], svm_get_u64(id + 8) ^ seed[1]) ^
+           svm_mix(svm_get_u64(id + 16) ^ seed[2], svm_get_u64(id + 24) ^ seed[3]);
+}
+
+static inline uint64_t svm_hash_key(const svm_engine *engine, const svm_key *key) {
+    uint64_t hash = svm_hash_id(engine, key->id) + key->space;
+    if (key->token != NULL) {
+        hash ^= svm_mix(svm_hash_id(engine, key->token), engine->seed[0]);
+    }
+    return svm_mix(hash, engine->seed[1] | 1);
+}
+
+static inline uint32_t svm_tag_of(uint64_t hash) { return (uint32_t)(hash >> 32); }
+
+static inline bool svm_is_entry_of(const svm_entry *entry, const svm_key *key) {
+    return entry->space == key->space && svm_same_id(entry->id, key->id) &&
+           (key->token == NULL || svm_same_id(entry->token, key->token));
+}
+
+/* The entry that a key with this hash most probably has; UINT32_MAX: there is none. */
+static inline uint32_t svm_engine_guess(const svm_engine *engine, uint64_t hash) {
+    for (uint64_t at = hash & engine->places_mask;; at = (at + 1) & engine->places_mask) {
+        const svm_place *place = &engine->places[at];
+        if (place->entry == 0 || place->tag == svm_tag_of(hash)) {
+            return place->entry - 1;
+        }
+    }
+}
+
 /* A decoded transaction. Its keys, and so its slots, are in the order in which execution asks for them:
  * sender, payer if another, each input, then operation by operation. */
 typedef struct {
@@ -300,10 +381,11 @@ typedef struct {
 typedef struct {
     uint64_t gas_used;
     svm_u128 fee;
-    const uint8_t *effects; /* created to return value, encoded; NULL: all empty */
+    const uint8_t *effects; /* created to return value, encoded; NULL: all empty, but for what `raised` says */
     uint32_t effects_size;
     const svm_detail *detail;
     uint8_t status, code, lane;
+    uint8_t raised; /* written are all inputs, each at the version after the declared one; nothing else is told */
 } svm_outcome;
 
 typedef struct {
@@ -339,6 +421,8 @@ typedef struct svm_worker {
     svm_object **raised;      /* by input: what `raise_versions` made, which operations may rewrite; else NULL */
     uint64_t *written;        /* by input: its new version, 0 where it got none */
     uint8_t *ended;           /* by input: its access was used up */
+    bool owns_all;            /* all inputs are the sender's own, at their declared versions; there are some */
+    uint64_t owned_bytes;     /* then: of data that they hold */
     svm_version created[SVM_OPERATIONS_MAX], deleted[SVM_OPERATIONS_MAX];
     uint32_t created_count, deleted_count, events_count, next_input;
     uint8_t *events;
@@ -408,11 +492,8 @@ void *svm_large(size_t size);
 void *svm_engine_buffer(svm_engine *engine, enum svm_buffer_use use, size_t size);
 /* The same, kept as it is, where it grows: the first `kept` bytes stay. */
 void *svm_engine_more(svm_engine *engine, enum svm_buffer_use use, size_t kept, size_t size);
-uint64_t svm_hash_key(const svm_engine *engine, const svm_key *key);
 /* Finds or makes the entry of a key; UINT32_MAX where there is no memory. */
 uint32_t svm_engine_entry(svm_engine *engine, const svm_key *key);
-void svm_engine_prefetch_place(const svm_engine *engine, uint64_t hash);
-void svm_engine_prefetch_entry(const svm_engine *engine, uint64_t hash);
 /* Reads an entry's bytes into a value that the engine owns. False where they are no such entry. */
 bool svm_engine_read(svm_engine *engine, svm_entry *entry, const uint8_t *bytes, uint32_t size, bool *no_memory);
 bool svm_engine_store(svm_engine *engine, svm_entry *entry, svm_value value);

@@ -208,21 +208,24 @@ static uint8_t *put_versions(uint8_t *out, const svm_version *versions, uint32_t
     return out;
 }
 
-/* The receipt from `created` to `return_value`; nothing where all are empty. `success`: with what operations did. */
+/* The receipt from `created` to `return_value`; nothing where all are empty, or the transaction says it all. `success`: with what operations did. */
 static void keep_effects(svm_worker *w, svm_outcome *outcome, bool success) {
     const uint32_t created = success ? w->created_count : 0, deleted = success ? w->deleted_count : 0;
     const uint32_t events = success ? w->events_count : 0;
     const svm_tx *tx = w->tx;
     uint32_t written = 0;
+    if (w->owns_all && (created | deleted | events) == 0) { /* all are written, and nothing else is to tell */
+        outcome->raised = 1;
+        outcome->effects_size += tx->inputs * (SVM_ID + 8u);
+        return;
+    }
     for (uint32_t i = 0; i < tx->inputs; i++) {
         written += w->written[i] != 0;
     }
-    outcome->effects = NULL;
-    outcome->effects_size = 0;
     if ((created | deleted | events | written) == 0) {
         return;
     }
-    const uint32_t size = 2 + 2 + 2 + 2 + 4 + (created + deleted + written) * (SVM_ID + 8) +
+    const uint32_t size = SVM_NO_EFFECTS + (created + deleted + written) * (SVM_ID + 8) +
                           (events != 0 ? w->events_size : 0);
     uint8_t *bytes = svm_arena_take(&w->arena, size);
     if (bytes == NULL) {
@@ -272,8 +275,15 @@ static inline svm_value *direct_change(svm_worker *w, uint32_t slot) {
         undo->slot = slot;
         undo->value = changed->now;
     }
-    changed->changed = 1;
+    changed->changed |= SVM_CHANGED;
     return &changed->now;
+}
+
+/* Before the savepoint: an object with a higher version. */
+static inline void direct_raise(svm_worker *w, uint32_t slot, const svm_object *object) {
+    svm_slot *raised = &w->block->slots[slot];
+    raised->changed |= SVM_RAISED;
+    raised->now.object = object;
 }
 
 static inline void direct_restore(svm_worker *w, uint32_t slot, svm_value value) { w->block->slots[slot].now = value; }

@@ -1,5 +1,5 @@
-/* One transaction's turn, as supervm.execution has it. Included twice: X(value), X(change) and X(restore) say
- * where values are. Functions of operations give false where the transaction fails; `w->detail` says why.
+/* One transaction's turn, as supervm.execution has it. Included twice: X(value), X(change), X(raise) and X(restore)
+ * say where values are. Functions of operations give false where the transaction fails; `w->detail` says why.
  * No include guard: that is the point. */
 
 static svm_u128 X(balance)(svm_worker *w, uint32_t slot, bool native) {
@@ -50,6 +50,31 @@ static void X(rollback)(svm_worker *w) {
     }
 }
 
+/* Whether an input is an Owned object of the sender that stands at its declared version. */
+static inline bool X(is_own)(const svm_object *object, const uint8_t *declared, const uint8_t *sender) {
+    return object != NULL && object->kind == SVM_OWNED && !object->deleted &&
+           object->version == svm_get_u64(declared + SVM_ID) && svm_same_id(object->owner, sender);
+}
+
+/* The inputs' objects, as they stand before the turn; objects lie anywhere in memory, so they are looked at once.
+ * Where all are the sender's own and at their versions, as is common, no step asks it of each again. */
+static void X(find_objects)(svm_worker *w, const uint32_t *input_slots) {
+    const svm_tx *tx = w->tx;
+    const uint8_t *declared = tx->data + tx->inputs_at, *sender = tx->data + SVM_AT_SENDER;
+    uint64_t bytes = 0;
+    bool all = tx->inputs != 0;
+    for (uint32_t i = 0; i < tx->inputs; i++, declared += SVM_INPUT) {
+        const svm_object *object = w->objects[i] = X(value)(w, input_slots[i])->object;
+        if (all && X(is_own)(object, declared, sender)) {
+            bytes += object->size;
+        } else {
+            all = false;
+        }
+    }
+    w->owns_all = all;
+    w->owned_bytes = bytes;
+}
+
 /* Lane by the first matching rule of EXEC-10; of what no lane takes, the lane asked for. */
 static uint8_t X(lane)(const svm_worker *w) {
     const svm_tx *tx = w->tx;
@@ -59,8 +84,8 @@ static uint8_t X(lane)(const svm_worker *w) {
     if (tx->kind != SVM_PAYLOAD_NATIVE || tx->moves_supply) {
         return SVM_ORDERED;
     }
-    bool owned = false;
-    for (uint32_t i = 0; i < tx->inputs; i++) {
+    bool owned = w->owns_all;
+    for (uint32_t i = 0; i < tx->inputs && !w->owns_all; i++) {
         const svm_object *object = w->objects[i];
         if (object == NULL || object->deleted || object->kind == SVM_SHARED) {
             return SVM_ORDERED;
@@ -115,25 +140,24 @@ static bool X(check_turn)(svm_worker *w, uint32_t payer_slot) {
 /* Each Owned input of the sender that stands at its declared version gets the next one (EXEC-2). */
 static void X(raise_versions)(svm_worker *w, const uint32_t *input_slots) {
     const svm_tx *tx = w->tx;
-    const uint8_t *declared = tx->data + tx->inputs_at;
+    const uint8_t *declared = tx->data + tx->inputs_at, *sender = tx->data + SVM_AT_SENDER;
+    svm_object *next = tx->inputs != 0 ? svm_arena_take(&w->arena, tx->inputs * sizeof *next) : NULL;
+    if (next == NULL && tx->inputs != 0) {
+        w->error = SVM_ENGINE_NO_MEMORY; /* what stands of the inputs must still be set */
+        w->broken = true;
+    }
     for (uint32_t i = 0; i < tx->inputs; i++, declared += SVM_INPUT) {
         const svm_object *object = w->objects[i];
         w->raised[i] = NULL;
         w->written[i] = 0;
         w->ended[i] = 0;
-        if (object == NULL || object->kind != SVM_OWNED || object->deleted ||
-            object->version != svm_get_u64(declared + SVM_ID) ||
-            !svm_same_id(object->owner, tx->data + SVM_AT_SENDER)) {
+        if (next == NULL || (!w->owns_all && !X(is_own)(object, declared, sender))) {
             continue;
         }
-        svm_object *next = new_object(w, object);
-        if (next == NULL) {
-            continue; /* w->error tells; what stands of the other inputs must still be set */
-        }
-        next->version++;
+        *next = *object;
+        w->written[i] = ++next->version;
         w->raised[i] = next;
-        w->written[i] = next->version;
-        X(change)(w, input_slots[i])->object = next;
+        X(raise)(w, input_slots[i], next++);
     }
 }
 
@@ -165,6 +189,14 @@ static bool X(check_input)(svm_worker *w, const uint8_t *declared, const svm_obj
 static bool X(use_inputs)(svm_worker *w) {
     const svm_tx *tx = w->tx;
     const svm_gas_schedule *gas = &w->block->facts.gas;
+    if (w->owns_all) { /* then every check passes, and where the gas of all is there, that of each is */
+        const svm_u128 each = (svm_u128)gas->entry_read + gas->object_mutate;
+        const svm_u128 sum = each * tx->inputs + (svm_u128)gas->entry_write_byte * w->owned_bytes;
+        if (sum <= w->gas_limit - w->gas_used) {
+            w->gas_used += (uint64_t)sum;
+            return true;
+        }
+    }
     for (uint32_t i = 0; i < tx->inputs; i++) {
         if (!use_gas(w, gas->entry_read)) {
             return false;
@@ -402,6 +434,28 @@ static const svm_object *X(usable)(svm_worker *w, const uint8_t *id, uint32_t ac
     return object;
 }
 
+/* The common mutation: of the next input, which got its new version before and hasn't been ended. */
+static inline bool X(is_plain_mutation)(const svm_worker *w, const uint8_t *at) {
+    const svm_tx *tx = w->tx;
+    const uint32_t input = w->next_input;
+    if (at[0] != SVM_OP_OBJECT_MUTATE || input >= tx->inputs || w->raised[input] == NULL || w->ended[input]) {
+        return false;
+    }
+    const uint8_t *declared = tx->data + tx->inputs_at + input * SVM_INPUT;
+    return svm_same_id(declared, at + 1) && declared[SVM_ID + 8] != SVM_READ;
+}
+
+static inline bool X(mutate_next)(svm_worker *w, const uint8_t *at) {
+    const uint32_t size = svm_get_u32(at + 33);
+    if (!X(check_size)(w, size) || !use_gas(w, w->block->facts.gas.entry_write_byte * size)) {
+        return false;
+    }
+    svm_object *next = w->raised[w->next_input++]; /* nobody else has seen it yet */
+    next->data = at + 37;
+    next->size = size;
+    return true;
+}
+
 static bool X(mutate_object)(svm_worker *w, const uint8_t *at) {
     const svm_gas_schedule *gas = &w->block->facts.gas;
     const uint32_t size = svm_get_u32(at + 33);
@@ -557,6 +611,13 @@ static bool X(run_operations)(svm_worker *w, uint64_t intrinsic) {
     const uint8_t *at = tx->data + tx->payload_at + 2;
     const uint32_t *slots = w->slots + 1 + tx->sponsored + tx->inputs;
     for (uint32_t i = 0; i < tx->operations; i++) {
+        if (X(is_plain_mutation)(w, at)) {
+            if (!X(mutate_next)(w, at)) {
+                return false;
+            }
+            at += 37 + svm_get_u32(at + 33);
+            continue;
+        }
         if (!X(run_operation)(w, at, &slots)) {
             return false;
         }
@@ -571,10 +632,7 @@ static void X(written_before)(svm_worker *w) {
     for (uint32_t i = 0; i < tx->inputs; i++) {
         const svm_object *object = w->objects[i];
         const uint8_t *declared = tx->data + tx->inputs_at + i * SVM_INPUT;
-        const bool raised = object != NULL && object->kind == SVM_OWNED && !object->deleted &&
-                            object->version == svm_get_u64(declared + SVM_ID) &&
-                            svm_same_id(object->owner, tx->data + SVM_AT_SENDER);
-        w->written[i] = raised ? object->version + 1 : 0;
+        w->written[i] = X(is_own)(object, declared, tx->data + SVM_AT_SENDER) ? object->version + 1 : 0;
     }
 }
 
@@ -600,11 +658,9 @@ static void X(execute)(svm_worker *w, uint32_t index) {
     }
     const uint32_t payer = tx->sponsored ? w->slots[1] : w->slots[0];
     const uint32_t *input_slots = w->slots + 1 + tx->sponsored;
-    for (uint32_t i = 0; i < tx->inputs; i++) {
-        w->objects[i] = X(value)(w, input_slots[i])->object;
-        __builtin_prefetch(w->objects[i]);
-    }
+    X(find_objects)(w, input_slots);
     memset(outcome, 0, sizeof *outcome);
+    outcome->effects_size = SVM_NO_EFFECTS;
     outcome->lane = X(lane)(w);
     if (!X(check_turn)(w, payer)) {
         outcome->status = SVM_VOID;

@@ -22,7 +22,7 @@ static bool worth_dealing(const svm_block *block) {
     return deal + run / block->workers_count < run - run / 8;
 }
 
-enum { AHEAD = 6 };
+enum { AHEAD = 6, AHEAD_OBJECTS = 3, OBJECTS_FEW = 4 };
 
 /* A compiler may take a function that only prefetches for one without effect, and drop its calls. */
 #if defined(__GNUC__)
@@ -51,12 +51,14 @@ static void run_one(svm_worker *worker, uint32_t index) {
     }
 }
 
-/* Objects lie anywhere in memory: those of the next transaction are asked for while this one runs. */
+/* Objects lie anywhere in memory: the first of a transaction are asked for while those before it run. The others
+ * aren't: the processor looks that far ahead by itself, and many requests at once hold each other up. */
 IN_PLACE void prefetch_objects(const svm_block *block, uint32_t index) {
     if (index < block->count) {
         const svm_tx *tx = &block->txs[index];
         const uint32_t *slots = block->slot_of + tx->keys + 1 + tx->sponsored;
-        for (uint32_t i = 0; i < tx->inputs; i++) {
+        const uint32_t few = tx->inputs < OBJECTS_FEW ? tx->inputs : OBJECTS_FEW;
+        for (uint32_t i = 0; i < few; i++) {
             const uint8_t *object = (const uint8_t *)block->slots[slots[i]].now.object;
             __builtin_prefetch(object);
             __builtin_prefetch((const uint8_t *)((uintptr_t)object + offsetof(svm_object, deleted)));
@@ -67,7 +69,7 @@ IN_PLACE void prefetch_objects(const svm_block *block, uint32_t index) {
 static void run_serial(svm_block *block) {
     for (uint32_t i = 0; i < block->count; i++) {
         prefetch_slots(block, i + AHEAD);
-        prefetch_objects(block, i + 1);
+        prefetch_objects(block, i + AHEAD_OBJECTS);
         run_one(&block->workers[0], i);
     }
 }

@@ -7,7 +7,6 @@
 enum {
     RECEIPT_HEAD = 1 + SVM_ID + 1 + 1 + 4, /* format, digest, lane, status, length of the code */
     RECEIPT_MIDDLE = 8 + 16 + SVM_ID,      /* gas_used, fee, gas_token */
-    NO_EFFECTS = 2 + 2 + 2 + 2 + 4,
     RECEIPT_TAIL = 8 + 4, /* height, index */
     SLOT_CHUNK = 1024
 };
@@ -20,7 +19,23 @@ typedef struct {
 
 static uint32_t receipt_size(const svm_outcome *outcome) {
     return RECEIPT_HEAD + (uint32_t)strlen(svm_code_name(outcome->code)) + RECEIPT_MIDDLE +
-           (outcome->effects != NULL ? outcome->effects_size : NO_EFFECTS) + RECEIPT_TAIL;
+           outcome->effects_size + RECEIPT_TAIL;
+}
+
+/* Effects of a transaction that raised the versions of all its inputs. */
+static uint8_t *write_raised(const svm_tx *tx, uint8_t *out) {
+    const uint8_t *declared = tx->data + tx->inputs_at;
+    svm_put_u16(out, 0);
+    svm_put_u16(out + 2, tx->inputs);
+    out += 4;
+    for (uint32_t i = 0; i < tx->inputs; i++) {
+        memcpy(out, declared, SVM_ID);
+        svm_put_u64(out + SVM_ID, svm_get_u64(declared + SVM_ID) + 1);
+        declared += SVM_INPUT;
+        out += SVM_ID + 8;
+    }
+    memset(out, 0, SVM_NO_EFFECTS - 4);
+    return out + SVM_NO_EFFECTS - 4;
 }
 
 static uint8_t *write_receipt(const svm_block *block, uint32_t index, uint8_t *out) {
@@ -43,9 +58,11 @@ static uint8_t *write_receipt(const svm_block *block, uint32_t index, uint8_t *o
     if (outcome->effects != NULL) {
         memcpy(out, outcome->effects, outcome->effects_size);
         out += outcome->effects_size;
+    } else if (outcome->raised) {
+        out = write_raised(&block->txs[index], out);
     } else {
-        memset(out, 0, NO_EFFECTS);
-        out += NO_EFFECTS;
+        memset(out, 0, SVM_NO_EFFECTS);
+        out += SVM_NO_EFFECTS;
     }
     svm_put_u64(out, block->facts.height);
     svm_put_u32(out + 8, index);
@@ -120,35 +137,49 @@ typedef struct {
 } changing;
 
 static inline bool is_changed(const svm_slot *slot) {
-    return slot->changed && !svm_value_same(slot->space, &slot->now, &slot->before);
+    return slot->changed != 0 &&
+           ((slot->changed & SVM_RAISED) != 0 || !svm_value_same(slot->space, &slot->now, &slot->before));
 }
 
-static uint32_t key_size(uint8_t space) { return space == SVM_BALANCE ? 1 + 2 * SVM_ID : 1 + SVM_ID; }
+static inline uint32_t key_size(uint8_t space) { return space == SVM_BALANCE ? 1 + 2 * SVM_ID : 1 + SVM_ID; }
 
 static void measure_chunk(void *context, uint32_t chunk) {
     changing *job = context;
     svm_block *block = job->block;
     const uint32_t first = chunk * SLOT_CHUNK;
     const uint32_t end = first + SLOT_CHUNK < block->slots_count ? first + SLOT_CHUNK : block->slots_count;
+    uint64_t size = 0;
+    uint32_t count = 0;
+    svm_u128 surplus = 0;
     for (uint32_t i = first; i < end; i++) {
         svm_slot *slot = &block->slots[i];
         if (i + 8 < end && slot[8].space == SVM_OBJECT) {
-            __builtin_prefetch(slot[8].before.object);
             __builtin_prefetch(slot[8].now.object);
+            if (slot[8].changed == SVM_CHANGED) {
+                __builtin_prefetch(slot[8].before.object);
+            }
         }
         if (!is_changed(slot)) {
             slot->changed = 0;
             continue;
         }
-        job->counts[chunk]++;
-        job->sizes[chunk] += 1 + key_size(slot->space) + 4 + svm_value_size(slot->space, &slot->now);
+        count++;
+        size += 1 + key_size(slot->space) + 4;
+        if (slot->space == SVM_OBJECT) {
+            size += slot->now.object != NULL ? SVM_OBJECT_HEAD + (uint64_t)slot->now.object->size : 0;
+            continue;
+        }
+        size += svm_value_size(slot->space, &slot->now);
         if (slot->space == SVM_ACCOUNT) {
-            job->surplus[chunk] += svm_join(slot->now.account.low, slot->now.account.high) -
-                                   svm_join(slot->before.account.low, slot->before.account.high);
-        } else if (slot->space != SVM_OBJECT) {
+            surplus += svm_join(slot->now.account.low, slot->now.account.high) -
+                       svm_join(slot->before.account.low, slot->before.account.high);
+        } else {
             job->others[chunk] = 1;
         }
     }
+    job->sizes[chunk] = size;
+    job->counts[chunk] = count;
+    job->surplus[chunk] = surplus;
 }
 
 static void write_chunk(void *context, uint32_t chunk) {
@@ -163,15 +194,20 @@ static void write_chunk(void *context, uint32_t chunk) {
             continue;
         }
         const svm_key *key = &block->keys[slot->key];
-        const uint32_t size = svm_value_size(slot->space, &slot->now);
-        *out++ = (uint8_t)key_size(slot->space);
-        *out++ = slot->space;
-        memcpy(out, key->id, SVM_ID);
-        out += SVM_ID;
+        out[0] = (uint8_t)key_size(slot->space);
+        out[1] = slot->space;
+        memcpy(out + 2, key->id, SVM_ID);
+        out += 2 + SVM_ID;
+        if (slot->space == SVM_OBJECT && slot->now.object != NULL) {
+            svm_put_u32(out, SVM_OBJECT_HEAD + slot->now.object->size);
+            out = svm_object_write(slot->now.object, out + 4);
+            continue;
+        }
         if (slot->space == SVM_BALANCE) {
             memcpy(out, key->token, SVM_ID);
             out += SVM_ID;
         }
+        const uint32_t size = svm_value_size(slot->space, &slot->now);
         svm_put_u32(out, size);
         out += 4;
         if (size != 0) {

@@ -71,6 +71,16 @@ static bool all_zero(const uint8_t *b, size_t size) {
     return seen == 0;
 }
 
+/* Whether one id comes before another. Of most pairs the first eight bytes tell, in one comparison. */
+static inline bool ascend(const uint8_t *a, const uint8_t *b) {
+    uint64_t x = 0, y = 0;
+    for (int i = 0; i < 8; i++) {
+        x = x << 8 | a[i];
+        y = y << 8 | b[i];
+    }
+    return x != y ? x < y : memcmp(a, b, ID_SIZE) < 0;
+}
+
 /* Inputs: u16 count, then (id, version, access) strictly ascending by id. */
 static uint32_t scan_inputs(cursor *c, const svm_scan_limits *limits, uint32_t *count) {
     uint32_t inputs;
@@ -87,7 +97,7 @@ static uint32_t scan_inputs(cursor *c, const svm_scan_limits *limits, uint32_t *
         if (input == NULL) {
             return SVM_TRUNCATED;
         }
-        if (before != NULL && memcmp(before, input, ID_SIZE) >= 0) {
+        if (before != NULL && !ascend(before, input)) {
             return SVM_INPUTS_UNSORTED;
         }
         if (input[INPUT_SIZE - 1] > ACCESS_LAST) {

@@ -63,50 +63,9 @@ void *svm_large(size_t size) {
     return malloc(size);
 }
 
-/* Keys. Two 64x64 multiplications over the id's four words, each with a secret word: who doesn't know the
- * seed can't choose ids that fall on each other. */
-static inline uint64_t mix(uint64_t a, uint64_t b) {
-    const svm_u128 product = (svm_u128)a * b;
-    return (uint64_t)product ^ (uint64_t)(product >> 64);
-}
-
-static uint64_t hash_id(const svm_engine *engine, const uint8_t *id) {
-    const uint64_t *seed = engine->seed;
-    return mix(svm_get_u64(id) ^ seed[0], svm_get_u64(id + 8) ^ seed[1]) ^
-           mix(svm_get_u64(id + 16) ^ seed[2], svm_get_u64(id + 24) ^ seed[3]);
-}
-
-uint64_t svm_hash_key(const svm_engine *engine, const svm_key *key) {
-    uint64_t hash = hash_id(engine, key->id) + key->space;
-    if (key->token != NULL) {
-        hash ^= mix(hash_id(engine, key->token), engine->seed[0]);
-    }
-    return mix(hash, engine->seed[1] | 1);
-}
-
 static uint64_t hash_entry(const svm_engine *engine, const svm_entry *entry) {
     const svm_key key = {.id = entry->id, .token = entry->token, .space = entry->space};
     return svm_hash_key(engine, &key);
-}
-
-static inline uint32_t tag_of(uint64_t hash) { return (uint32_t)(hash >> 32); }
-
-void svm_engine_prefetch_place(const svm_engine *engine, uint64_t hash) {
-    __builtin_prefetch(&engine->places[hash & engine->places_mask]);
-}
-
-void svm_engine_prefetch_entry(const svm_engine *engine, uint64_t hash) {
-    const svm_place *place = &engine->places[hash & engine->places_mask];
-    if (place->entry != 0 && place->tag == tag_of(hash)) {
-        const svm_entry *entry = svm_entry_at(engine, place->entry - 1);
-        __builtin_prefetch(entry);
-        __builtin_prefetch((const uint8_t *)entry + 64);
-    }
-}
-
-static bool is_entry_of(const svm_entry *entry, const svm_key *key) {
-    return entry->space == key->space && svm_same_id(entry->id, key->id) &&
-           (key->token == NULL || svm_same_id(entry->token, key->token));
 }
 
 static bool grow_places(svm_engine *engine) {
@@ -163,11 +122,11 @@ static bool new_entry(svm_engine *engine, uint32_t *entry) {
 
 uint32_t svm_engine_entry(svm_engine *engine, const svm_key *key) {
     uint64_t at = key->hash & engine->places_mask;
-    const uint32_t tag = tag_of(key->hash);
+    const uint32_t tag = svm_tag_of(key->hash);
     while (engine->places[at].entry != 0) {
         if (engine->places[at].tag == tag) {
             const uint32_t found = engine->places[at].entry - 1;
-            if (is_entry_of(svm_entry_at(engine, found), key)) {
+            if (svm_is_entry_of(svm_entry_at(engine, found), key)) {
                 return found;
             }
         }
@@ -413,20 +372,8 @@ uint8_t *svm_value_write(uint8_t space, const svm_value *value, uint8_t *out) {
         svm_put_u128(out, token->supply);
         return out + 16;
     }
-    default: {
-        const svm_object *object = value->object;
-        svm_put_u64(out, object->version);
-        out[8] = object->kind;
-        memcpy(out + 9, object->owner, SVM_ID);
-        svm_put_u32(out + 41, object->type);
-        out[45] = object->deleted;
-        svm_put_u32(out + 46, object->size);
-        out += SVM_OBJECT_HEAD - 1;
-        if (object->size != 0) {
-            memcpy(out, object->data, object->size);
-        }
-        return out + object->size;
-    }
+    default:
+        return svm_object_write(value->object, out - 1);
     }
 }
 

@@ -460,7 +460,7 @@ static void install(const svm_stm *stm) {
         const svm_written *last = stm->written[slot];
         if (last != NULL) {
             stm->block->slots[slot].now = last->value;
-            stm->block->slots[slot].changed = 1;
+            stm->block->slots[slot].changed = SVM_CHANGED;
         }
     }
 }

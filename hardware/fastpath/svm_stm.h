@@ -97,6 +97,10 @@ static inline svm_value *svm_stm_change(svm_worker *w, uint32_t slot) {
     return &own->value;
 }
 
+static inline void svm_stm_raise(svm_worker *w, uint32_t slot, const svm_object *object) {
+    svm_stm_change(w, slot)->object = object;
+}
+
 static inline void svm_stm_restore(svm_worker *w, uint32_t slot, svm_value value) {
     svm_stm_own(w, slot)->value = value;
 }

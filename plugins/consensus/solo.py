@@ -180,7 +180,8 @@ class Solo:
 
     async def health(self) -> Health:
         if self._stalled:
-            return Health(HealthState.FAILING, self._stalled)
+            # Not failing, for which the kernel would open it again: that frees no disk.
+            return Health(HealthState.DEGRADED, self._stalled, ready=False)
         if not self.producing:
             return Health(HealthState.DEGRADED, self.engine.reason)
         return Health()
@@ -449,15 +450,18 @@ class Solo:
                 await self._application.commit(block, certificate.encode())
                 break
             except DiskFull as error:
+                if not self._stalled:
+                    self._ctx.log.error("blocks_wait_for_room", height=block.header.height, cause=str(error))
                 self._stalled = f"the disk is full, no block can be written: {error}"
-                self._ctx.log.error("disk_full", height=block.header.height, retry_s=wait_s, cause=str(error))
             if self._draining:
                 return
             with trio.CancelScope() as self._idle:
                 await self._ctx.clock.sleep(wait_s)
             self._idle = None
             wait_s = min(2 * wait_s, DISK_RETRY_S_MAX)
-        self._stalled = ""
+        if self._stalled:
+            self._ctx.log.info("blocks_go_on", height=block.header.height)
+            self._stalled = ""
         now_s = self._ctx.clock.monotonic()
         if self._last_block_s > -math.inf:
             self._interval.observe((now_s - self._last_block_s) * 1000)

@@ -5,6 +5,7 @@ import fcntl
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
@@ -148,6 +149,25 @@ def free_bytes(path: Path) -> int:
     """What this user may still write to the disk that `path` is on."""
     found = os.statvfs(path)
     return found.f_bavail * found.f_frsize
+
+
+def disk_bytes(path: Path) -> int:
+    """The size of the disk that `path` is on."""
+    found = os.statvfs(path)
+    return found.f_blocks * found.f_frsize
+
+
+def prove_room(folder: Path, size_bytes: int) -> None:
+    """Raise `DiskFull` unless the disk gives so many bytes now, whatever quota or limit it keeps to."""
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, size_bytes)
+            else:
+                for _ in range(0, size_bytes, 2**20):
+                    os.write(file.fileno(), bytes(2**20))
+    except OSError as error:
+        raise os_error(error, folder) from error
 
 
 def check_free(path: Path, kept_bytes: int, wanted_bytes: int) -> None:

@@ -41,6 +41,7 @@ from supervm.plugins.storage.binding import Binding
 from supervm.plugins.storage.folder import (
     check_marker,
     check_room,
+    disk_bytes,
     folder_bytes,
     free_bytes,
     locked_folder,
@@ -201,6 +202,8 @@ class LmdbEngine:
             keys_estimate=tree["entries"],
             bytes=folder_bytes(self._folder),
             disk_free_bytes=free_bytes(self._folder),
+            disk_bytes=disk_bytes(self._folder),
+            disk_kept_bytes=self._config.free_bytes_min,
             extras={
                 "lmdb_map_bytes": float(self._map_bytes()),
                 "lmdb_used_bytes": float(self._used_bytes()),

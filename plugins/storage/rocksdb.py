@@ -8,10 +8,15 @@ refused and tried again.
 
 A MEMORY batch skips the log. The next batch that does not is preceded by a flush, so that a crash can't
 lose the first and keep the second (STO-5).
+
+A full disk leaves a torn record at the end of the log, of a batch that was never acknowledged, and the engine
+refuses all writes until it is opened again. So that is what the next write does, once the disk has proved
+that it gives room: everything acknowledged is in the log before the torn record, or in tables.
 """
 
 import re
 import threading
+import weakref
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
@@ -29,6 +34,7 @@ from supervm.contracts.storage import (
     Durability,
     Operation,
     ReadOnly,
+    SnapshotExpired,
     StorageError,
     StoreCorrupt,
     StoreFailed,
@@ -39,11 +45,13 @@ from supervm.plugins.storage.binding import Binding
 from supervm.plugins.storage.folder import (
     check_free,
     check_marker,
+    disk_bytes,
     folder_bytes,
     free_bytes,
     locked_folder,
     open_folder,
     os_error,
+    prove_room,
     write_marker,
 )
 from supervm.plugins.storage.rocksdb_stats import RocksdbMetrics, parse_statistics
@@ -54,6 +62,9 @@ from supervm.plugins.storage.threaded import Stalled, ThreadedStore, served
 BINDING = Binding("rocksdict", extra="rocksdb", database="RocksDB")
 # Not zlib: the binding takes it and compresses nothing.
 COMPRESSIONS = ("none", "snappy", "lz4", "lz4hc", "zstd", "bz2")
+
+# What opening again may write beyond the rows that were in memory: tables' indexes, and logs of its own.
+REOPEN_BYTES = 16 * 2**20
 
 # Above every key that may be stored: the end of the store, for a range that has none.
 ABOVE_ALL = b"\xff" * (KEY_BYTES_MAX + 1)
@@ -99,19 +110,22 @@ class RocksdbEngine:
         self._folder = folder
         self._config = config
         self._unlogged = False
+        self._full = False
+        self._views: weakref.WeakSet[RocksdbView] = weakref.WeakSet()
+        self._use = _Use()
+        self._opening = open_database or rocksdict.Rdict
         made = check_marker(folder, "rocksdb")
         if made and not (folder / "CURRENT").exists():
             raise StoreCorrupt("the database is gone", folder, "Restore it from a checkpoint.")
         self.compression = config.compression
-        opening = open_database or rocksdict.Rdict
         with self._errors():
             try:
-                self._database, self._options = self._open(opening, made)
+                self._database, self._options = self._open(made)
             except Exception as error:
                 if self.compression == "none" or "not linked" not in str(error):
                     raise
                 self.compression = "none"
-                self._database, self._options = self._open(opening, made)
+                self._database, self._options = self._open(made)
         try:
             if not made:
                 write_marker(folder, "rocksdb")
@@ -122,13 +136,15 @@ class RocksdbEngine:
 
     def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
         # A list is read as one consistent view, and without Python's global lock.
-        with self._errors():
+        with self._errors(), self._use.shared():
             values: list[bytes | None] = self._database.get(list(keys))
             return values
 
     def open_view(self) -> "RocksdbView":
-        with self._errors():
-            return RocksdbView(self, self._database.iter())
+        with self._errors(), self._use.shared():
+            view = RocksdbView(self, self._database.iter())
+            self._views.add(view)
+            return view
 
     def apply(self, operations: Sequence[Operation], durability: Durability) -> None:
         batch = self._rocksdict.WriteBatch(raw_mode=True)
@@ -145,6 +161,8 @@ class RocksdbEngine:
                     if end is None or start < end:
                         batch.delete_range(start, ABOVE_ALL if end is None else end)
         size_bytes = batch.size_in_bytes()
+        if self._full:
+            self._reopen(size_bytes)
         if operations:
             check_free(self._folder, self._config.free_bytes_min, size_bytes)
         with self._errors():
@@ -164,23 +182,23 @@ class RocksdbEngine:
                 raise StoreFailed(error.problem, error.subject, error.mend) from error
 
     def checkpoint(self, path: Path) -> None:
-        with self._errors():
+        with self._errors(), self._use.shared():
             # What is still in memory is written here without the global lock, not by the next call with it.
             self._database.flush()
             self._rocksdict.Checkpoint(self._database).create_checkpoint(str(path))
         write_marker(path, "rocksdb")
 
     def compact(self, start: bytes, end: bytes | None) -> None:
-        with self._errors():
+        with self._errors(), self._use.shared():
             self._database.compact_range(start, end)
 
     def get_property(self, name: str) -> str | None:
-        with self._errors():
+        with self._errors(), self._use.shared():
             value: str | None = self._database.property_value(name)
             return value
 
     def stats(self) -> StoreStats:
-        with self._errors():
+        with self._errors(), self._use.shared():
             number = self._database.property_int_value
             counted = parse_statistics(self._options.get_statistics() or "")
             sst_bytes = number("rocksdb.total-sst-files-size") or 0
@@ -200,6 +218,8 @@ class RocksdbEngine:
             cache_hits=int(counted["cache_hit"]),
             cache_misses=int(counted["cache_miss"]),
             disk_free_bytes=free_bytes(self._folder),
+            disk_bytes=disk_bytes(self._folder),
+            disk_kept_bytes=self._config.free_bytes_min,
             extras=extras,
         )
 
@@ -208,10 +228,42 @@ class RocksdbEngine:
         with self._errors():
             self._database.close()
 
-    def _open(self, opening: Callable[..., Any], made: bool) -> tuple[Any, Any]:
+    def _reopen(self, wanted_bytes: int) -> None:
+        """Open the database again, which ends its refusal to write. Raises `DiskFull` while there is no room.
+
+        Views don't outlive it. Nor would a MEMORY batch that is in no table yet, for which it stays shut.
+        """
+        if self._unlogged:
+            raise DiskFull(
+                "the disk was full, and rows that were never logged would be lost by opening the store again",
+                self._folder,
+                "Restart the node.",
+            )
+        in_memory = self._database.property_int_value("rocksdb.cur-size-all-mem-tables") or 0
+        prove_room(self._folder, wanted_bytes + in_memory + REOPEN_BYTES + self._config.free_bytes_min)
+        with self._use.alone():
+            for view in tuple(self._views):
+                view.expire()
+            try:
+                self._database.close()
+            except Exception as error:
+                # What could not be flushed now is in the log, from which opening takes it.
+                if not any(text in str(error) for text in (*NO_SPACE, "Writer has previous error")):
+                    raise StoreFailed(str(error), self._folder, "Check the disk.") from error
+            try:
+                self._database, self._options = self._open(made=True)
+            except Exception as error:
+                raise StoreFailed(
+                    f"it could not be opened again after the disk was full: {error}",
+                    self._folder,
+                    "Free some of the disk and restart the node; nothing acknowledged is lost.",
+                ) from error
+        self._full = False
+
+    def _open(self, made: bool) -> tuple[Any, Any]:
         options = self._database_options(made)
         # Named, because else the options stored with the database would replace ours when it is reopened.
-        database = opening(str(self._folder), options, column_families={"default": options})
+        database = self._opening(str(self._folder), options, column_families={"default": options})
         return database, options
 
     def _database_options(self, made: bool) -> Any:
@@ -254,6 +306,7 @@ class RocksdbEngine:
         except Exception as error:
             if str(error).startswith(("Result incomplete", "Incomplete")):
                 raise Stalled from None
+            self._full = True
             raise
         if durability is Durability.MEMORY:
             self._unlogged = True
@@ -271,6 +324,41 @@ class RocksdbEngine:
             raise _translate(str(error), self._folder) from error
 
 
+class _Use:
+    """Any number of threads use the database, or one replaces it, who goes first."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._users = 0
+        self._replacing = False
+
+    @contextmanager
+    def shared(self) -> Iterator[None]:
+        with self._changed:
+            while self._replacing:
+                self._changed.wait()
+            self._users += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._users -= 1
+                self._changed.notify_all()
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        with self._changed:
+            self._replacing = True
+            while self._users:
+                self._changed.wait()
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._replacing = False
+                self._changed.notify_all()
+
+
 class RocksdbView:
     """One iterator, which keeps seeing the rows as they were when it was made.
 
@@ -283,11 +371,12 @@ class RocksdbView:
         self._engine = engine
         self._rows = rows
         self._lock = threading.Lock()
+        self._expired = False
 
     def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
         values: list[bytes | None] = []
         with self._lock, self._engine._errors():
-            rows = self._rows
+            rows = self._held()
             for key in keys:
                 rows.seek(key)
                 if rows.valid():
@@ -300,7 +389,7 @@ class RocksdbView:
     def page(self, span: Span) -> Page:
         page = PageBuilder(span)
         with self._lock, self._engine._errors():
-            rows = self._rows
+            rows = self._held()
             self._seek(span)
             step = rows.prev if span.reverse else rows.next
             while rows.valid():
@@ -317,6 +406,18 @@ class RocksdbView:
     def close(self) -> None:
         """Release what the view keeps from being deleted."""
         self._rows = None
+
+    def expire(self) -> None:
+        """Close it under whoever reads it, who is told so."""
+        with self._lock:
+            self._rows, self._expired = None, True
+
+    def _held(self) -> Any:
+        if self._expired:
+            raise SnapshotExpired(
+                "the store was opened again after its disk was full", self._engine._folder, "Take another."
+            )
+        return self._rows
 
     def _seek(self, span: Span) -> None:
         """To the first row of the span, from its own side."""
@@ -343,9 +444,7 @@ def _translate(status: str, folder: Path) -> StorageError:
     if re.search(r"While f(data)?sync|While sync|While fallocate", status):
         return StoreFailed(status, folder, "Check the disk.")
     if any(text in status for text in NO_SPACE):
-        return DiskFull(
-            status, folder, "Free some; a store that met a full disk writes again once it is reopened."
-        )
+        return DiskFull(status, folder, "Free some: it goes on by itself once there is room.")
     if "No locks available" in status or "While lock file" in status:
         return StoreLocked(status, folder, "Stop the program that has it open.")
     if any(text in status for text in DENIED):

@@ -34,6 +34,7 @@ from supervm.contracts.storage import (
 from supervm.plugins.storage.folder import (
     check_marker,
     check_room,
+    disk_bytes,
     folder_bytes,
     free_bytes,
     locked_folder,
@@ -184,6 +185,8 @@ class SqliteEngine:
             keys_estimate=keys,
             bytes=folder_bytes(self._folder),
             disk_free_bytes=free_bytes(self._folder),
+            disk_bytes=disk_bytes(self._folder),
+            disk_kept_bytes=self._config.free_bytes_min,
             extras={"sqlite_pages": pages, "sqlite_pages_unused": unused},
         )
 

@@ -188,7 +188,7 @@ class ThreadedStore(Reads):
     async def stats(self) -> StoreStats:
         stats = await self._run(self._readers, self._engine.stats)
         extras = {**stats.extras, "write_stall_micros": self._stalled_s * 1e6}
-        stats = attrs.evolve(stats, snapshots_open=len(self._views), extras=extras)
+        stats = attrs.evolve(stats, snapshots_open=len(self._views), stalled_s=self._stalled_s, extras=extras)
         self._latency.record(stats)
         return stats
 

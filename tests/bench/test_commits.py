@@ -7,12 +7,13 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from supervm.bench import commits
+from supervm.bench.chains import make_block
 from supervm.bench.commits import OURS, PYTHON, CommitPlan, run_commits
 from supervm.bench.errors import CantMeasure
 from supervm.cli.bench import bench
 from supervm.hardware import fastpath
 from supervm.storage.ledger import Ledger, Staged
+from supervm.types.block import BlockHeader
 from supervm.types.changes import PackedChanges
 
 SMALL = {"accounts": 40, "block": 30, "pairs": 5, "storage": "memory"}
@@ -56,7 +57,7 @@ async def test_a_storage_that_is_not_there_is_named_with_those_that_are() -> Non
 
 def test_batches_hold_all_transactions_in_their_order() -> None:
     data: Sequence[bytes] = [bytes([number]) * 400_000 for number in range(5)]
-    parent = commits.BlockHeader(
+    parent = BlockHeader(
         chain_id=bytes(32),
         epoch=0,
         height=0,
@@ -71,7 +72,7 @@ def test_batches_hold_all_transactions_in_their_order() -> None:
         body_digest=bytes(32),
         validators_digest=bytes(32),
     )
-    block = commits.make_block(parent, bytes(32), data)
+    block = make_block(parent, bytes(32), data)
     block.check()
     assert [len(batch.transactions) for batch in block.batches] == [2, 2, 1]
     assert list(block.transactions) == data

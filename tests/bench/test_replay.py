@@ -1,6 +1,7 @@
 """A block through a real node in a process of its own, killed and not, and judged by the oracle."""
 
 import json
+import os
 import random
 import shutil
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from supervm.cli.main import main
 from supervm.client.http import NodeClient
 from tests.bench.blocks import make_block
 
+KILLS = int(os.environ.get("SOAK_KILLS", "5"))
 REAL = next((Path(__file__).parent.parent / "data").glob("*.blk"))
 SHAPE = {"name", "parameters", "goodput", "attempts", "failed", "latency_ms", "ratios", "peers_missing"}
 
@@ -151,8 +153,8 @@ def test_small_blocks_are_blocks() -> None:
 @pytest.mark.slow
 async def test_the_real_block_is_committed_whole_and_survives_kills(tmp_path: Path) -> None:
     with working_folder(tmp_path / "kept") as folder:
-        result = await replay(ReplayPlan(block=REAL, folder=folder, kills=20), quiet)
+        result = await replay(ReplayPlan(block=REAL, folder=folder, kills=KILLS), quiet)
     assert result.oracle == "ok"
     assert result.extra["committed"] == 3315
     assert result.extra["satoshi"] == 1_168_464_839_990
-    assert result.extra["killed"]["kills"] == 20
+    assert result.extra["killed"]["kills"] == KILLS

@@ -20,6 +20,7 @@ from supervm.chain.views import (
     TransactionView,
 )
 from supervm.contracts.application import NodeIdentity, Refused
+from supervm.contracts.storage import DiskFull
 from supervm.http.ports import ComponentFacts, PluginFacts
 from supervm.storage.errors import SnapshotBusy
 from supervm.telemetry.metrics import Registry
@@ -65,12 +66,15 @@ class SnapshotsDouble:
 
     def __init__(self) -> None:
         self.taking = False
+        self.full = False
         self.last_failure = ""
         self.asked = 0
 
     def ask(self) -> None:
         if self.taking:
             raise SnapshotBusy("a snapshot is being taken")
+        if self.full:
+            raise DiskFull("a snapshot waits for room on the node's disk", "7 bytes free", "Free some.")
         self.asked += 1
 
     async def listed(self) -> list[SnapshotView]:
@@ -143,6 +147,10 @@ class LedgerDouble:
                 mend="try again",
                 digest=digest_of(data),
                 retry_after_s=2.5,
+            )
+        if data.startswith(b"disk"):
+            return Refused(
+                code="DiskNearlyFull", field="node", value="7 bytes free", mend="later", retry_after_s=30.0
             )
         if data.startswith(b"twice"):
             return Refused(

@@ -138,6 +138,16 @@ async def test_a_full_mempool_is_a_429_that_says_when_to_come_back(served: Serve
     assert len(many.json()["transactions"]) == 3
 
 
+async def test_a_disk_nearly_full_is_a_503_that_says_when_to_come_back(served: Served) -> None:
+    one = await served.client.post("/v1/transactions", content=b"disk", headers=OCTETS)
+    many = await served.client.post("/v1/transactions", json=["0x" + b"disk".hex()] * 3)
+    for answer in (one, many):
+        problem = answer.json()
+        assert (answer.status_code, problem["code"]) == (503, "DiskNearlyFull")
+        assert (answer.headers["retry-after"], problem["value"]) == ("30", "7 bytes free")
+    assert len(many.json()["transactions"]) == 3
+
+
 @pytest.mark.parametrize(
     "media", ["", "text/plain", "application/x-www-form-urlencoded", "application/jsonx"]
 )

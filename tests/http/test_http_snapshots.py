@@ -52,6 +52,16 @@ async def test_the_operator_has_one_taken_and_a_second_has_to_wait(serve: Serve)
         assert (answer.status_code, answer.json()["code"], kept.asked) == (409, "SnapshotBusy", 1)
 
 
+async def test_while_the_disk_is_tight_none_is_taken(serve: Serve) -> None:
+    async with serve(token=TOKEN) as served:
+        kept = served.ledger.snapshots
+        assert kept is not None
+        kept.full = True
+        answer = await served.client.post("/v1/snapshots", headers=MINE)
+        assert (answer.status_code, answer.json()["code"], kept.asked) == (503, "DiskFull", 0)
+        assert (answer.headers["retry-after"], answer.json()["value"]) == ("30", "7 bytes free")
+
+
 async def test_a_body_or_a_query_is_refused(serve: Serve) -> None:
     async with serve(token=TOKEN) as served:
         for path, content, code in (

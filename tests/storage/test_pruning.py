@@ -8,11 +8,11 @@ import pytest
 import trio
 import trio.testing
 
-from supervm.contracts.storage import Delete, DiskFull, Durability, Put, StoreCorrupt
+from supervm.contracts.storage import Delete, DiskFull, Durability, Put, StoreCorrupt, StoreStats
 from supervm.kernel.context import SystemClock
 from supervm.storage.errors import Pruned
 from supervm.storage.ledger import Ledger
-from supervm.storage.pace import Pace, PieceSize
+from supervm.storage.pace import Calm, Pace, PieceSize
 from supervm.storage.pruning import KEPT_MIN, Keep, Removed, Sweeper, horizon_for, would_remove
 from supervm.storage.spaces import (
     BODIES,
@@ -328,22 +328,72 @@ async def test_the_most_that_any_rule_keeps_is_kept_and_never_less_than_256(memo
             Keep(**wrong)
 
 
+class Watch:
+    """A clock that only sleeping moves, and who holds it."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+        self.slept: list[float] = []
+
+    def monotonic(self) -> float:
+        return self.now_s
+
+    def wall_ms(self) -> int:
+        return 0
+
+    async def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        self.now_s += seconds
+
+
+@attrs.define
+class Stalling:
+    """A store whose writes have waited so long at each time that it is asked."""
+
+    stalled_s: list[float]
+
+    async def stats(self) -> StoreStats:
+        return StoreStats(keys_estimate=0, bytes=0, stalled_s=self.stalled_s.pop(0))
+
+
+async def test_work_that_can_wait_stops_while_writes_wait_for_the_engine():
+    watch, pauses = Watch(), []
+    store = Stalling([7.0, 7.0, 7.5, 8.0, 8.0, 8.0])
+    calm = Calm(store, watch, lambda: pauses.append(watch.now_s))
+    await calm.wait()  # what was before is over
+    await calm.wait()  # asked a moment ago
+    assert (watch.slept, len(store.stalled_s)) == ([], 5)
+    watch.now_s = 1.0
+    await calm.wait()
+    assert watch.slept == []
+    watch.now_s = 2.0
+    await calm.wait()
+    assert (watch.slept, pauses) == ([1.0, 1.0], [2.0])
+    watch.now_s = 5.0
+    await calm.wait()
+    assert (watch.slept, pauses, store.stalled_s) == ([1.0, 1.0], [2.0], [])
+
+
+async def test_a_sweep_asks_before_each_piece_whether_it_may_go_on(memory):
+    rows = []
+
+    async def calm() -> None:
+        rows.append(len(await rows_of(memory)))
+
+    async with ledger_on(memory) as ledger:
+        await grow(ledger, 9)
+        await ledger.raise_horizon(Horizon(6, 6))
+        before = len(await rows_of(memory))
+        sweeper = Sweeper(ledger, Pace(SystemClock()), calm=calm)
+        sweeper._blocks, sweeper._pages = PieceSize(2), PieceSize(4)
+        await sweeper.sweep()
+    assert rows[0] == before
+    # Some pieces of both kinds, each asked for when the one before was done.
+    assert len(rows) >= 5 and rows == sorted(rows, reverse=True)
+    assert len(set(rows)) >= len(rows) - 2
+
+
 async def test_a_pace_takes_its_share_of_the_time_and_no_more():
-    class Watch:
-        def __init__(self) -> None:
-            self.now_s = 0.0
-            self.slept: list[float] = []
-
-        def monotonic(self) -> float:
-            return self.now_s
-
-        def wall_ms(self) -> int:
-            return 0
-
-        async def sleep(self, seconds: float) -> None:
-            self.slept.append(seconds)
-            self.now_s += seconds
-
     watch = Watch()
     pace = Pace(watch, 0.25)
     for _ in range(4):
@@ -363,6 +413,17 @@ def test_pieces_grow_while_they_are_quick_and_shrink_when_they_are_not():
     size.took(0.001, 3)
     size.took(0.007, 100)
     assert size.size == 100
-    for _ in range(9):
+    for _ in range(40):
         size.took(0.02, size.size)
     assert size.size == 4
+
+
+def test_a_piece_that_waited_for_others_is_no_reason_to_do_less_at_a_time():
+    size = PieceSize(most=64, least=8)
+    for _ in range(20):
+        for seconds in (0.06, 0.05, 0.06, 0.004):
+            size.took(seconds, size.size)
+    assert size.size == 64
+    for seconds in (0.06, 0.008) * 20:
+        size.took(seconds, 64)
+    assert size.size == 64

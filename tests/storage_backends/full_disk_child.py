@@ -2,7 +2,7 @@
 
 LIMIT `mount`: a 24 MiB tmpfs, mounted in namespaces of this process (no root needed where the kernel
 allows it). LIMIT `rlimit`: files of at most 4 MiB, by the operating system's limit. Prints what it saw
-as one line of JSON.
+as one line of JSON: while the disk was full, when the same store had room again, and after opening it anew.
 """
 
 import json
@@ -15,7 +15,7 @@ from typing import Any
 
 import trio
 
-from supervm.contracts.storage import DiskFull, Durability, Put, StorageError, StoreFailed
+from supervm.contracts.storage import DiskFull, Durability, Put, SnapshotExpired, StorageError, StoreFailed
 from supervm.plugins.storage.lmdb import LmdbConfig, lmdb
 from supervm.plugins.storage.rocksdb import RocksdbConfig, rocksdb
 from supervm.plugins.storage.sqlite import SqliteConfig, sqlite
@@ -35,9 +35,23 @@ def pair(i: int) -> list[Put]:
     return [Put(b"a%04d" % i, os.urandom(BATCH)), Put(b"b%04d" % i, b"second half")]
 
 
-async def fill(backend: str, folder: Path, seen: dict[str, Any]) -> None:
+def limit(folder: Path, how: str) -> None:
+    if how == "mount":
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(folder)], check=True)
+    else:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4 * 2**20, resource.RLIM_INFINITY))
+
+
+def give_room(folder: Path, how: str) -> None:
+    if how == "mount":
+        subprocess.run(["mount", "-o", "remount,size=96m", str(folder)], check=True)
+    else:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+
+
+async def fill(backend: str, how: str, folder: Path, seen: dict[str, Any]) -> None:
     component, config = BACKENDS[backend]
-    async with opened(component, folder, config) as store:
+    async with opened(component, folder / "store", config) as store, store.snapshot() as before:
         i = 0
         try:
             while i < 1000:
@@ -59,6 +73,16 @@ async def fill(backend: str, folder: Path, seen: dict[str, Any]) -> None:
             seen["second"] = "written"
         except (DiskFull, StoreFailed) as error:
             seen["second"] = type(error).__name__
+        give_room(folder, how)
+        try:
+            await store.write(pair(i))
+            seen["with room"] = "written"
+            seen["rows then"] = len([row async for row in store.scan()])
+            seen["health then"] = (await store.health()).state
+            seen["snapshot"] = len([row async for row in before.scan()])
+        except (StoreFailed, SnapshotExpired) as error:
+            seen.setdefault("with room", type(error).__name__)
+            seen["snapshot"] = type(error).__name__
 
 
 async def reopen(backend: str, folder: Path, seen: dict[str, Any]) -> None:
@@ -72,22 +96,14 @@ async def reopen(backend: str, folder: Path, seen: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    backend, limit, name = sys.argv[1:]
+    backend, how, name = sys.argv[1:]
     folder, seen = Path(name), dict[str, Any]()
-    if limit == "mount":
-        options = ["-t", "tmpfs", "-o", "size=24m"]
-        subprocess.run(["mount", *options, "tmpfs", str(folder)], check=True)
-    else:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (4 * 2**20, resource.RLIM_INFINITY))
+    limit(folder, how)
     try:
-        trio.run(fill, backend, folder / "store", seen)
+        trio.run(fill, backend, how, folder, seen)
     except BaseException as error:
         # The component itself may have failed meanwhile, as it must once its store has.
         seen["component"] = type(only_error(error)).__name__
-    if limit == "mount":
-        subprocess.run(["mount", "-o", "remount,size=96m", str(folder)], check=True)
-    else:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     trio.run(reopen, backend, folder / "store", seen)
     print(json.dumps(seen))
 

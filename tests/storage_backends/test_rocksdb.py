@@ -1,16 +1,20 @@
 """What is RocksDB's own: statistics that move, stalls, compression that isn't there, error texts."""
 
+import errno
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 import rocksdict
+import trio
 
 from supervm.contracts.storage import (
     DiskFull,
     Durability,
     Put,
     ReadOnly,
+    SnapshotExpired,
     StorageError,
     StoreCorrupt,
     StoreFailed,
@@ -160,6 +164,70 @@ def test_a_status_is_told_as_the_contracts_error(status: str, error: type[Storag
     assert type(told) is error
     assert status in str(told)
     assert told.mend
+
+
+async def test_opened_again_after_a_full_disk_it_shows_all_rows_to_those_who_read_meanwhile(
+    tmp_path: Path,
+) -> None:
+    rows = {b"%03d" % number: b"v" * number for number in range(200)}
+    seen = []
+
+    async def read(store: Any) -> None:
+        seen.extend([await store.get_many(list(rows)) for _ in range(40)])
+
+    async with opened(rocksdb, tmp_path, SMALL) as store:
+        await store.write([Put(key, value) for key, value in rows.items()])
+        async with store.snapshot() as old, trio.open_nursery() as nursery:
+            for _ in range(4):
+                nursery.start_soon(read, store)
+            for number in range(3):
+                store._engine._full = True
+                await store.write([Put(b"more", b"%d" % number)], Durability.BUFFERED)
+                assert not store._engine._full
+            with refused(SnapshotExpired):
+                await old.get(b"001")
+        assert seen == [list(rows.values())] * 160
+        assert await store.get(b"more") == b"2"
+
+
+async def test_rows_that_were_never_logged_keep_it_from_being_opened_again(tmp_path: Path) -> None:
+    async with opened(rocksdb, tmp_path) as store:
+        await store.write([Put(b"a", b"v")], Durability.MEMORY)
+        store._engine._full = True
+        with refused(DiskFull):
+            await store.write([Put(b"b", b"v")])
+        assert await store.get_many([b"a", b"b"]) == [b"v", None]
+
+
+async def test_it_is_not_opened_again_before_the_disk_gives_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(file: int, start: int, size_bytes: int) -> None:
+        raise OSError(errno.EDQUOT, "Disk quota exceeded")
+
+    async with opened(rocksdb, tmp_path) as store, store.snapshot() as view:
+        store._engine._full = True
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "posix_fallocate", full)
+            with refused(DiskFull):
+                await store.write([Put(b"b", b"v")])
+        assert await view.get(b"b") is None
+        await store.write([Put(b"b", b"v")])
+
+
+async def test_a_store_that_cannot_be_opened_again_has_failed_and_lost_nothing(tmp_path: Path) -> None:
+    def opening(*_: Any, **__: Any) -> None:
+        raise Exception("IO error: No space left on device: While appending")
+
+    async with opened(rocksdb, tmp_path) as store:
+        await store.write([Put(b"a", b"v")])
+        store._engine._full, store._engine._opening = True, opening
+        with refused(StoreFailed):
+            await store.write([Put(b"b", b"v")])
+        with refused(StoreFailed):
+            await store.get(b"a")
+    async with opened(rocksdb, tmp_path) as store:
+        assert [row async for row in store.scan()] == [(b"a", b"v")]
 
 
 class FailingLog:

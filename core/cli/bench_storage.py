@@ -1,0 +1,61 @@
+"""`supervm bench pruning` and `supervm bench growth`."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+import trio
+
+from supervm.cli.bench_result import finish
+from supervm.cli.errors import Misuse
+from supervm.cli.output import json_option, progress
+
+folder_option = click.option(
+    "--folder",
+    type=click.Path(path_type=Path, file_okay=False, exists=True, writable=True),
+    default=".",
+    show_default=True,
+    help="On the disk to be measured.",
+)
+
+
+@click.command()
+@click.option("--storage", default="rocksdb", show_default=True, help="Storage component.")
+@click.option(
+    "--blocks", type=click.IntRange(1), default=100_000, show_default=True, help="Blocks to make and prune."
+)
+@click.option("--block", type=click.IntRange(1), default=4, show_default=True, help="Transfers of a block.")
+@click.option("--accounts", type=click.IntRange(2), default=20_000, show_default=True, help="Accounts.")
+@click.option("--window", type=click.IntRange(1), default=50, show_default=True, help="Blocks of a turn.")
+@click.option(
+    "--share",
+    type=click.FloatRange(0.01, 1),
+    default=0.2,
+    show_default=True,
+    help="Part of its time that pruning takes.",
+)
+@click.option(
+    "--pace-ms", type=click.FloatRange(0), default=0.0, show_default=True, help="At most a block so often."
+)
+@click.option("--seed", type=int, default=1, show_default=True, help="Of the accounts and transfers.")
+@folder_option
+@json_option
+def pruning(as_json: bool, **asked: Any) -> None:
+    """Commit blocks while everything below the newest 256 is pruned, and without, in turns.
+
+    Blocks are made first, without waiting for the disk; those that are measured are durable. Every balance,
+    the whole state tree and what is left below the horizon are checked at the end.
+
+    \b
+    Example:
+      supervm bench pruning
+      supervm bench pruning --storage sqlite --blocks 10000 --json
+    """
+    from supervm.bench.errors import CantMeasure
+    from supervm.bench.pruning import PrunePlan, run_pruning
+
+    try:
+        result = trio.run(run_pruning, PrunePlan(**asked), progress)
+    except CantMeasure as error:
+        raise Misuse(str(error)) from error
+    finish(result, as_json)
