@@ -8,7 +8,14 @@ from typing import Any
 
 import attrs
 
-from supervm.cli.folders import check_chain, check_persistent, finality_of, opened_storage, planned_storage
+from supervm.cli.folders import (
+    check_chain,
+    check_persistent,
+    finality_of,
+    opened_storage,
+    planned_storage,
+    scratch_storage,
+)
 from supervm.contracts.gas import GasPolicy
 from supervm.contracts.storage import KeyValueStore
 from supervm.execution import BlockInput, BlockResult, block_keys, execute_block
@@ -41,7 +48,7 @@ async def verify_folder(options: NodeOptions, genesis: Path | None, progress: Pr
         planned = planned_storage(prepared, chain)
         async with (
             opened_storage(prepared, planned, folder.path, logs) as (store, gas),
-            opened_storage(prepared, planned, Path(scratch), logs) as (copy, _),
+            opened_storage(prepared, scratch_storage(prepared, chain), Path(scratch), logs) as (copy, _),
         ):
             return await _verify(store, copy, chain, gas, progress)
 

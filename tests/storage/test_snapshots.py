@@ -1,6 +1,7 @@
 """Snapshots: of one height while blocks go on, the same root wherever they are restored, nothing believed."""
 
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 
 import attrs
 import pytest
@@ -24,7 +25,7 @@ from supervm.storage.errors import (
 )
 from supervm.storage.snapshot_chunks import Entry, encode_table
 from supervm.storage.snapshot_folder import SnapshotFolder
-from supervm.storage.snapshot_format import MANIFEST_BYTES_MAX, Manifest
+from supervm.storage.snapshot_format import CREATED_MS_MAX, MANIFEST_BYTES_MAX, Manifest
 from supervm.storage.snapshot_restore import (
     FolderSource,
     check_chunks,
@@ -329,6 +330,16 @@ async def test_a_newer_format_is_refused_by_name(tmp_path, folder, empty, at):
     path.write_bytes(bytes(data))
     with pytest.raises(SnapshotTooNew, match="Use a newer release"):
         await restore(empty, folder)
+
+
+async def test_a_manifest_of_no_date_is_refused(tmp_path, folder):
+    async with made(tmp_path, blocks=2) as ledger:
+        _, manifest = await take(ledger, folder)
+    last = resigned(manifest, created_ms=CREATED_MS_MAX)
+    assert datetime.fromtimestamp(Manifest.decode(last.encode()).created_ms / 1_000, UTC).year == 9999
+    for created_ms in (CREATED_MS_MAX + 1, 2**64 - 1):
+        with pytest.raises(SnapshotDamaged, match="no date"):
+            Manifest.decode(resigned(manifest, created_ms=created_ms).encode())
 
 
 async def test_a_snapshot_of_another_chain_is_refused(tmp_path, folder, empty):
