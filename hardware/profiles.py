@@ -29,10 +29,10 @@ STORAGE = {
 }
 # A validator on a small tier takes L2's components at its own sizes (TIER-8).
 VALIDATOR_TIER = "L2"
-# STO-25: how many of the newest blocks are kept whole; 0 is all. Old state trees serve no question, so every
-# tier keeps as few as prove what headers show late.
+# STO-25, STO-60: how many of the newest blocks, and of the newest state trees, are kept whole; 0 is all: L1
+# prunes nothing. The other tiers keep as few trees as prove what headers show late.
 KEEP_BLOCKS = {"L1": 0, "L2": 10_000, "L3": 1_000, "L4": 1_000}
-KEEP_ROOTS = 1_000
+KEEP_ROOTS = {"L1": 0, "L2": 1_000, "L3": 1_000, "L4": 1_000}
 # STO-52: the tiers that serve snapshots take one after so many blocks or seconds; 0 is never.
 SNAPSHOT_BLOCKS = {"L1": 1_000, "L2": 1_000, "L3": 0, "L4": 0}
 SNAPSHOT_S = {"L1": 3_600, "L2": 3_600, "L3": 0, "L4": 0}
@@ -115,7 +115,7 @@ def make_profile(tier: str, sizes: Sizes, *, is_validator: bool) -> Profile:
         "privacy.use": (list(PRIVACY), "private transactions are refused"),
         "gas.use": (GAS, "one price, in the native token"),
         "application.ledger.prune_keep_blocks": (KEEP_BLOCKS[column], _why_blocks(column)),
-        "application.ledger.prune_keep_roots": (KEEP_ROOTS, "older state trees serve no question"),
+        "application.ledger.prune_keep_roots": (KEEP_ROOTS[column], _why_roots(column)),
         "application.ledger.snapshot_blocks": (SNAPSHOT_BLOCKS[column], "L1 and L2 take snapshots"),
         "application.ledger.snapshot_s": (SNAPSHOT_S[column], "L1 and L2 take snapshots"),
     }
@@ -131,6 +131,11 @@ def make_profile(tier: str, sizes: Sizes, *, is_validator: bool) -> Profile:
 def _why_blocks(tier: str) -> str:
     blocks = KEEP_BLOCKS[tier]
     return f"{tier} keeps {f'the last {blocks} blocks' if blocks else 'every block'}, and every header"
+
+
+def _why_roots(tier: str) -> str:
+    roots = KEEP_ROOTS[tier]
+    return f"{tier} keeps {f'the state trees of the last {roots} heights' if roots else 'every state tree'}"
 
 
 def choose(role: str, preference: Sequence[str], obstacle: Callable[[str], str | None]) -> Choice:

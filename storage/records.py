@@ -9,7 +9,7 @@ from collections.abc import Collection, Sequence
 
 import attrs
 
-from supervm.contracts.storage import Operation, Put, Reader, prefix_end
+from supervm.contracts.storage import Operation, Put, Reader, StoreCorrupt, prefix_end
 from supervm.storage.rows import sealed_rows
 from supervm.storage.spaces import (
     INDEX,
@@ -208,12 +208,29 @@ async def first_key(reader: Reader, start: bytes, end: bytes | None) -> bytes | 
     return keys[0] if keys else None
 
 
+def leads_within(digest: bytes, value: bytes, tip: int) -> bool:
+    """Whether an entry of the index is one, and leads to no height above the tip."""
+    try:
+        place = decode_place(index_key(digest), value)
+    except StoreCorrupt:
+        return False
+    return (place if isinstance(place, int) else place.height) <= tip
+
+
 async def read_block_place(reader: Reader, digest: bytes) -> int | None:
     """The height of the block with this digest, or None."""
     key = index_key(digest)
     data = await read_row(reader, key)
     place = None if data is None else decode_place(key, data)
     return place if isinstance(place, int) else None
+
+
+async def check_block_place(reader: Reader, height: int) -> None:
+    """Raises `StoreCorrupt` where the digest of the header at a height doesn't lead to it in the index."""
+    header = await read_header(reader, height)
+    assert header is not None, height
+    if await read_block_place(reader, header.digest()) != height:
+        raise corrupt(header_key(height), "its digest in the index doesn't lead to it")
 
 
 async def read_place(reader: Reader, digest: bytes) -> Place | None:

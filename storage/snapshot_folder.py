@@ -199,8 +199,8 @@ class SnapshotFolder:
         return name
 
     def pin(self, name: str, pinned: bool = True) -> None:
-        """Keep a snapshot until it is unpinned, whatever the rules for old ones say."""
-        self.named(name)
+        """Keep a snapshot ("": the newest) until it is unpinned, whatever the rules for old ones say."""
+        name = self.named(name).name
         with _file_errors(self.path):
             if pinned:
                 write_synced(self._pin(name), b"")

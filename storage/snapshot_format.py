@@ -35,6 +35,8 @@ HEADER_BYTES_MAX = 2**16
 CERTIFICATE_BYTES_MAX = 2**19
 BACKEND_BYTES_MAX = 64
 TABLES_MAX = 4_096
+CREATED_MS_MAX = 253_402_300_799_999
+"""The end of the year 9999: what comes after is no date."""
 
 VerifySignature = Callable[[bytes, bytes, bytes], bool]
 """(ed25519 public key, message, signature): whether it is one."""
@@ -219,6 +221,8 @@ class Manifest:
             raise _not_a_manifest("it has no genesis")
         if self.height < 1 or not 0 <= self.first_block <= self.height:
             raise _not_a_manifest(f"height {self.height}, first block {self.first_block}")
+        if self.created_ms > CREATED_MS_MAX:
+            raise _not_a_manifest(f"it was created at {self.created_ms} ms, which is no date")
         rooted = anchor.root_height == self.height and anchor.state_root == self.state_root
         same = anchor.height > self.height or anchor.digest() == self.block_digest
         if not rooted or anchor.height < self.height or not same or anchor.chain_id != self.chain_id:

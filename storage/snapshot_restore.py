@@ -1,9 +1,10 @@
 """Making a ledger of a snapshot, in an empty store of any backend (STO-54).
 
-Nothing of a snapshot is believed. Each chunk must have the digest that its table says, and each table that of
-the manifest; the tree is built anew from the state, and its root must be the one that a final header shows;
-every header must follow the one before, up to a certificate; every block that came along must be that of
-its header. Only then is the commit marker written, in one durable batch; before that there is no ledger.
+Each chunk must have the digest that its table says, and each table that of the manifest; the tree is built
+anew from the state, and its root must be the one that a final header shows; every header must follow the one
+before and be proven final; every block that came along must be that of its header. Only then is the commit
+marker written, in one durable batch; before that there is no ledger. Believed is one thing: which
+transactions blocks had whose bodies did not come along. Nothing in a chain of headers tells that.
 
 Each chunk is written with the count of those done, in one batch, so a restore that broke goes on behind its
 last chunk. What is found wrong in a snapshot whose chunks are all as named is the maker's doing: nothing of
@@ -42,7 +43,9 @@ from supervm.storage.errors import (
 from supervm.storage.loading import Progress, entry_rows, forget_leaves, load_tree
 from supervm.storage.missing import check_index
 from supervm.storage.records import (
+    check_block_place,
     first_key,
+    leads_within,
     read_block,
     read_header,
     read_receipts,
@@ -257,20 +260,31 @@ class _Restore:
         for key, value in rows:
             if not _fits(space, key, self.manifest):
                 raise damaged(entry.digest, f"no {section.name} row has key {key.hex() or 'none'}")
+            if space == INDEX and not leads_within(key, value, self.manifest.height):
+                raise damaged(entry.digest, f"index row {key.hex()} leads to no place of this chain")
             if space != STATE:
                 batch.append(sealed(space + key, value))
         return entry_rows(rows) if space == STATE else batch
 
     async def check_blocks(self) -> None:
-        """Headers from genesis to a certificate, and every block and receipt that came along."""
+        """Headers from genesis up with their certificates, and every block and receipt that came along."""
         manifest, stored = self.manifest, _StoredBlocks(self.store)
         try:
-            async with aclosing(verify_kept(stored, self._marker(), manifest.first_block, None)) as steps:
+            final = self.trust.check_certificate
+            async with aclosing(verify_kept(stored, self._marker(), manifest.first_block, final)) as steps:
                 async for step in steps:
                     if step.height >= manifest.first_block:
                         await self._check_index(step.height)
+                    else:
+                        await check_block_place(self.store, step.height)
             header = await stored.header(manifest.height)
             assert header is not None, "verify_kept ends there"
+            if (header.epoch, header.validators_digest) != (manifest.epoch, manifest.validators_digest):
+                raise SnapshotUntrusted(
+                    "the snapshot names another epoch or validator set than its tip",
+                    f"epoch {manifest.epoch}, the tip's is {header.epoch}",
+                    "Nothing of it was kept. Take one of another node.",
+                )
             if header.chain_id != self.trust.chain_id:
                 raise ForeignChain(header.chain_id, self.trust.chain_id, "snapshot")
             await _check_final(header, await stored.certificate(manifest.height) or b"", self.trust)

@@ -76,8 +76,8 @@ class Pruning:
     async def run(self) -> None:
         """Every 32 blocks, and whenever the disk becomes tight; where a node before this one was stopped.
 
-        A full disk only makes it wait. Raises `StoreCorrupt` for a damaged stale index: the component fails
-        then, as on any damage (STO-43).
+        A full disk only makes it wait, and so does a store that can't be read for now. Raises `StoreCorrupt`
+        for a damaged stale index: the component fails then, as on any damage (STO-43).
         """
         pace = Pace(self.ctx.clock, self.share)
         calm = Calm(self.store, self.ctx.clock, self.figures.paused)
@@ -91,6 +91,10 @@ class Pruning:
                 if not self._waiting:
                     self.ctx.log.warning("pruning_waits_for_room", cause=str(error))
                 self._waiting = True
+                await self.ctx.clock.sleep(FULL_RETRY_S)
+                continue
+            except PASSING as error:
+                self.ctx.log.warning("pruning_waits", cause=str(error))
                 await self.ctx.clock.sleep(FULL_RETRY_S)
                 continue
             self._waiting = False

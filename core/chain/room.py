@@ -13,7 +13,7 @@ import attrs
 import trio
 
 from supervm.contracts.application import Refused
-from supervm.contracts.storage import DiskFull, KeyValueStore, RemoteUnavailable, StoreStats
+from supervm.contracts.storage import PASSING, DiskFull, KeyValueStore, StoreStats
 from supervm.kernel.component import Context
 
 TIGHT_SHARE = 0.10
@@ -116,7 +116,7 @@ class Room:
         """Look once."""
         try:
             stats = await self._store.stats()
-        except RemoteUnavailable:
+        except PASSING:
             # Whoever reads or writes decides what that means; about the disk it says nothing.
             return
         before = self.step

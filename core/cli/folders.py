@@ -32,6 +32,9 @@ from supervm.types.certificate import Certificate, VoteKind
 from supervm.types.errors import ProofInvalid
 from supervm.types.genesis import Genesis
 
+SCRATCH = "sqlite"
+"""The storage that is there on every machine."""
+
 
 @attrs.frozen(kw_only=True)
 class Folder:
@@ -120,6 +123,19 @@ def planned_storage(prepared: Prepared, genesis: Genesis, storage_name: str = ""
         Planned(component=storage, config=options),
         Planned(component=gas, config=parameters),
     )
+
+
+def scratch_storage(prepared: Prepared, genesis: Genesis) -> tuple[Planned, ...]:
+    """As `planned_storage`, for a copy in a folder that goes afterwards, whatever the configuration names.
+
+    It is the configured component where that takes its place from the folder it is given. One that lies in a
+    database, or over another store, is not even asked: the copy is made in sqlite then.
+    """
+    options = prepared.effective.options[Role.STORAGE, prepared.storage]
+    names = attrs.fields_dict(type(options))
+    name = prepared.storage if "path" in names and "over" not in names else SCRATCH
+    storage, gas = planned_storage(prepared, genesis, name)
+    return attrs.evolve(storage, config=attrs.evolve(storage.config, path="")), gas
 
 
 @asynccontextmanager

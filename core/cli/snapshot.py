@@ -109,7 +109,7 @@ def create(
 def list_(
     snapshots: Path | None, data: Path | None, file: Path | None, settings: tuple[str, ...], as_json: bool
 ) -> None:
-    """List the snapshots of a folder, the lowest height first.
+    """List the snapshots of a folder, the lowest height first; of one that can't be read, why.
 
     \b
     Example:
@@ -118,7 +118,9 @@ def list_(
     from supervm.cli.snapshots import list_all
 
     rows = trio.run(list_all, node_options(data, file, settings), snapshots)
-    print_table(rows, ("name", "height", "first_block", "created", "bytes", "pinned"), as_json)
+    columns = ("name", "height", "first_block", "created", "bytes", "pinned")
+    more = ("unreadable",) if any("unreadable" in row for row in rows) else ()
+    print_table(rows, (*columns, *more), as_json)
 
 
 @snapshot.command()

@@ -19,15 +19,18 @@ from supervm.cli.folders import (
     opened_ledger,
     opened_storage,
     planned_storage,
+    scratch_storage,
 )
 from supervm.cli.node_option import connect
 from supervm.cli.output import progress
 from supervm.contracts.roles import Role
 from supervm.crypto.suites import verify
+from supervm.kernel.compose import Planned
 from supervm.node.assembly import INSIDE
 from supervm.node.chain import GENESIS
 from supervm.node.compose import Prepared, prepare
 from supervm.node.options import NodeOptions
+from supervm.storage.errors import ForeignChain, SnapshotError, SnapshotUntrusted, WrongRoot
 from supervm.storage.folder import open_folder, read_marker, set_aside, write_synced
 from supervm.storage.ledger import open_ledger
 from supervm.storage.snapshot_create import Taking, create_snapshot
@@ -48,6 +51,8 @@ from supervm.types.genesis_json import FILE_BYTES_MAX, dump_genesis, load_genesi
 
 Facts = dict[str, Any]
 LOOK_S = 0.2
+IDLE_MAX = 10
+"""Looks in a row at a node that isn't taking a snapshot though it was asked to: it begins within a second."""
 
 
 async def create_one(options: NodeOptions, to: Path | None, blocks: int | None) -> Facts:
@@ -79,7 +84,8 @@ async def create_at(api: str) -> Facts:
     with connect(api) as client, progress("taking the snapshot", 0) as bar:
         before = {one["name"] for one in client.get("/v1/snapshots")["snapshots"]}
         client.post("/v1/snapshots")
-        while True:
+        idle = 0
+        while idle < IDLE_MAX:
             await trio.sleep(LOOK_S)
             now = client.get("/v1/snapshots")
             made = [one for one in now["snapshots"] if one["name"] not in before]
@@ -87,7 +93,9 @@ async def create_at(api: str) -> Facts:
                 return dict(made[-1])
             if now["last_failure"]:
                 raise Failure(f"{api}: {now['last_failure']}")
+            idle = 0 if now["taking"] else idle + 1
             bar.update(1)
+        raise Failure(f"{api}: the node takes no snapshot any more and has none; was it started again?")
 
 
 async def list_all(options: NodeOptions, snapshots: Path | None) -> list[Facts]:
@@ -96,7 +104,10 @@ async def list_all(options: NodeOptions, snapshots: Path | None) -> list[Facts]:
     rows: list[Facts] = []
     for one in await trio.to_thread.run_sync(folder.listed):
         row: Facts = {"name": one.name, "height": str(one.height), "pinned": one.pinned}
-        rows.append(row | _facts(folder.manifest(one.name)))
+        try:
+            rows.append(row | _facts(await trio.to_thread.run_sync(folder.manifest, one.name)))
+        except SnapshotError as error:
+            rows.append(row | {"unreadable": str(error)})
     return rows
 
 
@@ -115,7 +126,8 @@ async def verify_one(options: NodeOptions, snapshots: Path | None, name: str, qu
                 await check_chunks(manifest, source, lambda done, of: bar.update(1))
         else:
             with tempfile.TemporaryDirectory(prefix="supervm-snapshot-") as scratch:
-                await _restore(prepared, Path(scratch), genesis, manifest, source, trust)
+                planned = scratch_storage(prepared, genesis)
+                await _restore(prepared, planned, Path(scratch), genesis, manifest, source, trust)
     return {"verified": True, "restored": not quick, "name": one.name, **_facts(manifest)}
 
 
@@ -142,19 +154,32 @@ async def restore_one(
             if found is not None:
                 aside = await trio.to_thread.run_sync(set_aside, data, found, int(time.time()))
         with open_folder(data, prepared.storage):
-            if not (data / GENESIS).exists():
+            planned = planned_storage(prepared, genesis)
+            brought = not (data / GENESIS).exists()
+            if brought:
                 write_synced(data / GENESIS, dump_genesis(genesis))
-            await _restore(prepared, data, genesis, manifest, source, _trust(genesis))
+            try:
+                await _restore(prepared, planned, data, genesis, manifest, source, _trust(genesis))
+            except (WrongRoot, SnapshotUntrusted, ForeignChain):
+                # Nothing of such a snapshot stays, the genesis that it brought neither.
+                if brought:
+                    (data / GENESIS).unlink()
+                raise
     kept = {"set_aside": str(aside)} if aside is not None else {}
     return {"restored": True, "name": one.name, "storage": prepared.storage, **_facts(manifest), **kept}
 
 
 async def _restore(
-    prepared: Prepared, data: Path, genesis: Genesis, manifest: Manifest, source: FolderSource, trust: Trust
+    prepared: Prepared,
+    planned: tuple[Planned, ...],
+    data: Path,
+    genesis: Genesis,
+    manifest: Manifest,
+    source: FolderSource,
+    trust: Trust,
 ) -> None:
-    """Restore into the storage below `data`, and open what came of it as a node would."""
+    """Restore into the planned storage below `data`, and open what came of it as a node would."""
     with open_logs(LogConfig(level="warning")) as logs:
-        planned = planned_storage(prepared, genesis)
         async with opened_storage(prepared, planned, data, logs) as (store, gas):
             check_persistent(store)
             ledger_options: LedgerOptions = prepared.effective.options[Role.APPLICATION, "ledger"]

@@ -8,11 +8,19 @@ from typing import Any
 
 import attrs
 
-from supervm.cli.folders import check_chain, check_persistent, finality_of, opened_storage, planned_storage
+from supervm.cli.folders import (
+    check_chain,
+    check_persistent,
+    finality_of,
+    opened_storage,
+    planned_storage,
+    scratch_storage,
+)
 from supervm.contracts.gas import GasPolicy
 from supervm.contracts.storage import KeyValueStore
 from supervm.execution import BlockInput, BlockResult, block_keys, execute_block
 from supervm.execution.working import GAS_STATE_KEY, Fetched
+from supervm.node.assembly import INSIDE
 from supervm.node.chain import open_chain
 from supervm.node.compose import prepare
 from supervm.node.options import NodeOptions
@@ -29,7 +37,7 @@ Progress = Callable[[str, int], AbstractContextManager[Any]]
 
 async def verify_folder(options: NodeOptions, genesis: Path | None, progress: Progress) -> dict[str, Any]:
     """Verify the chain of the options' data folder; what was checked. Raises Failure, StorageError."""
-    prepared = await prepare(options)
+    prepared = await prepare(options, inside=INSIDE)
     check_chain(prepared.data)
     with (
         open_logs(LogConfig(level="warning")) as logs,
@@ -40,7 +48,7 @@ async def verify_folder(options: NodeOptions, genesis: Path | None, progress: Pr
         planned = planned_storage(prepared, chain)
         async with (
             opened_storage(prepared, planned, folder.path, logs) as (store, gas),
-            opened_storage(prepared, planned, Path(scratch), logs) as (copy, _),
+            opened_storage(prepared, scratch_storage(prepared, chain), Path(scratch), logs) as (copy, _),
         ):
             return await _verify(store, copy, chain, gas, progress)
 

@@ -6,6 +6,9 @@ memory, without a thread. Scans and snapshots go below.
 What a read gives is still one consistent view. A write takes its keys out of the cache before it goes below,
 and what was read below while a write began or ended is neither mixed with what the cache had nor kept.
 
+Reads that miss the same key at the same time share one fetch (STO-83). While a write is on its way each
+fetches what it misses, in one view.
+
 An entry goes after `ttl_s`: where the store below is shared with other writers, that bounds how old an answer
 may be; alone on its store, the cache is never stale. Hot keys are fetched ahead before they would be missed.
 """
@@ -79,6 +82,14 @@ class _Writing:
         return key in self.keys or any(within(key, span) for span in self.ranges)
 
 
+@attrs.define(eq=False)
+class _Fetch:
+    """A read below that others may wait for; `values` stays None where it came to nothing."""
+
+    done: trio.Event = attrs.Factory(trio.Event)
+    values: dict[bytes, bytes | None] | None = None
+
+
 class CachedStore(Reads):
     """A `KeyValueStore` over another."""
 
@@ -90,6 +101,8 @@ class CachedStore(Reads):
         self._cache = RowCache(entries_max=config.entries_max, bytes_max=config.bytes_max, ttl_s=config.ttl_s)
         self._hot = HotKeys(config.entries_max)
         self._writing: list[_Writing] = []
+        # By key, those that began since the last write; as many as the reads on their way miss.
+        self._fetches: dict[bytes, _Fetch] = {}
         # Moves whenever a write begins or ends.
         self._moves = 0
         self._failure: StorageError | None = None
@@ -130,11 +143,17 @@ class CachedStore(Reads):
             await trio.lowlevel.checkpoint()
             return [known[key] for key in wanted]
         moves = self._moves
-        fetched = await self._fetch(list(missed))
-        if moves != self._moves and known:
-            # A write came between what the cache had and what the store below has now.
+        shared = {key: fetch for key in missed if (fetch := self._fetches.get(key)) is not None}
+        own = [key for key in missed if key not in shared]
+        fetched = await self._fetch(own) if own else {}
+        for fetch in dict.fromkeys(shared.values()):
+            await fetch.done.wait()
+        failed = any(fetch.values is None for fetch in shared.values())
+        if failed or (moves != self._moves and (known or shared)):
+            # A write came between what the cache, or another's fetch, had and what the store below has now.
             return await self._fetch_whole(wanted)
         known.update(fetched)
+        known.update((key, fetch.values[key]) for key, fetch in shared.items() if fetch.values is not None)
         return [known[key] for key in wanted]
 
     def _range(self, start: bytes, end: bytes | None, reverse: bool, limit: int | None) -> AsyncIterator[Row]:
@@ -158,6 +177,7 @@ class CachedStore(Reads):
             other.alone = False
         self._writing.append(writing)
         self._moves += 1
+        self._fetches.clear()
         self._cache.forget(keys, ranges)
         written = False
         try:
@@ -212,7 +232,7 @@ class CachedStore(Reads):
         until_s = self._clock.monotonic() + self._config.prefetch_every_s
         hot = self._hot.hottest(self._config.prefetch_keys_max)
         self._hot.age()
-        wanted = [key for key in hot if not self._cache.stays(key, until_s)]
+        wanted = [key for key in hot if key not in self._fetches and not self._cache.stays(key, until_s)]
         if wanted:
             await self._fetch(wanted, prefetched=True)
         return len(wanted)
@@ -248,8 +268,16 @@ class CachedStore(Reads):
 
     async def _fetch(self, keys: list[bytes], *, prefetched: bool = False) -> dict[bytes, bytes | None]:
         """Read below, in one view, and keep what no write has touched meanwhile."""
-        moves = self._moves
-        values = dict(zip(keys, await self._fetch_whole(keys), strict=True))
+        moves, fetch = self._moves, _Fetch()
+        if not self._writing:
+            self._fetches.update(dict.fromkeys(keys, fetch))
+        try:
+            values = fetch.values = dict(zip(keys, await self._fetch_whole(keys), strict=True))
+        finally:
+            for key in keys:
+                if self._fetches.get(key) is fetch:
+                    del self._fetches[key]
+            fetch.done.set()
         if moves == self._moves:
             now_s = self._clock.monotonic()
             for key, value in values.items():

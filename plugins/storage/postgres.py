@@ -13,6 +13,8 @@ can't write.
 a commit, the count says whether it was done, and it is neither lost nor done twice.
 
 A transaction that the database gives up for the sake of another (SQLSTATE class 40) is tried again.
+
+**Silence.** Each answer is waited for at most `answer_s_max`; then the connection counts as lost.
 """
 
 import itertools
@@ -48,6 +50,7 @@ from supervm.contracts.storage import (
     StoreTooNew,
 )
 from supervm.plugins.storage.binding import Binding
+from supervm.plugins.storage.deadlines import Deadlines, patient_connection
 from supervm.plugins.storage.runs import Deletes, Puts, runs_of
 from supervm.plugins.storage.scan import Page, PageBuilder, Span
 from supervm.plugins.storage.threaded import READERS, Stalled, ThreadedStore, served
@@ -60,6 +63,7 @@ STATEMENT_BYTES_MAX = 4 * 2**20
 READ_KEYS_MAX = 10_000
 COUNTED_ROWS_MAX = 100_000
 RECONNECT_WAIT_S = 0.5
+CLOSE_S_MAX = 5.0
 T = TypeVar("T")
 _openings = itertools.count()
 FACT_FORMAT, FACT_LEASE, FACT_WRITES = 1, 2, 3
@@ -78,6 +82,8 @@ class PostgresConfig:
 
     `name`: first part of the store's tables. `lease_s`: how long an opener watches the lease of another.
     `reconnect_s_max`: how long a write waits for a database that doesn't answer before the store fails.
+    `answer_s_max`: how long one answer is waited for before its connection counts as lost; the longest is
+    that to the removal of a large range.
     """
 
     dsn: str = attrs.field(default="", repr=False)
@@ -85,6 +91,7 @@ class PostgresConfig:
     lease_s: float = attrs.field(default=5.0, validator=attrs.validators.ge(0.1))
     connect_s_max: int = attrs.field(default=10, validator=attrs.validators.ge(1))
     reconnect_s_max: float = attrs.field(default=60.0, validator=attrs.validators.ge(0))
+    answer_s_max: float = attrs.field(default=120.0, validator=attrs.validators.ge(0.1))
     snapshot_age_s_max: float = attrs.field(default=SNAPSHOT_AGE_S_MAX, validator=attrs.validators.gt(0))
     snapshots_max: int = attrs.field(default=32, validator=attrs.validators.ge(1))
 
@@ -107,6 +114,8 @@ class PostgresEngine:
         import psycopg
 
         self._psycopg = psycopg
+        self._deadlines = Deadlines(config.answer_s_max)
+        self._connection = patient_connection(psycopg.Connection, self._deadlines)
         self._config = config
         self._rows = f"{config.name}_rows"
         self._facts = f"{config.name}_facts"
@@ -261,8 +270,9 @@ class PostgresEngine:
         )
 
     def close(self) -> None:
-        """Give the lease back and close every connection."""
+        """Give the lease back, unless the database doesn't answer, and close every connection."""
         self._closing.set()
+        self._deadlines.hurry(CLOSE_S_MAX)
         with suppress(self._psycopg.Error):
             if self._writer is not None and not self._writer.closed:
                 self._writer.execute(
@@ -273,6 +283,7 @@ class PostgresEngine:
             connections, self._readers = [*self._readers, self._writer, self._beater], []
         for connection in connections:
             self._drop(connection)
+        self._deadlines.end()
 
     def select_page(self, connection: Any, span: Span) -> Page:
         """One page: which keys fit is asked first, so that a thousand large values are never sent."""
@@ -454,7 +465,7 @@ class PostgresEngine:
 
     def _connect(self) -> Any:
         # No prepared statements: a pooler between us and the database may not keep them.
-        return self._psycopg.connect(
+        return self._connection.connect(
             self._config.dsn,
             autocommit=True,
             prepare_threshold=None,

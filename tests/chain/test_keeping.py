@@ -182,3 +182,16 @@ async def test_a_state_that_can_not_be_read_for_now_is_checked_later(
     options = LedgerOptions(admission_threads=1, spot_check_blocks=2)
     async with run(world, engine=FAST, options=options):
         await checked.wait()
+
+
+async def test_a_store_that_can_not_be_read_for_now_is_pruned_later(
+    world: World, run: Run, store: KeyValueStore, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("supervm.chain.keeping.FULL_RETRY_S", 0.01)
+    busy = Busy(store, [])
+    options = attrs.evolve(PRUNING, usage_s=0)
+    async with run(world, store=busy, engine=FAST, options=options) as node:
+        busy.left += PASSING
+        while node.metric("supervm_storage_pruned_blocks_total") == 0:
+            await node.chain.ledger.wait_above(node.chain.ledger.tip.height)
+    assert not busy.left

@@ -2,12 +2,22 @@
 
 import json
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+import trio
 
+from supervm.cli.errors import Failure
+from supervm.cli.folders import scratch_storage
+from supervm.cli.snapshots import create_at, restore_one
+from supervm.node.assembly import INSIDE
+from supervm.node.compose import prepare
+from supervm.node.options import NodeOptions
+from supervm.storage.errors import WrongRoot
+from tests.chain.conftest import make_world
 from tests.e2e.harness import ANY_PORT, Wallet, dev_key, refused, running, until, verb
 
 BLOCKS = 300
@@ -67,6 +77,13 @@ def test_pruning_a_stopped_nodes_folder_removes_what_a_dry_run_said(folder: Path
 @pytest.mark.parametrize("count", ["0", "255"])
 def test_a_limit_that_leaves_too_little_is_refused(folder: Path, count: str) -> None:
     assert "the least is 256" in refused(2, "prune", "--data", folder, "--keep-blocks", count)
+
+
+@pytest.mark.parametrize("name", ["verify", "usage", "prune"])
+def test_a_verb_takes_the_options_that_a_node_takes(tmp_path: Path, name: str) -> None:
+    """`bench replay --set ...` hands them to its node, and to `verify` afterwards."""
+    options = ("--set", "application.ledger.execution_workers=2")
+    assert "no chain here" in refused(1, name, "--data", tmp_path, *options)
 
 
 def test_a_folder_without_a_chain_is_not_pruned(tmp_path: Path) -> None:
@@ -152,6 +169,85 @@ def test_a_snapshot_of_another_chain_is_refused(taken: tuple[Path, Any], tmp_pat
     said_so = refused(1, "snapshot", "restore", "--from", where, "--data", tmp_path / "other", "--replace")
     assert "the snapshot belongs to another chain" in said_so
     assert verb("verify", "--data", tmp_path / "other").code == 0
+
+
+def test_a_copy_to_verify_by_is_made_beside_the_store_that_is_configured(
+    folder: Path, taken: tuple[Path, Any], tmp_path: Path
+) -> None:
+    """A store with a place of its own is never restored into by a verification."""
+    where, made_of = taken
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    own = ("--set", "storage.use=sqlite", "--set", f"storage.sqlite.path={elsewhere}")
+    assert said("snapshot", "verify", "--from", where, *own)["restored"] is True
+    assert list(elsewhere.iterdir()) == []
+    own = ("--set", f"storage.sqlite.path={folder / 'storage' / 'sqlite'}")
+    assert said("verify", "--data", folder, *own)["state_root"] == made_of["state_root"]
+
+
+def test_a_refused_snapshot_leaves_no_genesis_behind(
+    taken: tuple[Path, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    where, _ = taken
+
+    async def lying(*_: Any) -> None:
+        raise WrongRoot(bytes(32), bytes(32))
+
+    options = NodeOptions(data=tmp_path / "new", environ={})
+    with monkeypatch.context() as patched:
+        patched.setattr("supervm.cli.snapshots.restore_snapshot", lying)
+        with pytest.RaisesGroup(WrongRoot, flatten_subgroups=True, allow_unwrapped=True):
+            trio.run(restore_one, options, where, "", None, False)
+    assert not (tmp_path / "new" / "genesis.json").exists()
+    assert said("snapshot", "restore", "--from", where, "--data", tmp_path / "new")["restored"] is True
+    assert (tmp_path / "new" / "genesis.json").exists()
+
+
+def test_a_list_says_of_a_snapshot_that_can_not_be_read_why(tmp_path: Path) -> None:
+    (tmp_path / "snapshot-000000000001-1700000000.manifest").write_bytes(b"\x01rubbish")
+    (found,) = said("snapshot", "list", "--from", tmp_path)
+    assert found["height"] == "1"
+    assert "no manifest" in found["unreadable"]
+    assert "no manifest" in verb("snapshot", "list", "--from", tmp_path).out
+
+
+def test_a_node_that_forgets_that_it_was_asked_for_a_snapshot_is_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Client:
+        def get(self, _: str) -> Any:
+            return {"snapshots": [], "taking": False, "last_failure": ""}
+
+        def post(self, _: str) -> None:
+            pass
+
+    monkeypatch.setattr("supervm.cli.snapshots.connect", lambda _: nullcontext(Client()))
+    monkeypatch.setattr("supervm.cli.snapshots.LOOK_S", 0.0)
+
+    async def asked() -> None:
+        with trio.fail_after(60):
+            await create_at("http://node")
+
+    with pytest.raises(Failure, match="takes no snapshot any more"):
+        trio.run(asked)
+
+
+@pytest.mark.parametrize(
+    ("settings", "name"),
+    [
+        (("storage.use=sqlite", "storage.sqlite.path=/srv/store"), "sqlite"),
+        (("storage.use=memory", "storage.memory.path=/srv/store"), "memory"),
+        (("storage.use=cached", "storage.cached.path=/srv/store"), "sqlite"),
+        (("storage.use=postgres", "storage.postgres.dsn=host=db"), "sqlite"),
+    ],
+)
+def test_what_is_made_to_verify_by_takes_its_place_from_its_folder(
+    tmp_path: Path, settings: tuple[str, ...], name: str
+) -> None:
+    options = NodeOptions(data=tmp_path, settings=settings, environ={})
+    prepared = trio.run(lambda: prepare(options, inside=INSIDE))
+    storage, _ = scratch_storage(prepared, make_world().genesis)
+    assert (storage.component.name, storage.config.path) == (name, "")
 
 
 def test_snapshots_are_pinned_and_removed_by_name(taken: tuple[Path, Any]) -> None:

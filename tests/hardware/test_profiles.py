@@ -209,6 +209,25 @@ def report(facts=FACTS, **more):
     )
 
 
+@pytest.mark.parametrize(
+    ("tier", "blocks", "roots"),
+    [("L1", 0, 0), ("L2", 10_000, 1_000), ("L3", 1_000, 1_000), ("L4", 1_000, 1_000)],
+)
+def test_l1_prunes_nothing_and_the_others_keep_what_their_tier_keeps(tier: str, blocks: int, roots: int):
+    keeps = {"prune_keep_blocks": blocks, "prune_keep_roots": roots}
+    profile = conclude(report(), tier=tier, is_validator=False).profile
+    for name, count in keeps.items():
+        assert profile.values[f"application.ledger.{name}"] == count
+        assert ("last" in profile.reasons[f"application.ledger.{name}"]) is (count > 0)
+
+
+@pytest.mark.parametrize(("tier", "blocks"), [("L1", 1_000), ("L2", 1_000), ("L3", 0), ("L4", 0)])
+def test_l1_and_l2_take_snapshots_by_height_and_the_others_none(tier: str, blocks: int):
+    values = conclude(report(), tier=tier, is_validator=False).profile.values
+    assert values["application.ledger.snapshot_blocks"] == blocks
+    assert (values["application.ledger.snapshot_s"] > 0) is (blocks > 0)
+
+
 def test_one_line_tells_tier_facts_and_what_the_next_tier_needs():
     found = conclude(report(), is_validator=True)
     assert one_line(found) == "tier L2: 16 cores, 67 GB, 512 GB disk (L1 needs 32 cores)"

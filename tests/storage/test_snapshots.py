@@ -1,6 +1,7 @@
 """Snapshots: of one height while blocks go on, the same root wherever they are restored, nothing believed."""
 
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 
 import attrs
 import pytest
@@ -24,7 +25,7 @@ from supervm.storage.errors import (
 )
 from supervm.storage.snapshot_chunks import Entry, encode_table
 from supervm.storage.snapshot_folder import SnapshotFolder
-from supervm.storage.snapshot_format import MANIFEST_BYTES_MAX, Manifest
+from supervm.storage.snapshot_format import CREATED_MS_MAX, MANIFEST_BYTES_MAX, Manifest
 from supervm.storage.snapshot_restore import (
     FolderSource,
     check_chunks,
@@ -37,6 +38,8 @@ from supervm.storage.spaces import (
     HISTORY,
     STALE,
     Horizon,
+    Place,
+    encode_block_place,
     header_key,
     state_key,
 )
@@ -331,6 +334,16 @@ async def test_a_newer_format_is_refused_by_name(tmp_path, folder, empty, at):
         await restore(empty, folder)
 
 
+async def test_a_manifest_of_no_date_is_refused(tmp_path, folder):
+    async with made(tmp_path, blocks=2) as ledger:
+        _, manifest = await take(ledger, folder)
+    last = resigned(manifest, created_ms=CREATED_MS_MAX)
+    assert datetime.fromtimestamp(Manifest.decode(last.encode()).created_ms / 1_000, UTC).year == 9999
+    for created_ms in (CREATED_MS_MAX + 1, 2**64 - 1):
+        with pytest.raises(SnapshotDamaged, match="no date"):
+            Manifest.decode(resigned(manifest, created_ms=created_ms).encode())
+
+
 async def test_a_snapshot_of_another_chain_is_refused(tmp_path, folder, empty):
     other = make_genesis("other")
     async with made(tmp_path, blocks=2) as ledger:
@@ -390,7 +403,16 @@ OTHER_STATE = account_key(address(3))
             "contradicts itself",
         ),
         (CERTIFICATES_AT, lambda rows: rows | {(4).to_bytes(8, "big"): b"no"}, SnapshotUntrusted, "final"),
+        (CERTIFICATES_AT, lambda rows: rows | {(1).to_bytes(8, "big"): b"no"}, SnapshotUntrusted, "final"),
+        (CERTIFICATES_AT, lambda rows: dict(list(rows.items())[2:]), SnapshotUntrusted, "final"),
         (INDEX_AT, lambda rows: dict(list(rows.items())[5:]), SnapshotUntrusted, "doesn't lead to block"),
+        (INDEX_AT, lambda rows: rows | {bytes(32): b"\x07"}, SnapshotDamaged, "leads to no place"),
+        (
+            INDEX_AT,
+            lambda rows: rows | {bytes(32): encode_block_place(5)},
+            SnapshotDamaged,
+            "leads to no place",
+        ),
         (BODIES_AT, lambda rows: dict(list(rows.items())[2:]), SnapshotUntrusted, "contradicts itself"),
         (RECEIPTS_AT, lambda rows: dict(list(rows.items())[2:]), SnapshotUntrusted, "receipts root"),
     ],
@@ -403,8 +425,30 @@ async def test_a_snapshot_that_lies_with_good_chunks_is_refused_and_leaves_nothi
     lying = await rewritten(folder, manifest, section, change)
     with pytest.raises(error, match=says):
         await restore_snapshot(empty, FolderSource(folder), lying, TRUST)
-    assert await rows_of(empty) == {}
-    await restore(empty, folder)
+    if error is not SnapshotDamaged:
+        assert await rows_of(empty) == {}
+        await restore(empty, folder)
+
+
+async def test_a_snapshot_that_lies_about_pruned_blocks_is_refused(tmp_path, folder, empty):
+    async with made(tmp_path, blocks=8) as ledger:
+        digest = (await ledger.header(2)).digest()
+        _, manifest = await take(ledger, folder, blocks=3)
+    assert manifest.first_block == 6
+    source = FolderSource(folder)
+    for changes in (
+        {digest: encode_block_place(3)},
+        {digest: Place(2, 0, 0, 0, 0).encode()},
+    ):
+        lying = await rewritten(folder, manifest, INDEX_AT, lambda rows, changes=changes: rows | changes)
+        with pytest.raises(SnapshotUntrusted, match="doesn't lead to it"):
+            await restore_snapshot(empty, source, lying, TRUST)
+        assert await rows_of(empty) == {}
+    for wrong in ({"epoch": manifest.epoch + 1}, {"validators_digest": bytes(32)}):
+        with pytest.raises(SnapshotUntrusted, match="another epoch or validator set"):
+            await restore_snapshot(empty, source, resigned(manifest, **wrong), TRUST)
+        assert await rows_of(empty) == {}
+    await restore_snapshot(empty, source, manifest, TRUST)
 
 
 @pytest.mark.parametrize(

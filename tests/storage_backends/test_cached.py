@@ -49,9 +49,10 @@ class Below:
         self.asked.append(list(keys))
         if self.errors:
             raise self.errors.pop()
-        await self.reads_may_begin.wait()
+        begin, end = self.reads_may_begin, self.reads_may_end
+        await begin.wait()
         values = await self._store.get_many(keys)
-        await self.reads_may_end.wait()
+        await end.wait()
         return values
 
     async def write(self, batch: Any, durability: Durability = Durability.DURABLE) -> None:
@@ -93,6 +94,135 @@ async def test_what_was_written_is_known_without_asking(tmp_path: Path, below: B
         await store.write([DeleteRange(b"1", b"2"), Put(b"1", b"last")])
         assert await store.get_many([b"1", b"11", b"3"]) == [b"last", None, b"old"]
         assert below.asked[1:] == [[b"1", b"11"]]
+
+
+async def test_reads_that_miss_the_same_keys_at_the_same_time_share_one_fetch(
+    tmp_path: Path, below: Below
+) -> None:
+    async with component_context(tmp_path) as ctx:
+        store = await over(ctx, below)
+        below.reads_may_end = trio.Event()
+        found: list[list[bytes | None]] = []
+
+        async def read(*keys: bytes) -> None:
+            found.append(await store.get_many(keys))
+
+        async with trio.open_nursery() as nursery:
+            for keys in ((b"1", b"2"), (b"1",), (b"2", b"1"), (b"2", b"3")):
+                nursery.start_soon(read, *keys)
+                await trio.testing.wait_all_tasks_blocked()
+            nursery.start_soon(store.prefetch_round)
+            await trio.testing.wait_all_tasks_blocked()
+            below.reads_may_end.set()
+        assert sorted(map(len, found)) == [1, 2, 2, 2]
+        assert {value for values in found for value in values} == {b"old"}
+        assert below.asked == [[b"1", b"2"], [b"3"]]
+        assert not store._fetches
+
+
+@pytest.mark.parametrize("how", ["cancelled", "failed"])
+async def test_a_read_whose_shared_fetch_comes_to_nothing_reads_by_itself(
+    tmp_path: Path, below: Below, how: str
+) -> None:
+    async with component_context(tmp_path) as ctx, trio.open_nursery() as nursery:
+        store = await over(ctx, below)
+        below.reads_may_end = trio.Event()
+        scope, found = trio.CancelScope(), list[bytes | None]()
+        first = below._store.get_many
+
+        async def breaks(keys: list[bytes]) -> list[bytes | None]:
+            below._store.get_many = first
+            await below.reads_may_begin.wait()
+            raise DiskFull("injected")
+
+        async def begins() -> None:
+            with scope:
+                if how == "failed":
+                    with refused(DiskFull):
+                        await store.get(b"1")
+                else:
+                    await store.get(b"1")
+
+        async def joins() -> None:
+            found.append(await store.get(b"1"))
+
+        if how == "failed":
+            below.reads_may_begin = trio.Event()
+            below._store.get_many = breaks
+        nursery.start_soon(begins)
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.start_soon(joins)
+        await trio.testing.wait_all_tasks_blocked()
+        assert below.asked == [[b"1"]]
+        scope.cancel() if how == "cancelled" else below.reads_may_begin.set()
+        below.reads_may_end.set()
+        await trio.testing.wait_all_tasks_blocked()
+        assert found == [b"old"]
+        assert below.asked == [[b"1"], [b"1"]]
+        assert not store._fetches
+
+
+async def test_a_fetch_is_not_shared_with_a_read_that_began_after_a_write(
+    tmp_path: Path, below: Below
+) -> None:
+    """The one before the write has the value of then on its way still."""
+    async with component_context(tmp_path) as ctx, trio.open_nursery() as nursery:
+        store = await over(ctx, below)
+        below.reads_may_end = held = trio.Event()
+        before: list[bytes | None] = []
+
+        async def read() -> None:
+            before.append(await store.get(b"1"))
+
+        nursery.start_soon(read)
+        await trio.testing.wait_all_tasks_blocked()
+        await store.write([Put(b"1", b"new"), DeleteRange(b"2", b"3")])
+        below.reads_may_end = trio.Event()
+        below.reads_may_end.set()
+        with trio.fail_after(60):
+            assert await store.get_many([b"1", b"2"]) == [b"new", None]
+        held.set()
+        await trio.testing.wait_all_tasks_blocked()
+        assert before in ([b"old"], [b"new"])
+
+
+@pytest.mark.parametrize("first", ["reads_may_begin", "reads_may_end"])
+@pytest.mark.parametrize("second", ["reads_may_begin", "reads_may_end"])
+@pytest.mark.parametrize("ends", [True, False])
+async def test_a_read_that_shares_a_fetch_and_meets_a_write_gives_one_view(
+    tmp_path: Path, below: Below, first: str, second: str, ends: bool
+) -> None:
+    """`1` is on its way for another, `2` is asked for beside it, and both are written meanwhile."""
+    async with component_context(tmp_path) as ctx, trio.open_nursery() as nursery:
+        store = await over(ctx, below)
+        if not ends:
+            below.writes_may_end = trio.Event()
+        gates = []
+        found: list[list[bytes | None]] = []
+
+        async def read(*keys: bytes) -> None:
+            found.append(await store.get_many(keys))
+
+        for held, keys in ((first, (b"1",)), (second, (b"1", b"2"))):
+            gates.append(trio.Event())
+            open_gate = trio.Event()
+            open_gate.set()
+            below.reads_may_begin = below.reads_may_end = open_gate
+            setattr(below, held, gates[-1])
+            nursery.start_soon(read, *keys)
+            await trio.testing.wait_all_tasks_blocked()
+        assert below.asked == [[b"1"], [b"2"]]
+        nursery.start_soon(store.write, [Put(b"1", b"new"), Put(b"2", b"new")])
+        await trio.testing.wait_all_tasks_blocked()
+        for gate in gates:
+            gate.set()
+        await trio.testing.wait_all_tasks_blocked()
+        assert len(found) == 2
+        for values in found:
+            assert len(set(values)) == 1, values
+        below.writes_may_end.set()
+        await trio.testing.wait_all_tasks_blocked()
+        assert await store.get_many([b"1", b"2"]) == [b"new", b"new"]
 
 
 @pytest.mark.parametrize("held", ["reads_may_begin", "reads_may_end"])

@@ -1,6 +1,8 @@
 """`postgres` against a real server: the contract, retries, a server that goes and comes, one writer only."""
 
 import os
+import signal
+import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -150,6 +152,52 @@ async def test_a_server_that_stays_away_ends_the_store(tmp_path: Path, own_serve
     with refused(RemoteUnavailable):
         async with opened(here, tmp_path, config):
             pass
+
+
+def stop_clients(server: Server) -> list[int]:
+    """Have the server's processes for the clients of a store say nothing any more; their ids."""
+    with psycopg.connect(server.dsn, autocommit=True) as connection:
+        query = "SELECT pid FROM pg_stat_activity WHERE application_name = 'supervm' ORDER BY backend_start"
+        found = [pid for (pid,) in connection.execute(query)]
+    for pid in found:
+        os.kill(pid, signal.SIGSTOP)
+    return found
+
+
+async def test_a_server_that_hangs_costs_time_and_no_rows(tmp_path: Path, own_server: Server) -> None:
+    """Reads and a write wait for processes of the server that are stopped: only a deadline ends that."""
+    config = HereConfig(dsn=own_server.dsn, answer_s_max=0.5, lease_s=60.0)
+    stopped: list[int] = []
+    late = threading.Event()
+
+    def go_on() -> None:
+        while stopped:
+            os.kill(stopped.pop(), signal.SIGCONT)
+
+    def rescue() -> None:
+        late.set()
+        go_on()
+
+    timer = threading.Timer(60, rescue)
+    timer.start()
+    try:
+        async with opened(here, tmp_path, config) as store:
+            await store.write([Put(b"a", b"v")])
+            assert await store.get(b"a") == b"v"
+            stopped += await trio.to_thread.run_sync(stop_clients, own_server)
+            assert len(stopped) >= 2
+            assert await store.get(b"a") == b"v"
+            await store.write([Put(b"a", b"w")])
+            assert await store.get(b"a") == b"w"
+            assert store._engine._deadlines.cut >= 2
+            # Closing doesn't wait for good either.
+            stopped += await trio.to_thread.run_sync(stop_clients, own_server)
+        assert not late.is_set()
+    finally:
+        timer.cancel()
+        go_on()
+    async with opened(here, tmp_path, HereConfig(dsn=own_server.dsn)) as store:
+        assert await store.get(b"a") == b"w"
 
 
 class Breaking:
