@@ -152,7 +152,7 @@ class Fetch:
 
 @attrs.frozen
 class Check:
-    """Ask the application for its verdict on a batch. `past`: not executed batches before it, oldest first."""
+    """Ask the application for its verdict on a batch. `past`: batches before it, not executed, in order."""
 
     batch: Batch
     past: tuple[Digest, ...]

@@ -1,0 +1,962 @@
+"""Ordering within one epoch, by Simplex (CONS-30..37, 42..45, 55, 60, 63), as a machine without I/O.
+
+How it works
+    A view has one leader. Its block is notarised by a quorum of notarize votes; whoever holds the
+    notarisation enters the next view and, unless it said nullify, says finalize; a quorum of finalize
+    makes the block and its ancestors final. Who waits too long says nullify; a quorum of nullify moves on
+    without a block. A validator never says both finalize and nullify of a view, and notarize only once,
+    for a block whose parent is notarised with every view between nullified.
+
+How it is kept
+    `step` takes an event, changes what is known (`_on_...`), and ends in `_settle`, which does whatever
+    the new knowledge allows: vote, propose, start timers, ask for what is missed. Nothing is decided
+    elsewhere, so an event that comes late or twice does what it would have done in time.
+    Each own statement is decided once: it is set in its `View`, goes to the log, and its message waits for
+    the log (`Send.after`). It counts as a vote here only once it is durable, so no certificate that
+    leaves this node holds a vote that a crash could undo.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Protocol
+
+import attrs
+
+from supervm.contracts.application import Tip
+from supervm.plugins.consensus.bft.branches import (
+    Branch,
+    Branches,
+    ForksFinal,
+    Node,
+    Unlinked,
+    closes,
+    done_in,
+    node_of,
+)
+from supervm.plugins.consensus.bft.events import (
+    ALL,
+    Behind,
+    CancelTimer,
+    EpochEnded,
+    Event,
+    ExecutedBlock,
+    Fetch,
+    Final,
+    Halt,
+    InView,
+    Log,
+    Logged,
+    Now,
+    Offended,
+    Output,
+    Received,
+    Record,
+    Refused,
+    Send,
+    SetTimer,
+    Stream,
+    TimedOut,
+    Work,
+)
+from supervm.plugins.consensus.bft.fetching import VIEWS_MAX, GotBlock, Want, WantDigest, WantViews, What
+from supervm.plugins.consensus.bft.leaders import Leaders
+from supervm.plugins.consensus.bft.offences import Evidence, Offence
+from supervm.plugins.consensus.bft.pacing import Pacing, Silence
+from supervm.plugins.consensus.bft.proposals import (
+    EXECUTION_LAG_MAX,
+    ROOT_DISTANCE,
+    Broken,
+    Epoch,
+    Waits,
+    judge,
+    next_step,
+    receipts_root,
+)
+from supervm.plugins.consensus.bft.records import Entered, Finalized, Notarized, Nullified, Proposed
+from supervm.plugins.consensus.bft.views import View, is_of_quorum, weight_of
+from supervm.plugins.consensus.bft.votes import Proposal, ViewVote
+from supervm.types.block import Block, BlockBody, BlockHeader
+from supervm.types.certificate import (
+    NO_DIGEST,
+    BatchCertificate,
+    Certificate,
+    VoteKind,
+    numbers_of,
+    vote_message,
+)
+from supervm.types.digests import ZERO, Digest
+from supervm.types.errors import InvalidInput
+
+ASKED_MAX = 256
+LEADER, ADVANCE, AGAIN, EMPTY, INTERVAL = "leader", "advance", "again", "empty", "interval"
+
+
+@attrs.frozen(kw_only=True)
+class Settings:
+    """The chosen values of CONS-30, 34, 37. Times in microseconds."""
+
+    interval_min_us: int = 50_000
+    interval_max_us: int = 5_000_000
+    views_ahead_max: int = 64
+    proposals_ahead_max: int = 8
+
+
+@attrs.frozen
+class Content:
+    """What a leader places in a block: system operations, and batch certificates in an order that holds."""
+
+    operations: tuple[bytes, ...] = ()
+    certificates: tuple[BatchCertificate, ...] = ()
+
+
+class Pool(Protocol):
+    """What waits to be placed: held certificates, system operations, epoch-dones. Asked, never told."""
+
+    def waits(self, branch: Branch, batches: bool) -> bool:
+        """Whether anything isn't on this branch, or the epoch closes. `batches` False: they don't count."""
+
+    def pick(self, branch: Branch, batches: bool) -> Content:
+        """What the next block on this branch holds, within the bounds of a block."""
+
+
+@attrs.frozen(kw_only=True)
+class Start:
+    """Where a machine begins: the epoch, and what storage holds of it.
+
+    `own`: this validator's number, None for a node that only follows. `tip`: the last committed block,
+    `tip_view` the view in which it was proposed on its branch (0: the epoch's base). `executed`: blocks
+    that this node executed, from the tip's root height on. `ordered`, `done`: batches and epoch-done
+    numbers in the epoch's final blocks. `ended`: the finalisation of the epoch's last block, where the tip
+    is that: the machine then only answers who is behind.
+    """
+
+    epoch: Epoch
+    own: int | None
+    tip: Tip
+    tip_view: int
+    executed: tuple[ExecutedBlock, ...]
+    ordered: frozenset[Digest] = frozenset()
+    done: frozenset[int] = frozenset()
+    ended: Certificate | None = None
+
+
+class Ordering:
+    """One validator's part in ordering one epoch. Not thread-safe; `step` never awaits and never raises
+    for what others sent."""
+
+    def __init__(
+        self, start: Start, sign: Callable[[bytes], bytes], pool: Pool, settings: Settings | None = None
+    ) -> None:
+        self.epoch = start.epoch
+        self.own = start.own
+        self.settings = settings or Settings()
+        self._sign = sign
+        self._pool = pool
+        self._members = start.epoch.validators.members
+        self._leaders = Leaders(start.epoch.validators, start.epoch.chain_id, start.epoch.number)
+        self._pacing = Pacing()
+        self._silence = Silence(len(self._members))
+        self._branches = Branches(start.tip, start.ordered, start.done)
+        self._executed = {each.height: each for each in start.executed}
+        self._claims: dict[int, BlockHeader] = {}
+        self._final_view = start.tip_view
+        self._finalisation: Certificate | None = None
+        self._pending_finalisation: Certificate | None = None
+        self._views: dict[int, View] = {}
+        # The view with the highest notarisation known, from the last final block's view on.
+        self._highest: View | None = None
+        self._entry: Certificate | None = None
+        self.view = start.tip_view + 1
+        self.ended = start.ended
+        self.halted = ""
+        # Of the current view.
+        self._active = False
+        self._timers: set[str] = set()
+        self._heard: set[int] = set()
+        self._entered_us = 0
+        self._last_vote_us = 0
+        self._unfinal_is_work = False
+        self._last_proposal_us: int | None = None
+        # Of peers and of the log.
+        self._answered: dict[bytes, int] = {}
+        self._ahead: dict[int, int] = {}
+        self._later_epochs: dict[int, int] = {}
+        self._asked: dict[Want, int] = {}
+        self._log_number = 0
+        self._unlogged: list[tuple[int, ViewVote]] = []
+        self._now = Now(0, 0)
+        self._out: list[Output] = []
+
+    # What others may ask.
+
+    @property
+    def executed(self) -> Mapping[int, ExecutedBlock]:
+        return self._executed
+
+    @property
+    def final_height(self) -> int:
+        return self._branches.tip.height
+
+    @property
+    def final_view(self) -> int:
+        return self._final_view
+
+    @property
+    def delay_us(self) -> int:
+        """D of this moment."""
+        return self._pacing.delay_us
+
+    def certificates(self, first: int, last: int) -> list[Certificate]:
+        """Certificates of these views that are held, in their order: the answer to `WantViews`."""
+        numbers = range(first, min(last, first + VIEWS_MAX - 1) + 1)
+        views = (self._views[number] for number in numbers if number in self._views)
+        return [certificate for view in views for certificate in view.certificates()][:VIEWS_MAX]
+
+    def block(self, digest: Digest) -> Block | None:
+        """A block above the last final one, if it is held."""
+        node = self._branches.get(digest)
+        return None if node is None else node.block
+
+    # Events.
+
+    def step(self, event: Event, now: Now) -> list[Output]:
+        self._now = now
+        self._out = []
+        if not self.halted:
+            match event:
+                case Received(peer, message):
+                    self._on_message(peer, message)
+                case TimedOut(name):
+                    self._on_timer(name)
+                case Logged(number):
+                    self._on_logged(number)
+                case ExecutedBlock():
+                    self._on_executed(event)
+                case _:
+                    assert isinstance(event, Work), f"ordering isn't told {event!r}"
+            self._settle()
+        out, self._out = self._out, []
+        return out
+
+    def start(self, records: Iterable[Record], now: Now) -> list[Output]:
+        """Begin, or begin again from the log's records: send again every vote above the last final view.
+
+        What storage holds already is skipped. Records are durable, so nothing of them is logged again.
+        """
+        self._now = now
+        self._out = []
+        if self.ended is not None:
+            return []
+        for record in records:
+            self._replay(record)
+        for number in sorted(self._views):
+            view = self._views[number]
+            if number > self._final_view:
+                self._repeat(view)
+        for certificate in self._known_certificates():
+            self._moves_on(certificate)
+        self._begin_view()
+        if self._entry is not None:
+            self._send(ALL, self._entry)
+        self._settle()
+        out, self._out = self._out, []
+        return out
+
+    def _known_certificates(self) -> list[Certificate]:
+        return [each for number in sorted(self._views) for each in self._views[number].certificates()]
+
+    def _replay(self, record: Record) -> None:
+        match record:
+            case Entered(certificate):
+                self._restore_certificate(certificate)
+            case Proposed(proposal):
+                view = self._restore_view(proposal.view)
+                if view is not None:
+                    view.proposed = view.proposal = proposal
+                    view.proposal_digest = proposal.block.digest()
+            case Notarized(vote, block):
+                view = self._restore_view(vote.view)
+                if view is not None:
+                    view.notarized = vote
+                    view.add(vote)
+                    self._branches.add(node_of(block, vote.digest))
+            case Nullified(vote):
+                view = self._restore_view(vote.view)
+                if view is not None:
+                    view.nullified = vote
+                    view.add(vote)
+            case Finalized(vote, notarisation):
+                view = self._restore_view(vote.view)
+                if view is not None:
+                    view.finalized = vote
+                    view.add(vote)
+                    self._restore_certificate(notarisation)
+
+    def _restore_view(self, number: int) -> View | None:
+        return self._view_at(number) if number >= max(self._final_view, 1) else None
+
+    def _restore_certificate(self, certificate: Certificate) -> None:
+        view = self._restore_view(certificate.view)
+        if view is not None and view.certificate(certificate.kind) is None:
+            self._keep(view, certificate)
+
+    def records(self) -> list[Record]:
+        """The fewest records that this machine is rebuilt from: what a log may be shortened to."""
+        found: list[Record] = []
+        for number in sorted(self._views):
+            view = self._views[number]
+            found += [Entered(certificate) for certificate in view.certificates()]
+            if view.proposed is not None:
+                found.append(Proposed(view.proposed))
+            if view.notarized is not None:
+                node = self._branches.get(view.notarized.digest)
+                if node is not None:
+                    found.append(Notarized(view.notarized, node.block))
+            if view.nullified is not None:
+                found.append(Nullified(view.nullified))
+            if view.finalized is not None and view.notarisation is not None:
+                found.append(Finalized(view.finalized, view.notarisation))
+        return found
+
+    # Messages.
+
+    def _on_message(self, peer: bytes, message: object) -> None:
+        match message:
+            case ViewVote():
+                self._on_vote(peer, message)
+            case Certificate():
+                self._on_certificate(message)
+            case Proposal():
+                self._on_proposal(peer, message)
+            case GotBlock(block):
+                self._on_block(block)
+
+    def _on_vote(self, peer: bytes, vote: ViewVote) -> None:
+        if vote.epoch != self.epoch.number:
+            self._on_other_epoch(peer, vote)
+            return
+        if vote.validator >= len(self._members) or vote.view < 1:
+            return
+        self._silence.heard(vote.validator)
+        if self._is_final_view(vote.view):
+            self._answer(peer, vote.view)
+            return
+        if vote.view < self.view:
+            self._answer(peer, vote.view)
+        elif vote.view > self.view + self.settings.views_ahead_max:
+            self._on_vote_ahead(vote)
+            return
+        elif vote.view == self.view:
+            self._heard.add(vote.validator)
+        self._count(vote)
+
+    def _is_final_view(self, view: int) -> bool:
+        return view <= self._final_view or self.ended is not None
+
+    def _count(self, vote: ViewVote) -> None:
+        view = self._view_at(vote.view)
+        evidence = view.contradiction(vote)
+        if evidence is not None:
+            self._out.append(Offended(evidence))
+        if not view.add(vote):
+            return
+        if vote.view == self.view:
+            self._last_vote_us = self._now.monotonic_us
+        if view.certificate(vote.kind) is None:
+            certificate = view.assemble(vote.kind, vote.digest, self.epoch.validators)
+            if certificate is not None:
+                self._learn(view, certificate)
+
+    def _answer(self, peer: bytes, view: int) -> None:
+        """Help a validator that votes in an older view, once a D a peer (CONS-34)."""
+        last = self._answered.get(peer)
+        if last is not None and self._now.monotonic_us - last < self._pacing.delay_us:
+            return
+        own = self.ended or (self._finalisation if view <= self._final_view else None)
+        certificates = [c for c in (self._entry, own) if c is not None]
+        if not certificates:
+            return
+        self._answered[peer] = self._now.monotonic_us
+        for certificate in dict.fromkeys(certificates):
+            self._send((peer,), certificate)
+
+    def _on_other_epoch(self, peer: bytes, vote: ViewVote) -> None:
+        if vote.epoch > self.epoch.number:
+            # The set of a later epoch isn't known here: whoever is of this one and votes there counts.
+            number = self.epoch.validators.number_of(peer)
+            if number is not None:
+                self._later_epochs[number] = vote.epoch
+                if self._is_some_honest(self._later_epochs):
+                    peers = tuple(self._members[n].node_id for n in sorted(self._later_epochs))
+                    self._ask_again(WantViews(vote.epoch, 0, 0), Behind(vote.epoch, peers))
+        elif self.epoch.base_finalisation is not None:
+            last = self._answered.get(peer)
+            if last is None or self._now.monotonic_us - last >= self._pacing.delay_us:
+                self._answered[peer] = self._now.monotonic_us
+                self._send((peer,), self.epoch.base_finalisation)
+
+    def _on_vote_ahead(self, vote: ViewVote) -> None:
+        """Votes too far ahead aren't kept; of some-honest weight they say that certificates are missed."""
+        self._ahead[vote.validator] = max(self._ahead.get(vote.validator, 0), vote.view)
+        there = sorted(n for n, view in self._ahead.items() if view > self.view)
+        if self._is_some_honest(there):
+            first = min(self._ahead[number] for number in there) - 1
+            want = WantViews(self.epoch.number, first, first + VIEWS_MAX - 1)
+            self._fetch(want, tuple(self._members[number].node_id for number in there))
+
+    def _is_some_honest(self, numbers: Iterable[int]) -> bool:
+        return 3 * weight_of(self.epoch.validators, numbers) > self.epoch.validators.total_weight
+
+    def _on_certificate(self, certificate: Certificate) -> None:
+        if certificate.epoch != self.epoch.number or certificate.view < 1 or self.ended is not None:
+            return
+        if certificate.kind not in (VoteKind.NOTARIZE, VoteKind.NULLIFY, VoteKind.FINALIZE):
+            return
+        if not self._may_learn(certificate) or not is_of_quorum(certificate, self.epoch.validators):
+            return
+        self._learn(self._view_at(certificate.view), certificate)
+
+    def _may_learn(self, certificate: Certificate) -> bool:
+        """Whether it is lacked, and of a view that isn't over for good. The notarisation of the last final
+        block counts: a leader must show it."""
+        lowest = self._final_view if certificate.kind == VoteKind.NOTARIZE else self._final_view + 1
+        if certificate.view < max(lowest, 1):
+            return False
+        view = self._views.get(certificate.view)
+        return view is None or view.certificate(certificate.kind) is None
+
+    def _learn(self, view: View, certificate: Certificate) -> None:
+        """A certificate that was lacked: pass it on, say finalize, move on, make final (CONS-33, 35)."""
+        contradicted = view.impossible_with(certificate)
+        if contradicted:
+            self._halt(contradicted)
+            return
+        self._keep(view, certificate)
+        logged_with_vote = False
+        if certificate.kind == VoteKind.NOTARIZE:
+            self._quorum_came(view)
+            logged_with_vote = self._finalize(view, certificate)
+        if view.number > self._final_view:
+            self._pass_on(certificate)
+        if certificate.kind == VoteKind.FINALIZE:
+            self._pacing.finalised()
+            if self._pending_finalisation is None or self._pending_finalisation.view < view.number:
+                self._pending_finalisation = certificate
+            self._make_final()
+        if not self._is_over() and view.number >= self.view:
+            if certificate.kind == VoteKind.NULLIFY:
+                self._pacing.nullified()
+            if not logged_with_vote:
+                self._log(Entered(certificate))
+            self._leave_view()
+            self._moves_on(certificate)
+            self._begin_view()
+
+    def _keep(self, view: View, certificate: Certificate) -> None:
+        view.keep(certificate)
+        if certificate.kind == VoteKind.NOTARIZE and (
+            self._highest is None or self._highest.number < view.number
+        ):
+            self._highest = view
+
+    def _pass_on(self, certificate: Certificate) -> None:
+        self._send(ALL, certificate)
+
+    def _quorum_came(self, view: View) -> None:
+        if view.proposal is not None and view.number == self.view:
+            since = max(view.proposal_at_us, self._entered_us)
+            self._pacing.quorum_came(self._now.monotonic_us - since)
+
+    # Views.
+
+    def _view_at(self, number: int) -> View:
+        view = self._views.get(number)
+        if view is None:
+            view = self._views[number] = View(number)
+        return view
+
+    def leader_of(self, view: int) -> int:
+        return self._leaders.of(view)
+
+    def _leave_view(self) -> None:
+        leader = self.leader_of(self.view)
+        heard_quorum = self.epoch.validators.is_quorum(weight_of(self.epoch.validators, self._heard))
+        self._silence.left_view(leader, leader in self._heard, heard_quorum)
+
+    def _moves_on(self, certificate: Certificate) -> None:
+        if certificate.view >= self.view:
+            self.view = certificate.view + 1
+            self._entry = certificate
+
+    def _begin_view(self) -> None:
+        for name in sorted(self._timers):
+            self._out.append(CancelTimer(name))
+        self._timers.clear()
+        self._active = False
+        self._unfinal_is_work = False
+        self._last_vote_us = self._entered_us = self._now.monotonic_us
+        view = self._view_at(self.view)
+        self._heard = view.voters()
+        if view.proposal is not None:
+            self._heard.add(self.leader_of(self.view))
+        self._ahead = {number: ahead for number, ahead in self._ahead.items() if ahead > self.view}
+        self._set(EMPTY, self.settings.interval_max_us)
+        members = self._members
+        leader, after = self.leader_of(self.view), self.leader_of(self.view + 1)
+        self._out.append(
+            InView(self.epoch.number, self.view, members[leader].node_id, members[after].node_id)
+        )
+
+    # Proposals.
+
+    def _on_proposal(self, peer: bytes, proposal: Proposal) -> None:
+        if proposal.epoch != self.epoch.number or proposal.view < 1:
+            return
+        if self._is_final_view(proposal.view) or proposal.view < self.view:
+            self._answer(peer, proposal.view)
+            return
+        if proposal.view > self.view + self.settings.proposals_ahead_max:
+            return
+        leader = self.leader_of(proposal.view)
+        self._silence.heard(leader)
+        view = self._view_at(proposal.view)
+        if proposal.view == self.view:
+            self._heard.add(leader)
+        digest = proposal.block.digest()
+        if view.proposal is not None:
+            self._second_proposal(view, leader, proposal, digest)
+            return
+        view.proposal = proposal
+        view.proposal_digest = digest
+        view.proposal_at_us = self._last_proposal_us = self._now.monotonic_us
+        self._learn_justification(proposal)
+
+    def _second_proposal(self, view: View, leader: int, proposal: Proposal, digest: Digest) -> None:
+        assert view.proposal is not None
+        if digest != view.proposal_digest and leader not in view.offenders:
+            view.offenders.add(leader)
+            first, second = (
+                ViewVote(VoteKind.PROPOSAL, each.epoch, each.view, name, leader, each.signature)
+                for each, name in ((view.proposal, view.proposal_digest), (proposal, digest))
+            )
+            self._out.append(Offended(Evidence(Offence.PROPOSALS, first, second)))
+
+    def _learn_justification(self, proposal: Proposal) -> None:
+        """A proposal's certificate is one received: it is passed on, and moves this validator on."""
+        if proposal.notarisation is not None:
+            self._on_certificate(proposal.notarisation)
+        elif proposal.block.header.parent != self.epoch.base.digest:
+            try:
+                self._on_certificate(Certificate.decode(proposal.block.body.justification))
+            except InvalidInput:
+                # `judge` refuses the proposal for it, and says why.
+                return
+
+    def branch(self, digest: Digest) -> Branch:
+        """As `proposals.Knowledge`."""
+        try:
+            return self._branches.branch(digest)
+        except Unlinked as error:
+            want = WantDigest(What.BLOCK, error.digest)
+            raise Waits("an ancestor isn't here", want) from None
+        except ForksFinal:
+            raise Broken("CONS-32", "it doesn't extend the last final block") from None
+
+    def first_not_nullified(self, first: int, last: int) -> int | None:
+        for number in range(first, last + 1):
+            view = self._views.get(number)
+            if view is None or view.nullification is None:
+                return number
+        return None
+
+    def _judge(self, view: View) -> None:
+        """Say notarize if the view's proposal is good; remember if it never will be."""
+        proposal = view.proposal
+        if proposal is None or view.refused or view.notarized is not None or self.own is None:
+            return
+        try:
+            node = self._node_proposed(view, proposal)
+            judge(proposal, node, self.epoch, self, self._now.wall_ms)
+        except Waits as waits:
+            if waits.want is not None:
+                self._fetch(waits.want)
+        except Broken as broken:
+            assert proposal is not view.proposed, f"this node's own proposal: {broken}"
+            view.refused = True
+            leader = self._members[self.leader_of(view.number)].node_id
+            self._out.append(Refused(view.number, leader, broken.rule, broken.problem))
+        else:
+            self._notarize(view, node)
+
+    def _node_proposed(self, view: View, proposal: Proposal) -> Node:
+        if view.proposal_node is None:
+            try:
+                view.proposal_node = node_of(proposal.block, view.proposal_digest)
+            except InvalidInput as error:
+                raise Broken("CONS-30", str(error)) from error
+        return view.proposal_node
+
+    # What this validator says. Each is decided at most once a view.
+
+    def _vote(self, kind: VoteKind, view: int, digest: Digest = NO_DIGEST) -> ViewVote:
+        assert self.own is not None
+        message = vote_message(self.epoch.chain_id, self.epoch.number, kind, view, digest)
+        return ViewVote(kind, self.epoch.number, view, digest, self.own, self._sign(message))
+
+    def _notarize(self, view: View, node: Node) -> None:
+        assert view.notarized is None and view.number == self.view
+        view.notarized = vote = self._vote(VoteKind.NOTARIZE, view.number, node.digest)
+        self._branches.add(node)
+        self._say(vote, Notarized(vote, node.block))
+
+    def _may_finalize(self, view: View) -> bool:
+        return view.nullified is None and view.finalized is None
+
+    def _finalize(self, view: View, notarisation: Certificate) -> bool:
+        """Say finalize, if nullify wasn't said; the record holds the notarisation."""
+        if self.own is None or view.number <= self._final_view or not self._may_finalize(view):
+            return False
+        view.finalized = vote = self._vote(VoteKind.FINALIZE, view.number, notarisation.digest)
+        self._say(vote, Finalized(vote, notarisation))
+        return True
+
+    def _may_nullify(self, view: View) -> bool:
+        return view.finalized is None and view.nullified is None
+
+    def _nullify(self) -> None:
+        view = self._view_at(self.view)
+        if self.own is None or not self._may_nullify(view):
+            return
+        view.nullified = vote = self._vote(VoteKind.NULLIFY, view.number)
+        self._say(vote, Nullified(vote))
+
+    def _say(self, vote: ViewVote, record: Record) -> None:
+        number = self._log(record)
+        self._unlogged.append((number, vote))
+        self._send(ALL, vote, number)
+
+    def _log(self, record: Record) -> int:
+        self._log_number += 1
+        self._out.append(Log(self._log_number, record))
+        return self._log_number
+
+    def _send(self, to: object, message: object, after: int = 0) -> None:
+        self._out.append(Send(to, message, Stream.VOTES, after))  # type: ignore[arg-type]
+
+    def _on_logged(self, number: int) -> None:
+        durable = [vote for at, vote in self._unlogged if at <= number]
+        self._unlogged = [(at, vote) for at, vote in self._unlogged if at > number]
+        for vote in durable:
+            if not self._is_final_view(vote.view):
+                if vote.view == self.view:
+                    self._heard.add(vote.validator)
+                self._count(vote)
+
+    # Timers.
+
+    def _set(self, name: str, delay_us: int) -> None:
+        self._timers.add(name)
+        self._out.append(SetTimer(name, delay_us))
+
+    def _cancel(self, name: str) -> None:
+        if name in self._timers:
+            self._timers.discard(name)
+            self._out.append(CancelTimer(name))
+
+    def _on_timer(self, name: str) -> None:
+        if name not in self._timers or self.ended is not None:
+            return
+        self._timers.discard(name)
+        if name in (LEADER, ADVANCE):
+            self._nullify()
+        elif name == AGAIN:
+            self._say_again()
+        elif name == EMPTY:
+            self._activate()
+
+    def _activate(self) -> None:
+        """There is work: the leader owes a block now, so its time runs (CONS-31)."""
+        if self._active:
+            return
+        self._active = True
+        self._cancel(EMPTY)
+        if self._view_at(self.view).proposal is None:
+            leader = self.leader_of(self.view)
+            if leader != self.own and self._silence.is_silent(leader):
+                self._nullify()
+            else:
+                self._set(LEADER, self._pacing.leader_us)
+        self._set(ADVANCE, self._pacing.advance_us)
+
+    def _say_again(self) -> None:
+        """Stuck: no vote for 2D. Own votes of the view, and the certificate by which it was entered.
+
+        Also the own finalize of the last notarised view: nothing else would mend a block that is notarised
+        and not final while there is no work (whoever has it final answers with the finalisation).
+        """
+        quiet = self._now.monotonic_us - self._last_vote_us
+        if quiet < self._pacing.leader_us:
+            self._set(AGAIN, self._pacing.leader_us - quiet)
+            return
+        self._last_vote_us = self._now.monotonic_us
+        if self._entry is not None:
+            self._send(ALL, self._entry)
+        self._repeat(self._view_at(self.view))
+        highest = self._highest
+        if highest is not None and highest.number > self._final_view:
+            if highest.finalized is not None:
+                self._send(ALL, highest.finalized, self._log_number_of(highest.finalized))
+            self._unfinal_is_work = True
+        self._asked.clear()
+
+    def _repeat(self, view: View) -> None:
+        if view.proposed is not None:
+            self._send(ALL, view.proposed, self._log_number)
+        for vote in view.own_votes():
+            self._send(ALL, vote, self._log_number_of(vote))
+
+    def _log_number_of(self, vote: ViewVote) -> int:
+        return next((number for number, each in self._unlogged if each is vote), 0)
+
+    # Whatever the state allows now.
+
+    def _settle(self) -> None:
+        if self._pending_finalisation is not None and not self._is_over():
+            self._make_final()
+        if self._is_over():
+            return
+        view = self._view_at(self.view)
+        if view.proposal is not None:
+            self._cancel(LEADER)
+            self._judge(view)
+        if not self._active and (view.proposal is not None or self._has_work()):
+            self._activate()
+        if self.own is not None and self.leader_of(self.view) == self.own and view.proposed is None:
+            self._lead(view)
+        self._fetch_notarised()
+        if AGAIN not in self._timers and self._is_restless():
+            self._set(AGAIN, self._pacing.leader_us)
+
+    def _is_over(self) -> bool:
+        return self.ended is not None or bool(self.halted)
+
+    def _is_restless(self) -> bool:
+        """Whether something is owed: a block for work, finality for a notarised block, a missing block."""
+        highest = self._highest
+        return (
+            self._active
+            or self._pending_finalisation is not None
+            or (highest is not None and highest.number > self._final_view)
+        )
+
+    def _has_work(self) -> bool:
+        highest = self._highest
+        try:
+            digest = (
+                highest.notarisation.digest if highest and highest.notarisation else self.epoch.base.digest
+            )
+            branch = self._branches.branch(digest)
+        except (Unlinked, ForksFinal):
+            branch = self._branches.branch(self._branches.tip.digest)
+        if self._unfinal_is_work and branch.holds_content:
+            return True
+        return branch.is_closed or self._pool.waits(branch, self._takes_batches(branch.head))
+
+    def _takes_batches(self, head: Tip) -> bool:
+        root_height = self._root_height(head)
+        return root_height is None or head.height + 1 <= root_height + EXECUTION_LAG_MAX
+
+    def _root_height(self, head: Tip) -> int | None:
+        """The root height of a block that follows `head`; None while this node hasn't executed so far."""
+        allowed = max(head.height + 1 - ROOT_DISTANCE, self.epoch.base.height)
+        root_height = min(max(self._executed), allowed, next_step(head.root_height))
+        return root_height if root_height >= head.root_height and root_height in self._executed else None
+
+    def _lead(self, view: View) -> None:
+        """Propose: at once when there is work, an empty block when it is time (CONS-37)."""
+        if not self._active:
+            return
+        if self._last_proposal_us is not None:
+            left = self._last_proposal_us + self.settings.interval_min_us - self._now.monotonic_us
+            if left > 0:
+                if INTERVAL not in self._timers:
+                    self._set(INTERVAL, left)
+                return
+        try:
+            proposal = self._propose()
+        except Waits as waits:
+            if waits.want is not None:
+                self._fetch(waits.want)
+            return
+        view.proposed = proposal
+        number = self._log(Proposed(proposal))
+        self._send(ALL, proposal, number)
+        if view.proposal is None:
+            view.proposal = proposal
+            view.proposal_digest = proposal.block.digest()
+            view.proposal_at_us = self._last_proposal_us = self._now.monotonic_us
+        self._cancel(LEADER)
+        self._judge(view)
+
+    def _propose(self) -> Proposal:
+        highest = self._highest
+        if highest is None and self._branches.tip.digest != self.epoch.base.digest:
+            want = WantViews(self.epoch.number, self._final_view, self._final_view)
+            raise Waits("the last final block's notarisation isn't here", want)
+        parent_view = 0 if highest is None else highest.number
+        gap = self.first_not_nullified(parent_view + 1, self.view - 1)
+        if gap is not None:
+            last = min(self.view - 1, gap + VIEWS_MAX - 1)
+            raise Waits(f"view {gap} isn't nullified", WantViews(self.epoch.number, gap, last))
+        certificate = self.epoch.base_finalisation if highest is None else highest.notarisation
+        digest = self.epoch.base.digest if highest is None or certificate is None else certificate.digest
+        branch = self.branch(digest)
+        if branch.is_closed:
+            assert branch.path and certificate is not None, "the epoch has ended"
+            return self._signed(branch.path[0].block, branch.path[0].digest, certificate)
+        block = self._build(branch, b"" if certificate is None else certificate.encode())
+        return self._signed(block, block.digest(), None)
+
+    def _signed(self, block: Block, digest: Digest, notarisation: Certificate | None) -> Proposal:
+        epoch = self.epoch
+        message = vote_message(epoch.chain_id, epoch.number, VoteKind.PROPOSAL, self.view, digest)
+        return Proposal(epoch.number, self.view, block, notarisation, self._sign(message))
+
+    def _build(self, branch: Branch, justification: bytes) -> Block:
+        root_height = self._root_height(branch.head)
+        if root_height is None:
+            raise Waits("this node hasn't executed the parent's root height")
+        assert self.own is not None
+        content = self._pool.pick(branch, self._takes_batches(branch.head))
+        body = BlockBody(justification, content.operations, content.certificates)
+        facts = self._executed[root_height]
+        last = closes(branch, done_in(content.operations), self.epoch.validators)
+        header = BlockHeader(
+            chain_id=self.epoch.chain_id,
+            epoch=self.epoch.number,
+            height=branch.head.height + 1,
+            parent=branch.head.digest,
+            proposer=self._members[self.own].node_id,
+            timestamp_ms=max(branch.head.timestamp_ms, self._now.wall_ms),
+            root_height=root_height,
+            state_root=facts.state_root,
+            receipts_root=receipts_root(self, branch.head.root_height, root_height),
+            base_price=facts.base_price,
+            transactions_root=body.transactions_root(),
+            body_digest=body.digest(),
+            validators_digest=self.epoch.validators_digest,
+            next_validators_digest=facts.next_validators if last else ZERO,
+        )
+        return Block(header, body)
+
+    # Finality.
+
+    def _make_final(self) -> None:
+        """Make final what a finalisation names, once the blocks down to the final chain are here."""
+        certificate = self._pending_finalisation
+        assert certificate is not None
+        views = self._justified_views(certificate)
+        try:
+            path = self._branches.finalise(certificate.digest)
+        except Unlinked as error:
+            self._fetch(WantDigest(What.BLOCK, error.digest), self._signers(certificate))
+            return
+        except ForksFinal:
+            self._halt(f"two final blocks: one of view {certificate.view} doesn't extend the final chain")
+            return
+        self._pending_finalisation = None
+        self._finalisation = certificate
+        self._final_view = max(self._final_view, certificate.view)
+        for node in path:
+            own = certificate if node.digest == certificate.digest else None
+            self._out.append(Final(node.block, views[node.digest], own))
+            self._claims[node.block.header.root_height] = node.block.header
+        self._views = {number: view for number, view in self._views.items() if number >= self._final_view}
+        if self._highest is not None and self._highest.number < self._final_view:
+            self._highest = None
+        self._compare_roots()
+        self._forget_executed()
+        if self._branches.tip_is_last:
+            self.ended = certificate
+            self._out += [CancelTimer(name) for name in sorted(self._timers)]
+            self._timers.clear()
+            self._out.append(EpochEnded(certificate))
+
+    def _justified_views(self, certificate: Certificate) -> dict[Digest, int]:
+        """The view of each block on the way down, as its child's body names it."""
+        views = {certificate.digest: certificate.view}
+        node = self._branches.get(certificate.digest)
+        while node is not None:
+            parent = self._branches.get(node.parent)
+            if parent is not None:
+                views[parent.digest] = Certificate.decode(node.block.body.justification).view
+            node = parent
+        return views
+
+    def _on_block(self, block: Block) -> None:
+        """A block that was asked for by digest. It needs no check: a quorum notarised it or a descendant."""
+        digest = block.digest()
+        if WantDigest(What.BLOCK, digest) not in self._asked:
+            return
+        try:
+            node = node_of(block, digest)
+        except InvalidInput as error:
+            self._halt(f"a notarised block is malformed: {error}")
+            return
+        self._branches.add(node)
+        del self._asked[WantDigest(What.BLOCK, digest)]
+
+    def _on_executed(self, facts: ExecutedBlock) -> None:
+        self._executed[facts.height] = facts
+        self._compare_roots()
+        self._forget_executed()
+
+    def _compare_roots(self) -> None:
+        """A final header that shows another root than this node computed: stop (CONS-43)."""
+        for height in sorted(self._claims):
+            own, header = self._executed.get(height), self._claims[height]
+            if own is None:
+                continue
+            if own.state_root != header.state_root or own.base_price != header.base_price:
+                problem = f"0x{header.state_root.hex()}, computed here 0x{own.state_root.hex()}"
+                self._halt(f"the final block {header.height} shows for height {height} the root {problem}")
+                return
+            del self._claims[height]
+
+    def _forget_executed(self) -> None:
+        """Facts below the last final block's root height are never asked for again."""
+        lowest = min(self._branches.tip.root_height, max(self._executed))
+        self._executed = {height: facts for height, facts in self._executed.items() if height >= lowest}
+
+    def _halt(self, reason: str) -> None:
+        self.halted = reason
+        self._out.append(Halt(reason))
+
+    # Asking for what is missed (CONS-63).
+
+    def _fetch_notarised(self) -> None:
+        """A notarised block is needed by whoever extends or serves it, voted for or not."""
+        highest = self._highest
+        if highest is None or highest.notarisation is None or highest.number <= self._final_view:
+            return
+        try:
+            self._branches.path(highest.notarisation.digest)
+        except Unlinked as error:
+            self._fetch(WantDigest(What.BLOCK, error.digest), self._signers(highest.notarisation))
+        except ForksFinal:
+            self._halt(f"the block notarised in view {highest.number} doesn't extend the final chain")
+
+    def _signers(self, certificate: Certificate) -> tuple[bytes, ...]:
+        numbers = numbers_of(certificate.bitmap)
+        return tuple(self._members[number].node_id for number in numbers if number != self.own)
+
+    def _fetch(self, want: Want, peers: tuple[bytes, ...] = ()) -> None:
+        self._ask_again(want, Fetch(want, peers))
+
+    def _ask_again(self, want: Want, output: Output) -> None:
+        """Ask, unless the same was asked for less than 2D ago."""
+        asked = self._asked.get(want)
+        if asked is None or self._now.monotonic_us - asked >= self._pacing.leader_us:
+            if len(self._asked) >= ASKED_MAX and asked is None:
+                del self._asked[next(iter(self._asked))]
+            self._asked[want] = self._now.monotonic_us
+            self._out.append(output)
