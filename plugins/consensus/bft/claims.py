@@ -17,7 +17,7 @@ from supervm.types.digests import Digest
 IMAGE_LOCK = b"\x04"
 """`IMAGE_LOCK || pool || image`: a key image or nullifier that a PRIVATE transaction reveals."""
 
-SLOT_BYTES_MAX = 256
+SLOT_BYTES_MAX = 128
 SLOTS_MAX = 512
 SPENDS_MAX = 1024
 MAKES_MAX = 64
@@ -131,11 +131,17 @@ class Facts:
 class Examined:
     """The application's part of an accept: all that doesn't rest on locks (EXEC-8, CONS-14, EXEC-20).
 
-    For each transaction of the batch its claim, or the code by which it is refused. `gas` is their sum by
-    the header's rule. `malformed` says what is wrong with the batch as such; empty if nothing is.
+    `claims`: of each transaction of the batch, in its order; of refused ones too, as far as their bytes
+    say, since others may have certified them. `refused`: by index the code. `gas` is their sum by the
+    header's rule. `malformed` says what is wrong with the batch as such; empty if nothing is.
     """
 
     facts: Facts
-    claims: tuple[Claim | str, ...]
+    claims: tuple[Claim, ...]
+    refused: Mapping[int, str] = attrs.Factory(dict)
     gas: int = 0
     malformed: str = ""
+
+
+EXECUTED_CODES = frozenset({"AlreadyExecuted", "NonceUsed"})
+"""Refusals that say that a transaction, or another in its place, is in an executed block."""

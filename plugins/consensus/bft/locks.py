@@ -125,24 +125,27 @@ class LockTable:
 
     def judge(
         self,
-        claims: Sequence[Claim | str],
+        claims: Sequence[Claim],
         facts: Facts,
         past: Collection[Digest],
         builder: bytes,
         now: float,
+        already: Mapping[int, str] | None = None,
     ) -> Judgement:
         """Say for each transaction of a batch, in its order, whether it can be locked. Changes nothing.
 
-        `past`: digests of the certified batches of its past. A string is a refusal by the application.
+        `past`: digests of the certified batches of its past. `already`: codes by which the application
+        refused some, by index.
         """
         judging = _Judging(self, facts, past, self._young.room(builder, now, len(self._slots)))
         locked: dict[int, Claim] = {}
         refused: dict[int, Refused] = {}
         for index, claim in enumerate(claims):
-            why = Refused(claim) if isinstance(claim, str) else judging.refusal(claim)
+            code = already.get(index) if already is not None else None
+            why = Refused(code) if code else judging.refusal(claim)
             if why is not None:
                 refused[index] = why
-            elif isinstance(claim, Claim):
+            else:
                 judging.lock(claim)
                 locked[index] = claim
         return Judgement(locked, refused, tuple(judging.equivocators))
