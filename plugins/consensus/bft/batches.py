@@ -198,9 +198,7 @@ class BatchVoter:
                 self._progressed(Progress(known=(digest,)))
         self._fetch_missing()
         self._next_check()
-        outputs = self._out.take()
-        self._out.logged = 0
-        return outputs
+        return self._out.take()
 
     def duties(self) -> list[BatchCertificate]:
         """Certificates that this validator must get into a final block, oldest first (CONS-23)."""
@@ -235,7 +233,7 @@ class BatchVoter:
             # Asked again: the answer got lost, or this validator restarted.
             self._accept(batch)
             return
-        if digest in self._queued or (self._checking is not None and self._checking.digest() == digest):
+        if self._is_awaited(digest):
             return
         code = self._refusal(batch)
         if code:
@@ -314,10 +312,13 @@ class BatchVoter:
     # Examining, one batch at a time
 
     def _learn(self, batch: Batch) -> None:
-        digest = batch.digest()
-        if digest not in self._queued:
-            self._queued[digest] = None
+        if not self._is_awaited(batch.digest()):
+            self._queued[batch.digest()] = None
             self._to_learn.append(batch)
+
+    def _is_awaited(self, digest: Digest) -> bool:
+        """Whether a batch is in the queue or with the application."""
+        return digest in self._queued or (self._checking is not None and self._checking.digest() == digest)
 
     def _next_check(self) -> None:
         while (
@@ -483,7 +484,7 @@ class BatchVoter:
         held = self._batches.get(digest)
         if held is not None:
             self._learn(held)
-        elif digest not in self._queued:
+        elif not self._is_awaited(digest):
             members = self._facts.validators.members
             signers = tuple(members[number].node_id for number in numbers_of(certificate.bitmap))
             self._out.put(Fetch(WantDigest(What.BATCH, digest), signers))

@@ -11,7 +11,30 @@ from collections.abc import Iterable, Sequence
 import attrs
 
 from supervm.types.certificate import BatchCertificate
-from supervm.types.digests import Digest
+from supervm.types.digests import Digest, plain_digest
+
+
+class CheckedCertificates:
+    """Certificates whose signatures were verified, by blake3 of all their bytes; at most so many.
+
+    By the batch's digest alone, a forged certificate could ride on a checked one.
+    """
+
+    def __init__(self, count_max: int = 100_000) -> None:
+        self._max = count_max
+        self._checked: dict[bytes, None] = {}
+
+    def add(self, certificate: BatchCertificate) -> None:
+        """This one was verified."""
+        self._checked[self._key(certificate)] = None
+        if len(self._checked) > self._max:
+            del self._checked[next(iter(self._checked))]
+
+    def __contains__(self, certificate: BatchCertificate) -> bool:
+        return self._key(certificate) in self._checked
+
+    def _key(self, certificate: BatchCertificate) -> bytes:
+        return plain_digest(certificate.encode())
 
 
 @attrs.define
