@@ -1,9 +1,13 @@
 """Ordering under faults and hostile validators: runs of seeds, judged after every event (CONS-90..95)."""
 
+import attrs
 import pytest
 
+from supervm.plugins.consensus.bft.events import Send
+from supervm.plugins.consensus.bft.records import decode_record, encode_record
 from tests.consensus_bft.sim.plan import PROFILES, SECOND, Fault, Mishap, Plan, draw_plan
 from tests.consensus_bft.sim.search import run_plan
+from tests.consensus_bft.sim.world import Node, World
 
 
 @pytest.mark.parametrize("count", [4, 7])
@@ -46,3 +50,43 @@ def test_without_a_quorum_nothing_is_final_and_with_one_it_goes_on_by_itself() -
 
     assert run_plan(plan(100 * SECOND)).oracle == "liveness"
     assert run_plan(plan(20 * SECOND)).oracle == ""
+
+
+@pytest.mark.parametrize("everyone", [False, True])
+def test_a_restart_at_every_place_in_the_log_contradicts_nothing_and_the_chain_goes_on(
+    everyone: bool,
+) -> None:
+    plan = Plan(
+        seed=2, weights=(1,) * 4, skews_ms=(0,) * 4, work_us=(0, 100_000, 200_000), heal_us=2 * SECOND
+    )
+    calm = World(plan)
+    calm.start()
+    calm.run(plan.heal_us - 100_000)
+    records = [len(node.durable) for node in calm.nodes]
+    assert min(records) >= 6
+    for number in range(2):
+        for place in range(1, records[number] + 1):
+            outcome = run_plan(attrs.evolve(plan, crash_at_record=(number, place, everyone)))
+            assert outcome.oracle == "", f"node {number}, record {place}: {outcome.problem}"
+            assert outcome.height >= 3
+
+
+def test_a_machine_is_rebuilt_from_the_fewest_records_as_from_all() -> None:
+    plan = draw_plan(3, "storm", 4)
+    world = World(plan)
+    world.start()
+    for moment in range(0, plan.heal_us, 100_000):
+        world.run(moment)
+        for node in world.nodes:
+            if node.ended is None and not node.chain:
+                _check_rebuilt(world, node)
+
+
+def _check_rebuilt(world: World, node: Node) -> None:
+    first, again = (world._ordering(node.number, node.pool) for _ in range(2))
+    first.start([decode_record(encode_record(record)) for record in node.durable], world.clock(node.number))
+    outputs = again.start(first.records(), world.clock(node.number))
+    assert again.view == first.view and again.records() == first.records()
+    own = {vote for view in first._views.values() for vote in view.own_votes()}
+    said = {output.message for output in outputs if isinstance(output, Send)}
+    assert own <= said, "every vote above the last final view is sent again"

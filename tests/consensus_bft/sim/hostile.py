@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from supervm.plugins.consensus.bft.fetching import GotBlock
+from supervm.plugins.consensus.bft.fetching import GotBlock, Want, WantDigest
 from supervm.plugins.consensus.bft.votes import Proposal, ViewVote
 from supervm.types.block import Block
 from supervm.types.certificate import NO_DIGEST, Certificate, VoteKind, bitmap_of, vote_message
@@ -25,6 +25,7 @@ class Hostile:
         self.number = number
         self.tricks = tricks
         self.world = world
+        self.blocks: dict[bytes, Block] = {}
 
     def send(self, message: object, targets: list[int]) -> None:
         """The honest machine of this node sends something; say that, less, more, or something else."""
@@ -43,6 +44,11 @@ class Hostile:
             targets = targets[:1]
         for target in targets:
             self.world.post(self.number, target, message)
+
+    def reply(self, want: Want, target: int) -> None:
+        """Serve blocks that it made up; nothing else."""
+        if isinstance(want, WantDigest) and want.digest in self.blocks:
+            self.world.post(self.number, target, GotBlock(self.blocks[want.digest]))
 
     def _sign(self, kind: VoteKind, view: int, digest: bytes, epoch: int = 1) -> bytes:
         from tests.consensus_bft.sim.world import CHAIN, signature
@@ -117,6 +123,7 @@ class Hostile:
         parent_header = attrs.evolve(header, timestamp_ms=header.timestamp_ms + 1)
         parent = attrs.evolve(proposal.block, header=parent_header)
         digest = parent.digest()
+        self.blocks[digest] = parent
         view = max(proposal.view - 1, 1)
         alone = Certificate(
             VoteKind.NOTARIZE,
@@ -147,36 +154,39 @@ class Hostile:
         root_height = random.choice((header.root_height, max(header.height - 2, 0)))
         return self._with_header(proposal, root_height=root_height, state_root=b"wrong root".ljust(32, b"."))
 
+    def _disorder(self, proposal: Proposal) -> Proposal | None:
+        """A batch without its past, or twice on the branch."""
+        known = self.world.nodes[self.number].pool.certificates
+        wrong = [
+            c for c in known.values() if c.header.after or c.header.digest() in self.world.oracles.batches
+        ]
+        if not wrong:
+            return None
+        block = proposal.block
+        chosen = (wrong[self.world.random.randrange(len(wrong))],)
+        body = attrs.evolve(block.body, certificates=chosen)
+        changes = {"body_digest": body.digest(), "transactions_root": body.transactions_root()}
+        return self._signed(
+            proposal, attrs.evolve(block, header=attrs.evolve(block.header, **changes), body=body)
+        )
+
     def _future(self, proposal: Proposal) -> Proposal:
         ahead = self.world.random.choice((600, 5_000, 3_600_000))
         return self._with_header(proposal, timestamp_ms=self.world.latest_honest_ms() + ahead)
 
     def _stale_parent(self, proposal: Proposal) -> Proposal | None:
-        """On an older block than the view before's: on genesis, with nothing to prove."""
-        from tests.consensus_bft.sim.world import GENESIS
-
-        body = attrs.evolve(proposal.block.body, justification=b"")
-        return self._signed(
-            proposal,
-            attrs.evolve(
-                proposal.block,
-                body=body,
-                header=attrs.evolve(
-                    proposal.block.header,
-                    height=1,
-                    parent=GENESIS,
-                    root_height=0,
-                    state_root=self.world.oracles.roots[0],
-                    receipts_root=bytes(32),
-                    body_digest=body.digest(),
-                ),
-            ),
-        )
+        """Beside the parent that it should extend: on that one's own parent, with a true certificate."""
+        parent = self.world.nodes[self.number].ordering.block(proposal.block.header.parent)
+        if parent is None:
+            return None
+        header = attrs.evolve(parent.header, timestamp_ms=parent.header.timestamp_ms + 1)
+        return self._signed(proposal, Block(header, parent.body))
 
 
 _FORGERIES = {
     Trick.ORPHAN: Hostile._orphan,
     Trick.WRONG_ROOT: Hostile._wrong_root,
+    Trick.DISORDER: Hostile._disorder,
     Trick.FUTURE: Hostile._future,
     Trick.STALE_PARENT: Hostile._stale_parent,
 }

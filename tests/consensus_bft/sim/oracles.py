@@ -9,6 +9,7 @@ from supervm.plugins.consensus.bft.proposals import TIMESTAMP_AHEAD_MS
 from supervm.plugins.consensus.bft.votes import Proposal, ViewVote
 from supervm.types.block import Block
 from supervm.types.certificate import VoteKind
+from supervm.types.digests import ZERO
 
 
 class Violation(Exception):
@@ -26,6 +27,7 @@ class Oracles:
     base: bytes
     roots: dict[int, bytes]
     root_after: Callable[[bytes, bytes], bytes]
+    proves: Callable[[bytes, bytes], bool]
     final: dict[int, Block] = attrs.field(factory=dict)
     digests: dict[int, bytes] = attrs.field(factory=dict)
     batches: dict[bytes, int] = attrs.field(factory=dict)
@@ -73,6 +75,10 @@ class Oracles:
             return
         if header.parent != self.digests.get(height - 1, self.base if height == 1 else None):
             raise Violation("agreement", f"final block {height} at {node} doesn't extend the final chain")
+        if height > 1 and self.final[height - 1].header.next_validators_digest != ZERO:
+            raise Violation("epoch", f"final block {height} extends the epoch's last block")
+        if height > 1 and not self.proves(block.body.justification, header.parent):
+            raise Violation("proof", f"final block {height} doesn't prove that its parent is notarised")
         if header.timestamp_ms > latest_honest_ms + TIMESTAMP_AHEAD_MS:
             raise Violation("time", f"final block {height} is of the future")
         if height > 1 and header.timestamp_ms < self.final[height - 1].header.timestamp_ms:

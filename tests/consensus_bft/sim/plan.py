@@ -28,6 +28,7 @@ class Trick(Enum):
     WRONG_ROOT = "proposes a root that nobody computed"
     FUTURE = "proposes with a time in the future"
     STALE_PARENT = "proposes on an old parent"
+    DISORDER = "proposes batches before their past, or twice"
     NOISE = "votes of other epochs, views and validators"
 
 
@@ -57,6 +58,8 @@ class Plan:
     execute_us: tuple[int, int] = (200, 10_000)
     work_us: tuple[int, ...] = ()
     close_us: int = 0
+    crash_at_record: tuple[int, int, bool] | None = None
+    """(node, how many durable records, whether all crash): they come back a tenth of a second later."""
     heal_us: int = 4 * SECOND
     end_us: int = 60 * SECOND
 
@@ -88,8 +91,12 @@ def draw_plan(seed: int, profile: str, count: int) -> Plan:
     )
     if profile == "calm":
         return plan
-    hostile = _hostile(rng, weights)
-    plan = attrs.evolve(plan, tricks=_tricks(rng, hostile) if profile == "byzantine" else ())
+    if rng.random() < 0.3:
+        plan = attrs.evolve(plan, execute_us=(50_000, 300_000))
+    hostile = _hostile(rng, weights) if profile == "byzantine" else ()
+    plan = attrs.evolve(plan, tricks=_tricks(rng, hostile))
+    if hostile and rng.random() < 0.5:
+        plan = attrs.evolve(plan, delay_us=(500, rng.choice((100_000, 200_000))))
     if profile == "storm" or rng.random() < 0.3:
         plan = attrs.evolve(
             plan,
@@ -103,10 +110,13 @@ def draw_plan(seed: int, profile: str, count: int) -> Plan:
         if rng.random() < 0.5:
             at = rng.randrange(heal_us)
             crashes += (Mishap(Fault.CRASH, at, at + rng.randint(1, 500_000), tuple(range(count))),)
-        plan = attrs.evolve(plan, mishaps=plan.mishaps + crashes)
-    if rng.random() < 0.2:
-        skewed = rng.randrange(count)
-        skews = tuple(30_000 * (n == skewed) * rng.choice((-1, 1)) or s for n, s in enumerate(plan.skews_ms))
+        disk = rng.choice(((200, 5_000), (200, 60_000)))
+        plan = attrs.evolve(plan, mishaps=plan.mishaps + crashes, sync_us=disk)
+    # A clock that is far behind makes its validator refuse every proposal: it counts among the f.
+    skewed = rng.randrange(count)
+    if rng.random() < 0.2 and not hostile and weights[skewed] <= (sum(weights) - 1) // 3:
+        skew = rng.choice((-30_000, 30_000))
+        skews = tuple(skew if n == skewed else each for n, each in enumerate(plan.skews_ms))
         plan = attrs.evolve(plan, skews_ms=skews)
     return plan
 

@@ -113,6 +113,7 @@ def _simpler(plan: Plan) -> list[Plan]:
         {"loss": 0.0},
         {"duplicates": 0.0},
         {"close_us": 0},
+        {"crash_at_record": None},
         {"skews_ms": zero},
         {"delay_us": (1_000, 20_000)},
     ):

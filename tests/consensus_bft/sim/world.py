@@ -37,11 +37,12 @@ from supervm.plugins.consensus.bft.events import (
 )
 from supervm.plugins.consensus.bft.fetching import GotBlock, WantDigest, WantViews
 from supervm.plugins.consensus.bft.proposals import Epoch
-from supervm.plugins.consensus.bft.simplex import Content, Ordering, Start
+from supervm.plugins.consensus.bft.simplex import Content, Ordering, Settings, Start
 from supervm.plugins.consensus.bft.votes import EpochDone, Proposal, ViewVote
 from supervm.types.batch import BatchHeader
 from supervm.types.block import Block
-from supervm.types.certificate import BatchCertificate, Certificate, bitmap_of
+from supervm.types.certificate import BatchCertificate, Certificate, VoteKind, bitmap_of, numbers_of
+from supervm.types.errors import InvalidInput
 from supervm.types.validators import Validator, ValidatorSet
 from tests.consensus_bft.sim.hostile import Hostile
 from tests.consensus_bft.sim.oracles import Oracles, Violation
@@ -152,7 +153,6 @@ class Node:
     busy: bool = False
     asked: int = 0
     ended: Certificate | None = None
-    entered_us: int = 0
 
 
 Machine = Callable[..., Ordering]
@@ -191,8 +191,10 @@ class World:
             base_finalisation=None,
             bounds=BOUNDS,
         )
-        self.oracles = Oracles(GENESIS, {0: genesis_facts().state_root}, root_after)
+        self.oracles = Oracles(GENESIS, {0: genesis_facts().state_root}, root_after, self.proves)
         self.mishaps: list[Mishap] = []
+        self._crashed_at_record = False
+        self._batches: list[bytes] = []
         self.hostile = {
             n: Hostile(n, frozenset(t for m, t in plan.tricks if m == n), self) for n in sorted(plan.hostile)
         }
@@ -259,13 +261,27 @@ class World:
         node = self.nodes[number]
         return len(node.chain) + len(node.to_execute)
 
+    def proves(self, justification: bytes, parent: bytes) -> bool:
+        """Whether bytes are a notarisation of a block by a true quorum, signed by those whom it names."""
+        try:
+            certificate = Certificate.decode(justification)
+            certificate.signed(self.validators)
+        except InvalidInput:
+            return False
+        message = certificate.message(CHAIN)
+        signed = zip(numbers_of(certificate.bitmap), certificate.signatures, strict=True)
+        right = all(signature(number, message) == each for number, each in signed)
+        return right and (certificate.kind, certificate.digest) == (VoteKind.NOTARIZE, parent)
+
     # Machines.
 
     def _ordering(self, number: int, pool: WaitingWork, start: Start | None = None) -> Ordering:
         start = start or Start(
             epoch=self.epoch, own=number, tip=self.epoch.base, tip_view=0, executed=(genesis_facts(),)
         )
-        return self.machine(start, lambda message: signature(number, message), pool)
+        # Whoever is hostile doesn't wait before it proposes.
+        settings = Settings(interval_min_us=0) if number in self.hostile else Settings()
+        return self.machine(start, lambda message: signature(number, message), pool, settings)
 
     def _begin_machine(self, node: Node) -> None:
         self._carry_out(node, node.ordering.start(node.durable, self.clock(node.number)))
@@ -337,8 +353,8 @@ class World:
                 case Final():
                     self._finalise(node, output)
                 case InView():
-                    node.entered_us = self.now_us
                     self._resend_work(node, output)
+                    self._expect_all_in(node, output.view)
                 case EpochEnded(certificate):
                     node.ended = certificate
                 case Halt(reason):
@@ -382,9 +398,26 @@ class World:
                 self._let_go(node, send)
             if node.unsynced:
                 self._sync(node)
+            if self._crashes_at_record(node, count):
+                return
             self.deliver(node, Logged(node.durable_number), life)
 
         self.at(self.now_us + self.between(self.plan.sync_us), synced)
+
+    def _crashes_at_record(self, node: Node, synced: int) -> bool:
+        """Crash at a place in the log: exactly so many records are durable, and what they release is sent."""
+        if self.plan.crash_at_record is None or self._crashed_at_record:
+            return False
+        number, records, everyone = self.plan.crash_at_record
+        if node.number != number or len(node.durable) < records:
+            return False
+        self._crashed_at_record = True
+        node.durable = node.durable[: max(records, len(node.durable) - synced)]
+        for other in self.nodes if everyone else [node]:
+            other.unsynced = []
+            self._crash(other)
+            self.at(self.now_us + 100_000, lambda o=other: self._restart(o))  # type: ignore[misc]
+        return True
 
     def _finalise(self, node: Node, final: Final) -> None:
         if node.number not in self.hostile:
@@ -471,7 +504,10 @@ class World:
             self.at(self.now_us + delay, lambda p=peer: self._reply(self.nodes[p], node, fetch))  # type: ignore[misc]
 
     def _reply(self, server: Node, client: Node, fetch: Fetch) -> None:
-        if not server.up or server.number in self.hostile:
+        if not server.up:
+            return
+        if server.number in self.hostile:
+            self.hostile[server.number].reply(fetch.want, client.number)
             return
         match fetch.want:
             case WantDigest(_, digest):
@@ -483,6 +519,28 @@ class World:
             case WantViews(_, first, last):
                 for certificate in server.ordering.certificates(first, last):
                     self.post(server.number, client.number, certificate)
+
+    def _expect_all_in(self, node: Node, view: int) -> None:
+        """Certificates are passed on: where no link fails, all honest enter a view soon after the first."""
+        if node.number in self.hostile or self.mishaps or self._fails_before(self.now_us):
+            return
+        lives = [self.nodes[number].life for number in self.honest]
+        until = self.now_us + self.plan.delay_us[1] + 1
+
+        def judge() -> None:
+            others = [self.nodes[number] for number in self.honest]
+            if self.mishaps or self._fails_before(self.now_us) or lives != [each.life for each in others]:
+                return
+            late = [n.number for n in others if n.up and n.ended is None and n.ordering.view < view]
+            if late and node.ended is None:
+                raise Violation("spread", f"{late} don't follow {node.number} into view {view}")
+
+        self.at(until, judge)
+
+    def _fails_before(self, until_us: int) -> bool:
+        """Whether anything but delays happens on links up to now (a mishap may just have ended)."""
+        fails = bool(self.plan.loss) or self._crashed_at_record
+        return fails or any(mishap.at_us <= until_us for mishap in self.plan.mishaps)
 
     # Faults.
 
@@ -511,13 +569,14 @@ class World:
             epoch=1,
             builder=node_id(0),
             sequence=index,
-            after=(),
+            after=tuple(self._batches[-1:]) if index % 2 else (),
             size_bytes=100,
             count=1,
             gas=1,
             transactions_root=hash32(b"batch", bytes([index])),
         )
         numbers = range(self.plan.count)
+        self._batches.append(header.digest())
         certificate = BatchCertificate(
             header, bytes(64), bitmap_of(numbers, self.plan.count), tuple(bytes(64) for _ in numbers)
         )
