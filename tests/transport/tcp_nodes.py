@@ -56,6 +56,14 @@ class Loopback:
             for number in range(count)
         ]
 
+    def victim(self, *admitted: KeyPair, **options: Any) -> tuple[TcpTransportConfig, str]:
+        """The options of one node that dials nobody, and where it listens."""
+        listen, address = self.listening()
+        known = tuple(key.node_id.hex() for key in admitted)
+        given = {"connect_wait_ms": 0, **options}
+        config = TcpTransportConfig(listen=(listen,), identity_file=self.key()[1], admitted=known, **given)
+        return config, address
+
     def close(self) -> None:
         for opened in self.sockets:
             opened.close()

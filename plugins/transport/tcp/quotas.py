@@ -49,7 +49,7 @@ class Bans:
     def ban(self, node_id: bytes, now: float) -> float:
         """Ban a node; for how long, in seconds."""
         _, times = self._until.pop(node_id, (0.0, 0))
-        length_s = min(BAN_S_MAX, self.first_s * 2**times)
+        length_s = min(BAN_S_MAX, self.first_s * (1 << times))
         self._until[node_id] = (now + length_s, min(times + 1, 16))
         if len(self._until) > BANS_MAX:
             self._until.popitem(last=False)
