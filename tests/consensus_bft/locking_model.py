@@ -81,7 +81,18 @@ class Validator:
     table: LockTable
     height: int = 0
     held: dict[bytes, ModelBatch] = attrs.Factory(dict)
-    ordered: set[bytes] = attrs.Factory(set)
+    log: list[tuple[str, tuple[object, ...]]] = attrs.Factory(list)
+
+    def tell(self, what: str, *facts: object) -> None:
+        """Change the table, and remember it for a restart."""
+        self.log.append((what, facts))
+        getattr(self.table, what)(*facts)
+
+    def restart(self) -> None:
+        """The table anew from the log."""
+        self.table = LockTable(LockBounds(), 2)
+        for what, facts in self.log:
+            getattr(self.table, what)(*facts)
 
 
 class Model:
@@ -110,8 +121,8 @@ class Model:
     def run(self, steps: int = 120) -> None:
         for _ in range(steps):
             self.random.choices(
-                (self._sign, self._build, self._vote, self._order, self._execute, self._tell),
-                (3, 3, 12, 1, 2, 2),
+                (self._sign, self._build, self._vote, self._order, self._execute, self._tell, self._restart),
+                (3, 3, 12, 1, 2, 2, 0.5),
             )[0]()
         while any(batch not in self.ordered for batch in self.certified):
             self._order()
@@ -182,7 +193,7 @@ class Model:
         facts = self._facts(validator, past)
         claims = [move.claim for move in batch.moves]
         found = validator.table.judge(claims, facts, past.keys(), BUILDER, 0.0)
-        validator.table.take(found.locked.values(), BUILDER, 0.0)
+        validator.tell("take", tuple(found.locked.values()), BUILDER, 0.0)
         if not found.refused:
             self.accepts[batch.digest].add(number)
             if len(self.accepts[batch.digest]) >= QUORUM and batch.digest not in self.certified:
@@ -213,7 +224,7 @@ class Model:
             return
         validator.held[batch.digest] = batch
         live = [move.claim for move in batch.moves if move.claim.transaction not in validator.ledger.executed]
-        validator.table.certify(batch.digest, live)
+        validator.tell("certify", batch.digest, live)
 
     def _tell(self) -> None:
         if self.certified:
@@ -238,6 +249,9 @@ class Model:
         self.chain.execute(move for batch in block for move in batch.moves)
         self.blocks.append(block)
 
+    def _restart(self) -> None:
+        self.random.choice(self.validators).restart()
+
     def _execute(self) -> None:
         self._execute_at(self.random.choice(self.validators))
 
@@ -249,4 +263,4 @@ class Model:
         for batch in block:
             self._hold(validator, batch)
         used, done = validator.ledger.execute(move for batch in block for move in batch.moves)
-        validator.table.executed(used, done)
+        validator.tell("executed", used, done)

@@ -127,6 +127,29 @@ def test_funds_count_earlier_transactions_of_the_batch_once() -> None:
     assert codes(judge(held, both[0], claim(THREE, 1, spend=4), facts=facts)) == {}
 
 
+@pytest.mark.parametrize("forgets", [False, True])
+def test_certificates_that_an_accept_counted_have_to_survive_a_restart(forgets: bool) -> None:
+    """Three honest validators, of which two and the hostile one are a quorum. One forgets, or not."""
+    facts = Facts(0, {}, {(ALICE, TOKEN): 10})
+    zero, one = claim(ONE, 0, spend=4), claim(TWO, 1, spend=4)
+    sponsored = Claim(
+        THREE,
+        (chain_slot(NONCE_LOCK + BOB, 0), chain_slot(SPONSOR_NONCE_LOCK + ALICE, 0)),
+        (((ALICE, TOKEN), 4),),
+    )
+    first, second, third = table(), table(), table()
+    assert codes(judge(first, zero, facts=facts)) == codes(judge(second, zero, facts=facts)) == {}
+    for each in (second, third):
+        each.certify(PAST, [zero])
+        assert codes(judge(each, one, facts=facts, past=[PAST])) == {}
+    if forgets:
+        third = table()
+        third.take([one], BUILDER, 0.0)
+    accepts = [codes(judge(each, sponsored, facts=facts)) == {} for each in (first, second, third)]
+    # Twelve of ten are spent where two accept.
+    assert accepts == [True, False, forgets]
+
+
 def test_only_a_block_that_used_a_slot_up_releases_it() -> None:
     held = table()
     slot = object_lock(b"o" * 32, 1)

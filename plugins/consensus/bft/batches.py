@@ -121,9 +121,8 @@ class BatchVoter:
         self._accepted: dict[Digest, None] = {}
         self._where: dict[Digest, tuple[Digest, int]] = {}
         self._held_bytes: dict[bytes, int] = {}
-        self._pending: dict[bytes, int] = {}
         self._learned_claims: dict[Digest, tuple[Claim, ...]] = {}
-        self._to_vote: deque[Batch] = deque()
+        self._to_vote: dict[bytes, deque[Batch]] = {}
         self._to_learn: deque[Batch] = deque()
         self._queued: dict[Digest, None] = {}
         self._checking: Batch | None = None
@@ -244,8 +243,7 @@ class BatchVoter:
             self._miss(batch, missing)
             return
         self._queued[digest] = None
-        self._pending[batch.header.builder] = self._pending.get(batch.header.builder, 0) + 1
-        self._to_vote.append(batch)
+        self._to_vote.setdefault(batch.header.builder, deque()).append(batch)
 
     def _refusal(self, batch: Batch) -> str:
         """Why a batch isn't even examined; empty if it is."""
@@ -264,7 +262,7 @@ class BatchVoter:
             behind >= bounds.lag_max
             or len(self.certificates) >= bounds.certificates_max
             or self._held_bytes.get(header.builder, 0) + header.size_bytes > share
-            or self._pending.get(header.builder, 0) >= bounds.open_max
+            or len(self._to_vote.get(header.builder, ())) >= bounds.open_max
         ):
             return "Busy"
         return ""
@@ -326,15 +324,23 @@ class BatchVoter:
             and self._executed_height >= self._not_before
             and (self._to_learn or self._to_vote)
         ):
-            is_vote = not self._to_learn
-            batch = (self._to_learn or self._to_vote).popleft()
+            batch = self._to_learn.popleft() if self._to_learn else self._next_vote()
             del self._queued[batch.digest()]
-            if is_vote:
-                self._pending[batch.header.builder] -= 1
+            if self.certificates.is_settled(batch.digest()):
+                continue
             if self._closing and not self.certificates.wants_content(batch.digest()):
                 self._refuse(batch, "Closing")
                 continue
             self._check(batch)
+
+    def _next_vote(self) -> Batch:
+        """The builders take turns: who sends much waits for itself."""
+        builder = next(iter(self._to_vote))
+        waiting = self._to_vote.pop(builder)
+        batch = waiting.popleft()
+        if waiting:
+            self._to_vote[builder] = waiting
+        return batch
 
     def _check(self, batch: Batch) -> None:
         past, missing = self.certificates.past(batch.header.after)
@@ -349,20 +355,23 @@ class BatchVoter:
         if batch is None or batch.digest() != digest:
             return
         self._checking = None
+        if self.certificates.is_settled(digest):
+            return
         if examined.facts.height != self._executed_height:
             # Facts and locks have to be of one height. The block that is executed is told soon.
             self._not_before = examined.facts.height
-            self._queued[digest] = None
-            if self.certificates.wants_content(digest):
-                self._to_learn.appendleft(batch)
-            else:
-                self._pending[batch.header.builder] += 1
-                self._to_vote.appendleft(batch)
-            return
-        if self.certificates.wants_content(digest):
+            self._put_back(batch)
+        elif self.certificates.wants_content(digest):
             self._learned(batch, examined)
-        elif not self.certificates.is_settled(digest):
+        else:
             self._vote(batch, examined, now_s)
+
+    def _put_back(self, batch: Batch) -> None:
+        self._queued[batch.digest()] = None
+        if self.certificates.wants_content(batch.digest()):
+            self._to_learn.appendleft(batch)
+        else:
+            self._to_vote.setdefault(batch.header.builder, deque()).appendleft(batch)
 
     def _learned(self, batch: Batch, examined: Examined) -> None:
         """The transactions of a certified batch: what they lock and spend counts from now on."""
@@ -479,18 +488,18 @@ class BatchVoter:
             self._tell_leaders()
 
     def _fetch(self, certificate: BatchCertificate) -> None:
-        """Ask for what a certificate needs: its batch from who accepted it, its past from its builder."""
+        """Ask for what a certificate needs, its batch and its past, from those who accepted it."""
         digest = certificate.header.digest()
+        members = self._facts.validators.members
+        signers = tuple(members[number].node_id for number in numbers_of(certificate.bitmap))
         held = self._batches.get(digest)
         if held is not None:
             self._learn(held)
         elif not self._is_awaited(digest):
-            members = self._facts.validators.members
-            signers = tuple(members[number].node_id for number in numbers_of(certificate.bitmap))
             self._out.put(Fetch(WantDigest(What.BATCH, digest), signers))
         for each in certificate.header.after:
             if each not in self.certificates and not self.certificates.is_held(each):
-                self._out.put(Fetch(WantDigest(What.BATCH_CERTIFICATE, each), (certificate.header.builder,)))
+                self._out.put(Fetch(WantDigest(What.BATCH_CERTIFICATE, each), signers))
 
     def _fetch_missing(self) -> None:
         for certificate in self.certificates.all():

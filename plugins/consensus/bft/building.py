@@ -298,13 +298,22 @@ class Builder:
             refused = {each.index: each.code for each in message.refusals if each.index < count}
             if refused and validator not in attempt.accepts:
                 attempt.refusals[validator] = refused
-        if sequence in self._numbers and self._all_answered(number):
+        if sequence in self._numbers and self._is_decided(number.attempts[-1]):
             self._timed_out(sequence, now_us)
 
-    def _all_answered(self, number: _Number) -> bool:
-        """Whether waiting for the last attempt can bring nothing more."""
-        last = number.attempts[-1]
-        return len(last.accepts.keys() | last.refusals.keys()) == len(self._members)
+    def _is_decided(self, attempt: _Attempt) -> bool:
+        """Whether waiting can bring nothing more: all have answered, or no quorum takes what is dropped.
+
+        A transaction that more than f refuse is in no certificate. What fewer refuse may be, until others
+        have answered: who refuses everything, and is quick, mustn't decide.
+        """
+        if len(attempt.accepts.keys() | attempt.refusals.keys()) == len(self._members):
+            return True
+        dropped = self._least_refused(attempt)
+        return bool(dropped) and all(
+            self._is_some_honest(at for at, refused in attempt.refusals.items() if index in refused)
+            for index in dropped
+        )
 
     def _send_missed(self, validator: int, attempt: _Attempt, missed: Iterable[Digest]) -> None:
         """What a validator lacks of the past, and the same attempt again; so often and no more."""
