@@ -32,7 +32,14 @@ from supervm.plugins.consensus.bft.effects import EffectsGatherer, check_effects
 from supervm.plugins.consensus.bft.effects_messages import Effect, Effects, effects_root
 from supervm.plugins.consensus.bft.events import Apply, Check, Fetch, Halt, Log, Now, Received, Send, TimedOut
 from supervm.plugins.consensus.bft.fetching import Get, Got, WantDigest, What
-from supervm.plugins.consensus.bft.messages import Accept, Batch, BatchCertificate, Refusal, Refuse
+from supervm.plugins.consensus.bft.messages import (
+    Accept,
+    Batch,
+    BatchCertificate,
+    Equivocation,
+    Refusal,
+    Refuse,
+)
 from supervm.types.batch import batch_header
 from supervm.types.certificate import VoteKind, bitmap_of, vote_message
 from supervm.types.digests import plain_digest
@@ -217,6 +224,25 @@ def test_a_conflict_is_answered_with_the_transaction_that_was_first() -> None:
     assert given.refusals == (Refusal(0, "LockBusy", first.transaction),)
     assert code(desk.offer([claim(BOB, 0)], builder=2, attempt=1)) == "accept"
     assert code(desk.offer([claim(ALICE, 1)], builder=2, sequence=1)) == "0 NonceGap"
+
+
+def test_a_proof_of_equivocation_goes_to_the_leaders_once_an_account() -> None:
+    desk = Desk()
+    desk.step(Leaders(1, 1, (IDS[2], IDS[3])))
+    desk.offer([claim(ALICE, 0)])
+    sent: list[object] = []
+    for salt in ("x", "y"):
+        other = claim(ALICE, 0, salt)
+        desk.claims[other.transaction] = other
+        outputs = desk.step(Received(IDS[2], batch_of([other], builder=2)))
+        sent += [
+            each for each in outputs if isinstance(each, Send) and isinstance(each.message, Equivocation)
+        ]
+    (send,) = sent
+    assert send.to == (IDS[2], IDS[3])  # type: ignore[attr-defined]
+    proof = desk.voter.equivocations[ALICE]
+    assert {proof.first, proof.second} == {claim(ALICE, 0, salt).transaction for salt in ("", "x")}
+    assert proof.lock == claim(ALICE, 0).slots[0]
 
 
 def test_facts_of_another_height_than_the_locks_are_asked_for_again() -> None:

@@ -5,9 +5,10 @@ from collections.abc import Iterable
 
 import pytest
 
+from supervm.crypto.keys import KeyPair
 from supervm.execution.footprint import NONCE_LOCK, SPONSOR_NONCE_LOCK, object_lock
 from supervm.plugins.consensus.bft import locks
-from supervm.plugins.consensus.bft.claims import IMAGE_LOCK, Claim, Facts, chain_slot
+from supervm.plugins.consensus.bft.claims import IMAGE_LOCK, Claim, Facts, chain_slot, claim_of
 from supervm.plugins.consensus.bft.locks import (
     CertificatesConflict,
     Judgement,
@@ -15,7 +16,11 @@ from supervm.plugins.consensus.bft.locks import (
     LockTable,
     Refused,
 )
+from supervm.types.address import Suite
 from supervm.types.codec import Reader, Writer
+from supervm.types.operations import ObjectCreate, Output, Transfer, encode_operations
+from supervm.types.state import Object, OwnerKind, object_id
+from supervm.types.transaction import Access, Body, Input, Lane, Transaction, build
 
 from .locking_model import Broken, Model
 
@@ -242,6 +247,47 @@ def test_a_claim_is_read_as_it_was_written() -> None:
     writer = Writer()
     one.write(writer)
     assert Claim.read(Reader(writer.done())) == one
+
+
+def transaction(lane: Lane, *operations: object, inputs: tuple[Input, ...] = ()) -> Transaction:
+    owner = KeyPair(Suite.ED25519, bytes([7]) * 32)
+    body = Body(
+        chain_id=bytes(32),
+        sender=owner.address,
+        nonce=3,
+        lane=lane,
+        gas_limit=1_000_000,
+        max_price=2_000_000,
+        inputs=inputs,
+        payload=encode_operations(operations),  # type: ignore[arg-type]
+    )
+    return build(body, [owner])
+
+
+def test_the_claim_of_a_transaction_is_what_its_bytes_and_owners_say() -> None:
+    owned, frozen = bytes([1]) * 32, bytes([2]) * 32
+    inputs = (Input(owned, 4, Access.WRITE), Input(frozen, 9, Access.READ))
+    given = transaction(
+        Lane.FAST,
+        Transfer(TOKEN, (Output(BOB, 5), Output(ALICE, 6))),
+        ObjectCreate(1, OwnerKind.OWNED, BOB, b""),
+        inputs=inputs,
+    )
+    sender = given.body.sender
+    objects = {
+        owned: Object(4, OwnerKind.OWNED, sender, 1, False, b""),
+        frozen: Object(9, OwnerKind.IMMUTABLE, bytes(32), 1, False, b""),
+    }
+    found = claim_of(given, objects, Lane.FAST)
+    assert found.slots == (chain_slot(NONCE_LOCK + sender, 3), object_lock(owned, 4))
+    assert found.spends == (((sender, TOKEN), 2_000_000 + 11),)
+    assert found.makes == (object_id(given.digest, 0),)
+    assert found.needs() == (chain_slot(NONCE_LOCK + sender, 2), object_lock(owned, 3))
+    assert object_lock(object_id(given.digest, 0), 0) in found.gives()
+    assert (found.price, found.fast, found.accounts()) == (2_000_000, True, (sender,))
+    writer = Writer()
+    found.write(writer)
+    assert Claim.read(Reader(writer.done())) == found
 
 
 @pytest.mark.parametrize("sponsors", [False, True])

@@ -44,9 +44,17 @@ from supervm.plugins.consensus.bft.effects import EffectsSigner
 from supervm.plugins.consensus.bft.events import Check, Fetch, Halt, Now, Received
 from supervm.plugins.consensus.bft.fetching import ANSWER_BYTES_MAX, Absent, Get, Got, Item, WantDigest, What
 from supervm.plugins.consensus.bft.locks import CertificatesConflict, Judgement, LockBounds, LockTable
-from supervm.plugins.consensus.bft.messages import Accept, Batch, BatchCertificate, Refusal, Refuse
+from supervm.plugins.consensus.bft.messages import (
+    Accept,
+    Batch,
+    BatchCertificate,
+    Equivocation,
+    Refusal,
+    Refuse,
+)
 from supervm.plugins.consensus.bft.outbox import Outbox
 from supervm.plugins.consensus.bft.votes import MISSED_MAX
+from supervm.types.address import Address
 from supervm.types.certificate import VoteKind, numbers_of, vote_message
 from supervm.types.digests import Digest
 from supervm.types.errors import ProofInvalid
@@ -94,7 +102,10 @@ class VoterBounds:
 
 
 class BatchVoter:
-    """A validator of one epoch, as far as batches go. `sign` makes this validator's ed25519 signature."""
+    """A validator of one epoch, as far as batches go. `sign` makes this validator's ed25519 signature.
+
+    `equivocations`: proofs by account, for whoever proposes a block; one an account, so bounded by locks.
+    """
 
     def __init__(
         self,
@@ -107,6 +118,7 @@ class BatchVoter:
         bounds = VoterBounds() if bounds is None else bounds
         self.table = LockTable(bounds.locks, len(facts.builders))
         self.certificates = Certificates()
+        self.equivocations: dict[Address, Equivocation] = {}
         self._facts = facts
         self._bounds = bounds
         self._sign = sign
@@ -428,7 +440,19 @@ class BatchVoter:
         if accepted:
             self._accept(batch)
         else:
+            self._prove(batch, examined, found)
             self._refuse(batch, "", refusals=self._refusals(found))
+
+    def _prove(self, batch: Batch, examined: Examined, found: Judgement) -> None:
+        """Keep a proof of each equivocation, one an account, and tell the leaders (CONS-17)."""
+        names = [claim.transaction for claim in examined.claims]
+        for conflict in found.conflicts:
+            first = self._transaction(conflict.other)
+            second = batch.transactions[names.index(conflict.transaction)]
+            if first and conflict.account not in self.equivocations:
+                lower, higher = sorted((first, second))
+                proof = self.equivocations[conflict.account] = Equivocation(lower, higher, conflict.slot)
+                self._out.send(self._leaders, proof)
 
     def _refusals(self, found: Judgement) -> tuple[Refusal, ...]:
         """What is refused, by index, with proofs of equivocation as far as a frame has room for them."""

@@ -5,14 +5,24 @@ object, one key image. Slots are opaque bytes of a kind and a name; those of non
 are used up in order.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import attrs
 
-from supervm.execution.footprint import NONCE_LOCK, OBJECT_LOCK, SPONSOR_NONCE_LOCK, object_lock
+from supervm.execution.footprint import (
+    NONCE_LOCK,
+    OBJECT_LOCK,
+    SPONSOR_NONCE_LOCK,
+    locks_of,
+    max_spend,
+    object_lock,
+)
 from supervm.types.address import Address
 from supervm.types.codec import Reader, Writer
 from supervm.types.digests import Digest
+from supervm.types.operations import ObjectCreate
+from supervm.types.state import Object, object_id
+from supervm.types.transaction import NO_ACCOUNT, Lane, Transaction
 
 IMAGE_LOCK = b"\x04"
 """`IMAGE_LOCK || pool || image`: a key image or nullifier that a PRIVATE transaction reveals."""
@@ -112,6 +122,25 @@ def slot_before(slot: bytes) -> bytes | None:
         number = int.from_bytes(slot[_CHAIN_BYTES:], "little")
         return chain_slot(slot[:_CHAIN_BYTES], number - 1) if number else None
     return None
+
+
+def claim_of(
+    transaction: Transaction, objects: Mapping[bytes, Object | None], lane: Lane, images: Sequence[bytes] = ()
+) -> Claim:
+    """The claim of a transaction. `objects`: its inputs as they are known, None where one isn't.
+
+    `images`: for a PRIVATE one `pool || image` of each key image that it reveals; without a sender they are
+    its only slots, and it debits nobody (CONS-10).
+    """
+    body = transaction.body
+    slots = tuple(IMAGE_LOCK + each for each in images)
+    spends: tuple[tuple[Account, int], ...] = ()
+    if body.sender != NO_ACCOUNT:
+        slots = locks_of(transaction, objects) + slots
+        spends = tuple(max_spend(transaction).items())
+    created = sum(isinstance(each, ObjectCreate) for each in transaction.operations)
+    makes = tuple(object_id(transaction.digest, index) for index in range(created))
+    return Claim(transaction.digest, slots, spends, makes, body.max_price, lane is Lane.FAST)
 
 
 @attrs.frozen

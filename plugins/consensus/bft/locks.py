@@ -54,12 +54,26 @@ class Refused:
 
 
 @attrs.frozen
+class Conflict:
+    """An account signed two transactions for one slot: one of the batch, and one that was first."""
+
+    account: Address
+    slot: bytes
+    transaction: Digest
+    other: Digest
+
+
+@attrs.frozen
 class Judgement:
-    """What is locked and what is refused, by index in the batch. `equivocators` are proven by it."""
+    """What is locked and what is refused, by index in the batch; and who is proven to equivocate."""
 
     locked: Mapping[int, Claim]
     refused: Mapping[int, Refused]
-    equivocators: tuple[Address, ...] = ()
+    conflicts: tuple[Conflict, ...] = ()
+
+    @property
+    def equivocators(self) -> tuple[Address, ...]:
+        return tuple(each.account for each in self.conflicts)
 
 
 @attrs.define
@@ -148,7 +162,7 @@ class LockTable:
             else:
                 judging.lock(claim)
                 locked[index] = claim
-        return Judgement(locked, refused, tuple(judging.equivocators))
+        return Judgement(locked, refused, tuple(judging.conflicts.values()))
 
     # What changes it
 
@@ -249,7 +263,7 @@ class _Judging:
         self._taken: dict[bytes, Digest] = {}
         self._spent: dict[Account, int] = {}
         self._next: dict[bytes, int] = {}
-        self.equivocators: dict[Address, None] = {}
+        self.conflicts: dict[Address, Conflict] = {}
 
     def refusal(self, claim: Claim) -> Refused | None:
         """Why a transaction can't be locked: nonces, then locks, then funds, then bounds."""
@@ -296,7 +310,8 @@ class _Judging:
         for slot in claim.slots:
             for other in (self._table.holder(slot), self._table.certified(slot), self._taken.get(slot)):
                 if other is not None and other != claim.transaction:
-                    self.equivocators.update(dict.fromkeys(_signers(slot, claim)))
+                    for account in _signers(slot, claim):
+                        self.conflicts.setdefault(account, Conflict(account, slot, claim.transaction, other))
                     return Refused("LockBusy", other)
         return None
 
@@ -304,7 +319,7 @@ class _Judging:
         if not self._fresh(claim):
             return None
         for address in claim.accounts():
-            if address in self.equivocators or self._table.is_equivocator(address):
+            if address in self.conflicts or self._table.is_equivocator(address):
                 return Refused("Equivocated")
         return None
 
