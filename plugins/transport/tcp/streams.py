@@ -16,7 +16,7 @@ from supervm.plugins.transport.tcp.outgoing import Outgoing
 WINDOW_BYTES = 64 * 1024
 WINDOW_BYTES_MAX = 1024 * 1024
 GROWTH_BYTES_MAX = 16 * 1024 * 1024
-PIECE_BYTES = 32 * 1024
+PIECE_BYTES = 64 * 1024
 CREDIT_MAX = 2**31
 
 
