@@ -34,7 +34,7 @@ class NullifiesAfterFinalize(Ordering):
         super()._say_again()
         highest = self._highest
         if highest is not None and highest.number > self._final_view and highest.nullified is None:
-            highest.nullified = vote = self._vote(VoteKind.NULLIFY, highest.number)
+            highest.nullified = vote = self._say_as.vote(VoteKind.NULLIFY, highest.number)
             self._say(vote, BareVote(vote))
 
 
@@ -89,7 +89,7 @@ class ForgetsAtRestart(Ordering):
 
 
 def _any_root(node: Any, epoch: Any, branch: Any, known: Any) -> None:
-    if known.executed.get(node.block.header.root_height) is not None:
+    if known.roots.get(node.block.header.root_height) is not None:
         _check_root(node, epoch, branch, known)
 
 

@@ -25,6 +25,13 @@ def test_the_same_seed_gives_the_same_trace_byte_for_byte(profile: str) -> None:
     assert run_plan(draw_plan(6, profile, 4)).trace not in traces
 
 
+@pytest.mark.parametrize("profile", ["crash", "byzantine"])
+def test_messages_and_records_as_bytes_give_the_same_trace(profile: str) -> None:
+    for seed in range(5):
+        plan = draw_plan(seed, profile, 4)
+        assert run_plan(plan, on_wire=True).trace == run_plan(plan).trace
+
+
 def test_one_validator_alone_makes_its_blocks_final() -> None:
     outcome = run_plan(Plan(seed=1, weights=(5,), skews_ms=(0,), work_us=(0, 300_000)))
     assert outcome.oracle == "" and outcome.height >= 3
@@ -80,6 +87,12 @@ def test_a_machine_is_rebuilt_from_the_fewest_records_as_from_all() -> None:
         for node in world.nodes:
             if node.ended is None and not node.chain:
                 _check_rebuilt(world, node)
+
+
+def test_a_finalisation_that_moved_a_validator_on_is_acted_on_after_a_restart() -> None:
+    # Validator 6 entered a view by a finalisation, lacked the block, and crashed.
+    outcome = run_plan(draw_plan(5015, "crash", 7))
+    assert outcome.oracle == "", outcome.problem
 
 
 def _check_rebuilt(world: World, node: Node) -> None:

@@ -4,7 +4,7 @@ A proposal is good, breaks a rule for good (`Broken`), or can't be judged yet (`
 at transactions, balances or proofs, and nothing verifies a signature: the driver has.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Protocol
 
@@ -12,19 +12,15 @@ import attrs
 
 from supervm.contracts.application import BlockBounds, Tip
 from supervm.plugins.consensus.bft.branches import Branch, Node, closes
-from supervm.plugins.consensus.bft.events import ExecutedBlock
 from supervm.plugins.consensus.bft.fetching import VIEWS_MAX, Want, WantViews
+from supervm.plugins.consensus.bft.roots import Roots, next_step, takes_batches
 from supervm.plugins.consensus.bft.views import is_of_quorum
 from supervm.plugins.consensus.bft.votes import Proposal
-from supervm.types import merkle
 from supervm.types.certificate import Certificate, VoteKind
 from supervm.types.digests import ZERO, Digest
 from supervm.types.errors import InvalidInput
 from supervm.types.validators import ValidatorSet
 
-ROOT_DISTANCE = 2
-ROOT_STEP = 1_000
-EXECUTION_LAG_MAX = 16
 TIMESTAMP_AHEAD_MS = 500
 
 
@@ -77,8 +73,8 @@ class Knowledge(Protocol):
         """The lowest of these views for which no nullification is held."""
 
     @property
-    def executed(self) -> Mapping[int, ExecutedBlock]:
-        """Final blocks that this node executed, by height, from the last final block's root height on."""
+    def roots(self) -> Roots:
+        """What this node executed."""
 
     @property
     def final_height(self) -> int:
@@ -155,14 +151,14 @@ def judge(proposal: Proposal, node: Node, epoch: Epoch, known: Knowledge, wall_m
     branch = known.branch(node.parent)
     if branch.is_closed:
         raise Broken("CONS-55", "the parent is the epoch's last block")
-    _check_header(node, epoch, branch)
+    _check_header(node, epoch, branch, known)
     _check_body(node, epoch, branch)
     _check_root(node, epoch, branch, known)
     if node.block.header.timestamp_ms > wall_ms + TIMESTAMP_AHEAD_MS:
         raise Waits("the timestamp is ahead of this node's clock")
 
 
-def _check_header(node: Node, epoch: Epoch, branch: Branch) -> None:
+def _check_header(node: Node, epoch: Epoch, branch: Branch, known: Knowledge) -> None:
     header, parent = node.block.header, branch.head
     for rule, problem, right in (
         ("CONS-30", "another chain", header.chain_id == epoch.chain_id),
@@ -174,7 +170,7 @@ def _check_header(node: Node, epoch: Epoch, branch: Branch) -> None:
         (
             "CONS-30",
             "the root height is too close",
-            header.root_height <= max(header.height - ROOT_DISTANCE, epoch.base.height),
+            header.root_height <= known.roots.highest_allowed(header.height),
         ),
         ("CONS-30", "the root height leaps", header.root_height <= next_step(parent.root_height)),
         ("CONS-30", "the proposer is no validator", epoch.validators.number_of(header.proposer) is not None),
@@ -183,14 +179,9 @@ def _check_header(node: Node, epoch: Epoch, branch: Branch) -> None:
             raise Broken(rule, problem)
 
 
-def next_step(root_height: int) -> int:
-    """The highest root height that may follow: the next multiple of 1,000, on which a header must stand."""
-    return (root_height // ROOT_STEP + 1) * ROOT_STEP
-
-
 def _check_body(node: Node, epoch: Epoch, branch: Branch) -> None:
     header, body = node.block.header, node.block.body
-    if header.height > header.root_height + EXECUTION_LAG_MAX and body.certificates:
+    if body.certificates and not takes_batches(header.height, header.root_height):
         raise Broken("CONS-44", "batches, though execution is far behind")
     headers = [certificate.header for certificate in body.certificates]
     bounds = epoch.bounds
@@ -235,7 +226,7 @@ def _check_order(node: Node, epoch: Epoch, branch: Branch) -> None:
 
 def _check_root(node: Node, epoch: Epoch, branch: Branch, known: Knowledge) -> None:
     header = node.block.header
-    own = known.executed.get(header.root_height)
+    own = known.roots.get(header.root_height)
     if own is None:
         want = None
         if header.root_height > known.final_height:
@@ -246,15 +237,10 @@ def _check_root(node: Node, epoch: Epoch, branch: Branch, known: Knowledge) -> N
         ("another state root", header.state_root == own.state_root),
         (
             "another receipts root",
-            header.receipts_root == receipts_root(known, branch.head.root_height, own.height),
+            header.receipts_root == known.roots.receipts_root(branch.head.root_height, own.height),
         ),
         ("another base price", header.base_price == own.base_price),
         ("another next set", header.next_validators_digest in (ZERO, own.next_validators)),
     ):
         if not right:
             raise Broken("CONS-43", problem)
-
-
-def receipts_root(known: Knowledge, above: int, upto: int) -> Digest:
-    """The Merkle root over the receipts roots of the blocks that a header newly covers; none: zeros."""
-    return merkle.root([known.executed[height].receipts_root for height in range(above + 1, upto + 1)])

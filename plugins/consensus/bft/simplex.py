@@ -16,8 +16,7 @@ How it is kept
     leaves this node holds a vote that a crash could undo.
 """
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import Protocol
+from collections.abc import Callable, Iterable
 
 import attrs
 
@@ -28,8 +27,6 @@ from supervm.plugins.consensus.bft.branches import (
     ForksFinal,
     Node,
     Unlinked,
-    closes,
-    done_in,
     node_of,
 )
 from supervm.plugins.consensus.bft.events import (
@@ -43,7 +40,6 @@ from supervm.plugins.consensus.bft.events import (
     Final,
     Halt,
     InView,
-    Log,
     Logged,
     Now,
     Offended,
@@ -59,34 +55,30 @@ from supervm.plugins.consensus.bft.events import (
 )
 from supervm.plugins.consensus.bft.fetching import VIEWS_MAX, GotBlock, Want, WantDigest, WantViews, What
 from supervm.plugins.consensus.bft.leaders import Leaders
+from supervm.plugins.consensus.bft.leading import Pool, build_block
 from supervm.plugins.consensus.bft.offences import Evidence, Offence
 from supervm.plugins.consensus.bft.pacing import Pacing, Silence
+from supervm.plugins.consensus.bft.peers import Ahead, Answered, Questions
 from supervm.plugins.consensus.bft.proposals import (
-    EXECUTION_LAG_MAX,
-    ROOT_DISTANCE,
     Broken,
     Epoch,
     Waits,
     judge,
-    next_step,
-    receipts_root,
 )
 from supervm.plugins.consensus.bft.records import Entered, Finalized, Notarized, Nullified, Proposed
+from supervm.plugins.consensus.bft.roots import Roots, takes_batches
+from supervm.plugins.consensus.bft.statements import Statements
 from supervm.plugins.consensus.bft.views import View, is_of_quorum, weight_of
 from supervm.plugins.consensus.bft.votes import Proposal, ViewVote
-from supervm.types.block import Block, BlockBody, BlockHeader
+from supervm.types.block import Block
 from supervm.types.certificate import (
-    NO_DIGEST,
-    BatchCertificate,
     Certificate,
     VoteKind,
     numbers_of,
-    vote_message,
 )
-from supervm.types.digests import ZERO, Digest
+from supervm.types.digests import Digest
 from supervm.types.errors import InvalidInput
 
-ASKED_MAX = 256
 LEADER, ADVANCE, AGAIN, EMPTY, INTERVAL = "leader", "advance", "again", "empty", "interval"
 
 
@@ -100,24 +92,6 @@ class Settings:
     proposals_ahead_max: int = 8
 
 
-@attrs.frozen
-class Content:
-    """What a leader places in a block: system operations, and batch certificates in an order that holds."""
-
-    operations: tuple[bytes, ...] = ()
-    certificates: tuple[BatchCertificate, ...] = ()
-
-
-class Pool(Protocol):
-    """What waits to be placed: held certificates, system operations, epoch-dones. Asked, never told."""
-
-    def waits(self, branch: Branch, batches: bool) -> bool:
-        """Whether anything isn't on this branch, or the epoch closes. `batches` False: they don't count."""
-
-    def pick(self, branch: Branch, batches: bool) -> Content:
-        """What the next block on this branch holds, within the bounds of a block."""
-
-
 @attrs.frozen(kw_only=True)
 class Start:
     """Where a machine begins: the epoch, and what storage holds of it.
@@ -125,7 +99,7 @@ class Start:
     `own`: this validator's number, None for a node that only follows. `tip`: the last committed block,
     `tip_view` the view in which it was proposed on its branch (0: the epoch's base). `executed`: blocks
     that this node executed, from the tip's root height on. `ordered`, `done`: batches and epoch-done
-    numbers in the epoch's final blocks. `ended`: the finalisation of the epoch's last block, where the tip
+    numbers in the epoch's final blocks. `finalisation`: the tip's, for peers that lack it. `ended`: the finalisation of the epoch's last block, where the tip
     is that: the machine then only answers who is behind.
     """
 
@@ -136,6 +110,7 @@ class Start:
     executed: tuple[ExecutedBlock, ...]
     ordered: frozenset[Digest] = frozenset()
     done: frozenset[int] = frozenset()
+    finalisation: Certificate | None = None
     ended: Certificate | None = None
 
 
@@ -149,17 +124,16 @@ class Ordering:
         self.epoch = start.epoch
         self.own = start.own
         self.settings = settings or Settings()
-        self._sign = sign
+        self._say_as = Statements(start.epoch.chain_id, start.epoch.number, start.own, sign)
         self._pool = pool
         self._members = start.epoch.validators.members
         self._leaders = Leaders(start.epoch.validators, start.epoch.chain_id, start.epoch.number)
         self._pacing = Pacing()
         self._silence = Silence(len(self._members))
         self._branches = Branches(start.tip, start.ordered, start.done)
-        self._executed = {each.height: each for each in start.executed}
-        self._claims: dict[int, BlockHeader] = {}
+        self.roots = Roots(start.executed, start.epoch.base.height)
         self._final_view = start.tip_view
-        self._finalisation: Certificate | None = None
+        self._finalisation = start.finalisation
         self._pending_finalisation: Certificate | None = None
         self._views: dict[int, View] = {}
         # The view with the highest notarisation known, from the last final block's view on.
@@ -176,21 +150,13 @@ class Ordering:
         self._last_vote_us = 0
         self._unfinal_is_work = False
         self._last_proposal_us: int | None = None
-        # Of peers and of the log.
-        self._answered: dict[bytes, int] = {}
-        self._ahead: dict[int, int] = {}
-        self._later_epochs: dict[int, int] = {}
-        self._asked: dict[Want, int] = {}
-        self._log_number = 0
-        self._unlogged: list[tuple[int, ViewVote]] = []
+        self._answered = Answered()
+        self._ahead = Ahead(start.epoch.validators)
+        self._questions = Questions()
         self._now = Now(0, 0)
         self._out: list[Output] = []
 
     # What others may ask.
-
-    @property
-    def executed(self) -> Mapping[int, ExecutedBlock]:
-        return self._executed
 
     @property
     def final_height(self) -> int:
@@ -254,6 +220,8 @@ class Ordering:
                 self._repeat(view)
         for certificate in self._known_certificates():
             self._moves_on(certificate)
+            if certificate.kind == VoteKind.FINALIZE and certificate.view > self._final_view:
+                self._pending_finalisation = certificate
         self._begin_view()
         if self._entry is not None:
             self._send(ALL, self._entry)
@@ -367,44 +335,40 @@ class Ordering:
                 self._learn(view, certificate)
 
     def _answer(self, peer: bytes, view: int) -> None:
-        """Help a validator that votes in an older view, once a D a peer (CONS-34)."""
-        last = self._answered.get(peer)
-        if last is not None and self._now.monotonic_us - last < self._pacing.delay_us:
-            return
-        own = self.ended or (self._finalisation if view <= self._final_view else None)
-        certificates = [c for c in (self._entry, own) if c is not None]
-        if not certificates:
-            return
-        self._answered[peer] = self._now.monotonic_us
-        for certificate in dict.fromkeys(certificates):
-            self._send((peer,), certificate)
+        """Help a validator that votes in an older view: where this one is, and what is final (CONS-34)."""
+        final = self.ended or (self._finalisation if view <= self._final_view else None)
+        self._tell(peer, [each for each in (self._entry, final) if each is not None])
+
+    def _tell(self, peer: bytes, certificates: list[Certificate]) -> None:
+        """Send certificates to a peer that lacks them, once a D a peer."""
+        now_us = self._now.monotonic_us
+        if certificates and self._answered.is_due(peer, now_us, self._pacing.delay_us):
+            self._answered.answered(peer, now_us)
+            for certificate in dict.fromkeys(certificates):
+                self._send((peer,), certificate)
 
     def _on_other_epoch(self, peer: bytes, vote: ViewVote) -> None:
-        if vote.epoch > self.epoch.number:
-            # The set of a later epoch isn't known here: whoever is of this one and votes there counts.
-            number = self.epoch.validators.number_of(peer)
-            if number is not None:
-                self._later_epochs[number] = vote.epoch
-                if self._is_some_honest(self._later_epochs):
-                    peers = tuple(self._members[n].node_id for n in sorted(self._later_epochs))
-                    self._ask_again(WantViews(vote.epoch, 0, 0), Behind(vote.epoch, peers))
-        elif self.epoch.base_finalisation is not None:
-            last = self._answered.get(peer)
-            if last is None or self._now.monotonic_us - last >= self._pacing.delay_us:
-                self._answered[peer] = self._now.monotonic_us
-                self._send((peer,), self.epoch.base_finalisation)
+        if vote.epoch < self.epoch.number:
+            if self.epoch.base_finalisation is not None:
+                self._tell(peer, [self.epoch.base_finalisation])
+            return
+        # The set of a later epoch isn't known here: whoever is of this one and votes there counts.
+        number = self.epoch.validators.number_of(peer)
+        if number is not None:
+            self._ahead.in_epoch(number, vote.epoch)
+            later = self._ahead.in_later_epochs()
+            if later:
+                peers = tuple(self._members[n].node_id for n in later)
+                self._ask(WantViews(vote.epoch, 0, 0), Behind(vote.epoch, peers))
 
     def _on_vote_ahead(self, vote: ViewVote) -> None:
         """Votes too far ahead aren't kept; of some-honest weight they say that certificates are missed."""
-        self._ahead[vote.validator] = max(self._ahead.get(vote.validator, 0), vote.view)
-        there = sorted(n for n, view in self._ahead.items() if view > self.view)
-        if self._is_some_honest(there):
-            first = min(self._ahead[number] for number in there) - 1
-            want = WantViews(self.epoch.number, first, first + VIEWS_MAX - 1)
+        self._ahead.in_view(vote.validator, vote.view)
+        found = self._ahead.lowest_view()
+        if found is not None:
+            lowest, there = found
+            want = WantViews(self.epoch.number, lowest - 1, lowest + VIEWS_MAX - 2)
             self._fetch(want, tuple(self._members[number].node_id for number in there))
-
-    def _is_some_honest(self, numbers: Iterable[int]) -> bool:
-        return 3 * weight_of(self.epoch.validators, numbers) > self.epoch.validators.total_weight
 
     def _on_certificate(self, certificate: Certificate) -> None:
         if certificate.epoch != self.epoch.number or certificate.view < 1 or self.ended is not None:
@@ -498,7 +462,7 @@ class Ordering:
         self._heard = view.voters()
         if view.proposal is not None:
             self._heard.add(self.leader_of(self.view))
-        self._ahead = {number: ahead for number, ahead in self._ahead.items() if ahead > self.view}
+        self._ahead.forget_upto(self.view)
         self._set(EMPTY, self.settings.interval_max_us)
         members = self._members
         leader, after = self.leader_of(self.view), self.leader_of(self.view + 1)
@@ -597,14 +561,9 @@ class Ordering:
 
     # What this validator says. Each is decided at most once a view.
 
-    def _vote(self, kind: VoteKind, view: int, digest: Digest = NO_DIGEST) -> ViewVote:
-        assert self.own is not None
-        message = vote_message(self.epoch.chain_id, self.epoch.number, kind, view, digest)
-        return ViewVote(kind, self.epoch.number, view, digest, self.own, self._sign(message))
-
     def _notarize(self, view: View, node: Node) -> None:
         assert view.notarized is None and view.number == self.view
-        view.notarized = vote = self._vote(VoteKind.NOTARIZE, view.number, node.digest)
+        view.notarized = vote = self._say_as.vote(VoteKind.NOTARIZE, view.number, node.digest)
         self._branches.add(node)
         self._say(vote, Notarized(vote, node.block))
 
@@ -615,7 +574,7 @@ class Ordering:
         """Say finalize, if nullify wasn't said; the record holds the notarisation."""
         if self.own is None or view.number <= self._final_view or not self._may_finalize(view):
             return False
-        view.finalized = vote = self._vote(VoteKind.FINALIZE, view.number, notarisation.digest)
+        view.finalized = vote = self._say_as.vote(VoteKind.FINALIZE, view.number, notarisation.digest)
         self._say(vote, Finalized(vote, notarisation))
         return True
 
@@ -626,26 +585,23 @@ class Ordering:
         view = self._view_at(self.view)
         if self.own is None or not self._may_nullify(view):
             return
-        view.nullified = vote = self._vote(VoteKind.NULLIFY, view.number)
+        view.nullified = vote = self._say_as.vote(VoteKind.NULLIFY, view.number)
         self._say(vote, Nullified(vote))
 
     def _say(self, vote: ViewVote, record: Record) -> None:
         number = self._log(record)
-        self._unlogged.append((number, vote))
+        self._say_as.waits_for_log(vote)
         self._send(ALL, vote, number)
 
     def _log(self, record: Record) -> int:
-        self._log_number += 1
-        self._out.append(Log(self._log_number, record))
-        return self._log_number
+        self._out.append(self._say_as.log(record))
+        return self._say_as.last_number
 
     def _send(self, to: object, message: object, after: int = 0) -> None:
         self._out.append(Send(to, message, Stream.VOTES, after))  # type: ignore[arg-type]
 
     def _on_logged(self, number: int) -> None:
-        durable = [vote for at, vote in self._unlogged if at <= number]
-        self._unlogged = [(at, vote) for at, vote in self._unlogged if at > number]
-        for vote in durable:
+        for vote in self._say_as.made_durable(number):
             if not self._is_final_view(vote.view):
                 if vote.view == self.view:
                     self._heard.add(vote.validator)
@@ -704,18 +660,15 @@ class Ordering:
         highest = self._highest
         if highest is not None and highest.number > self._final_view:
             if highest.finalized is not None:
-                self._send(ALL, highest.finalized, self._log_number_of(highest.finalized))
+                self._send(ALL, highest.finalized, self._say_as.after(highest.finalized))
             self._unfinal_is_work = True
-        self._asked.clear()
+        self._questions.forget()
 
     def _repeat(self, view: View) -> None:
         if view.proposed is not None:
-            self._send(ALL, view.proposed, self._log_number)
+            self._send(ALL, view.proposed, self._say_as.last_number)
         for vote in view.own_votes():
-            self._send(ALL, vote, self._log_number_of(vote))
-
-    def _log_number_of(self, vote: ViewVote) -> int:
-        return next((number for number, each in self._unlogged if each is vote), 0)
+            self._send(ALL, vote, self._say_as.after(vote))
 
     # Whatever the state allows now.
 
@@ -762,14 +715,8 @@ class Ordering:
         return branch.is_closed or self._pool.waits(branch, self._takes_batches(branch.head))
 
     def _takes_batches(self, head: Tip) -> bool:
-        root_height = self._root_height(head)
-        return root_height is None or head.height + 1 <= root_height + EXECUTION_LAG_MAX
-
-    def _root_height(self, head: Tip) -> int | None:
-        """The root height of a block that follows `head`; None while this node hasn't executed so far."""
-        allowed = max(head.height + 1 - ROOT_DISTANCE, self.epoch.base.height)
-        root_height = min(max(self._executed), allowed, next_step(head.root_height))
-        return root_height if root_height >= head.root_height and root_height in self._executed else None
+        root_height = self.roots.height_after(head)
+        return root_height is None or takes_batches(head.height + 1, root_height)
 
     def _lead(self, view: View) -> None:
         """Propose: at once when there is work, an empty block when it is time (CONS-37)."""
@@ -812,41 +759,26 @@ class Ordering:
         branch = self.branch(digest)
         if branch.is_closed:
             assert branch.path and certificate is not None, "the epoch has ended"
-            return self._signed(branch.path[0].block, branch.path[0].digest, certificate)
+            closing = branch.path[0]
+            return self._say_as.proposal(self.view, closing.block, closing.digest, certificate)
         block = self._build(branch, b"" if certificate is None else certificate.encode())
-        return self._signed(block, block.digest(), None)
-
-    def _signed(self, block: Block, digest: Digest, notarisation: Certificate | None) -> Proposal:
-        epoch = self.epoch
-        message = vote_message(epoch.chain_id, epoch.number, VoteKind.PROPOSAL, self.view, digest)
-        return Proposal(epoch.number, self.view, block, notarisation, self._sign(message))
+        return self._say_as.proposal(self.view, block, block.digest(), None)
 
     def _build(self, branch: Branch, justification: bytes) -> Block:
-        root_height = self._root_height(branch.head)
+        root_height = self.roots.height_after(branch.head)
         if root_height is None:
             raise Waits("this node hasn't executed the parent's root height")
         assert self.own is not None
-        content = self._pool.pick(branch, self._takes_batches(branch.head))
-        body = BlockBody(justification, content.operations, content.certificates)
-        facts = self._executed[root_height]
-        last = closes(branch, done_in(content.operations), self.epoch.validators)
-        header = BlockHeader(
-            chain_id=self.epoch.chain_id,
-            epoch=self.epoch.number,
-            height=branch.head.height + 1,
-            parent=branch.head.digest,
-            proposer=self._members[self.own].node_id,
-            timestamp_ms=max(branch.head.timestamp_ms, self._now.wall_ms),
+        return build_block(
+            self.epoch,
+            branch,
+            self._pool.pick(branch, self._takes_batches(branch.head)),
+            self.roots,
             root_height=root_height,
-            state_root=facts.state_root,
-            receipts_root=receipts_root(self, branch.head.root_height, root_height),
-            base_price=facts.base_price,
-            transactions_root=body.transactions_root(),
-            body_digest=body.digest(),
-            validators_digest=self.epoch.validators_digest,
-            next_validators_digest=facts.next_validators if last else ZERO,
+            justification=justification,
+            proposer=self._members[self.own].node_id,
+            wall_ms=self._now.wall_ms,
         )
-        return Block(header, body)
 
     # Finality.
 
@@ -869,12 +801,11 @@ class Ordering:
         for node in path:
             own = certificate if node.digest == certificate.digest else None
             self._out.append(Final(node.block, views[node.digest], own))
-            self._claims[node.block.header.root_height] = node.block.header
+            self.roots.claim(node.block.header)
         self._views = {number: view for number, view in self._views.items() if number >= self._final_view}
         if self._highest is not None and self._highest.number < self._final_view:
             self._highest = None
         self._compare_roots()
-        self._forget_executed()
         if self._branches.tip_is_last:
             self.ended = certificate
             self._out += [CancelTimer(name) for name in sorted(self._timers)]
@@ -895,7 +826,7 @@ class Ordering:
     def _on_block(self, block: Block) -> None:
         """A block that was asked for by digest. It needs no check: a quorum notarised it or a descendant."""
         digest = block.digest()
-        if WantDigest(What.BLOCK, digest) not in self._asked:
+        if not self._questions.take(WantDigest(What.BLOCK, digest)):
             return
         try:
             node = node_of(block, digest)
@@ -903,29 +834,17 @@ class Ordering:
             self._halt(f"a notarised block is malformed: {error}")
             return
         self._branches.add(node)
-        del self._asked[WantDigest(What.BLOCK, digest)]
 
     def _on_executed(self, facts: ExecutedBlock) -> None:
-        self._executed[facts.height] = facts
+        self.roots.add(facts)
         self._compare_roots()
-        self._forget_executed()
 
     def _compare_roots(self) -> None:
         """A final header that shows another root than this node computed: stop (CONS-43)."""
-        for height in sorted(self._claims):
-            own, header = self._executed.get(height), self._claims[height]
-            if own is None:
-                continue
-            if own.state_root != header.state_root or own.base_price != header.base_price:
-                problem = f"0x{header.state_root.hex()}, computed here 0x{own.state_root.hex()}"
-                self._halt(f"the final block {header.height} shows for height {height} the root {problem}")
-                return
-            del self._claims[height]
-
-    def _forget_executed(self) -> None:
-        """Facts below the last final block's root height are never asked for again."""
-        lowest = min(self._branches.tip.root_height, max(self._executed))
-        self._executed = {height: facts for height, facts in self._executed.items() if height >= lowest}
+        mismatch = self.roots.mismatch()
+        if mismatch:
+            self._halt(mismatch)
+        self.roots.forget_below(self._branches.tip.root_height)
 
     def _halt(self, reason: str) -> None:
         self.halted = reason
@@ -950,13 +869,9 @@ class Ordering:
         return tuple(self._members[number].node_id for number in numbers if number != self.own)
 
     def _fetch(self, want: Want, peers: tuple[bytes, ...] = ()) -> None:
-        self._ask_again(want, Fetch(want, peers))
+        self._ask(want, Fetch(want, peers))
 
-    def _ask_again(self, want: Want, output: Output) -> None:
+    def _ask(self, want: Want, output: Output) -> None:
         """Ask, unless the same was asked for less than 2D ago."""
-        asked = self._asked.get(want)
-        if asked is None or self._now.monotonic_us - asked >= self._pacing.leader_us:
-            if len(self._asked) >= ASKED_MAX and asked is None:
-                del self._asked[next(iter(self._asked))]
-            self._asked[want] = self._now.monotonic_us
+        if self._questions.is_due(want, self._now.monotonic_us, self._pacing.leader_us):
             self._out.append(output)

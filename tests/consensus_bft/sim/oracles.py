@@ -31,6 +31,7 @@ class Oracles:
     final: dict[int, Block] = attrs.field(factory=dict)
     digests: dict[int, bytes] = attrs.field(factory=dict)
     batches: dict[bytes, int] = attrs.field(factory=dict)
+    last_blocks: set[bytes] = attrs.field(factory=set)
     said: dict[tuple[int, VoteKind, int], bytes] = attrs.field(factory=dict)
 
     def on_sent(
@@ -55,8 +56,11 @@ class Oracles:
             raise Violation("contradiction", f"{node} says {kind.name} of view {view} for two blocks")
 
     def _check_notarize(self, node: int, vote: ViewVote, executed: int, block: Block | None) -> None:
-        if block is None:
+        if block is None or vote.digest in self.last_blocks:
+            # An epoch's last block is proposed again, and then checked for its notarisation alone (CONS-55).
             return
+        if block.header.next_validators_digest != ZERO:
+            self.last_blocks.add(vote.digest)
         height, root = block.header.root_height, block.header.state_root
         if height > executed:
             raise Violation("root", f"{node} votes in view {vote.view} for a root that it hasn't computed")

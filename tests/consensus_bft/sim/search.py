@@ -32,9 +32,9 @@ class Outcome:
     delay_us: int = 0
 
 
-def run_plan(plan: Plan, machine: Machine = Ordering, keep_trace: bool = False) -> Outcome:
+def run_plan(plan: Plan, machine: Machine = Ordering, on_wire: bool = False) -> Outcome:
     """Run a plan to its end: faults, healing, and the wait for new final blocks everywhere."""
-    world = World(plan, machine, keep_trace)
+    world = World(plan, machine, on_wire=on_wire)
     healed_in = delay = 0
     try:
         world.start()

@@ -35,9 +35,17 @@ from supervm.plugins.consensus.bft.events import (
     TimedOut,
     Work,
 )
-from supervm.plugins.consensus.bft.fetching import GotBlock, WantDigest, WantViews
+from supervm.plugins.consensus.bft.fetching import (
+    GotBlock,
+    WantDigest,
+    WantViews,
+    decode_item,
+    encode_item,
+)
+from supervm.plugins.consensus.bft.leading import Content
 from supervm.plugins.consensus.bft.proposals import Epoch
-from supervm.plugins.consensus.bft.simplex import Content, Ordering, Settings, Start
+from supervm.plugins.consensus.bft.records import decode_record, encode_record
+from supervm.plugins.consensus.bft.simplex import Ordering, Settings, Start
 from supervm.plugins.consensus.bft.votes import EpochDone, Proposal, ViewVote
 from supervm.types.batch import BatchHeader
 from supervm.types.block import Block
@@ -95,6 +103,13 @@ def describe(message: object) -> str:
         case EpochDone():
             return f"EPOCH_DONE({message.validator})"
     return repr(message)
+
+
+def over_wire(message: object) -> object:
+    """A message as whoever gets its frame reads it."""
+    if isinstance(message, GotBlock):
+        return decode_item(encode_item(message))
+    return messages.decode(messages.encode(message))  # type: ignore[arg-type]
 
 
 def tip_of_block(block: Block) -> Tip:
@@ -159,11 +174,17 @@ Machine = Callable[..., Ordering]
 
 
 class World:
-    """One run of a plan. `machine` makes a validator's ordering (a test gives one with a planted bug)."""
+    """One run of a plan. `machine` makes a validator's ordering (a test gives one with a planted bug).
 
-    def __init__(self, plan: Plan, machine: Machine = Ordering, keep_trace: bool = False) -> None:
+    `on_wire`: messages and records pass through their encodings, which changes nothing but the time it takes.
+    """
+
+    def __init__(
+        self, plan: Plan, machine: Machine = Ordering, keep_trace: bool = False, on_wire: bool = False
+    ) -> None:
         self.plan = plan
         self.machine = machine
+        self.on_wire = on_wire
         self.random = random.Random(plan.seed)
         self.now_us = 0
         self.events = 0
@@ -284,7 +305,10 @@ class World:
         return self.machine(start, lambda message: signature(number, message), pool, settings)
 
     def _begin_machine(self, node: Node) -> None:
-        self._carry_out(node, node.ordering.start(node.durable, self.clock(node.number)))
+        records = node.durable
+        if self.on_wire:
+            records = [decode_record(encode_record(record)) for record in records]
+        self._carry_out(node, node.ordering.start(records, self.clock(node.number)))
 
     def _restart(self, node: Node) -> None:
         if node.up:
@@ -303,6 +327,7 @@ class World:
             executed=facts,
             ordered=frozenset(c.header.digest() for b in blocks for c in b.body.certificates),
             done=frozenset(done_of(blocks)),
+            finalisation=chain[-1].certificate if chain else None,
             ended=node.ended,
         )
         node.ordering = self._ordering(node.number, node.pool, start)
@@ -469,6 +494,8 @@ class World:
     def post(self, source: int, target: int, message: object) -> None:
         """Put a message on a link: delayed, perhaps lost or doubled, as the faults of now say."""
         self.messages += 1
+        if self.on_wire:
+            message = over_wire(message)
         low, high = self.plan.delay_us
         healed = self.now_us >= self.plan.heal_us
         loss = 0.0 if healed else self.plan.loss
