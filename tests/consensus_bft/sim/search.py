@@ -142,7 +142,7 @@ def main(arguments: list[str]) -> int:
                 worst = max(worst, outcome.healed_in_us / outcome.delay_us)
             if outcome.oracle:
                 failed += 1
-                print(f"{name} {count} seed {seed}: {outcome.problem}")
+                print(f"{name} {count} seed {seed}: {outcome.problem}", flush=True)
     seconds = time.perf_counter() - began
     rate = 60 * runs / seconds
     print(f"{runs} runs, {failed} failed, {events} events, {rate:.0f} a minute, worst {worst:.1f} D")
