@@ -463,6 +463,19 @@ def test_a_batch_names_in_after_what_its_transactions_rest_on_and_nothing_else()
     assert shop.seal(claim(b"C" * 32, 0)).header.after == ()
 
 
+def test_after_leaves_out_what_is_in_the_past_of_another_and_what_is_executed() -> None:
+    shop = Shop()
+    first = shop.seal(claim(ALICE, 0), claim(BOB, 0))
+    shop.accept(first, 0, 1, 2)
+    second = shop.seal(claim(ALICE, 1))
+    shop.accept(second, 0, 1, 2)
+    both = shop.seal(claim(ALICE, 2), claim(BOB, 1))
+    assert both.header.after == (second.digest(),)
+    shop.accept(both, 0, 1, 2)
+    shop.step(BlockExecuted(1, (first.digest(), second.digest(), both.digest()), (), ()))
+    assert shop.seal(claim(ALICE, 3)).header.after == ()
+
+
 def test_the_rest_is_resealed_without_what_the_quorum_that_refuses_least_refused() -> None:
     shop = Shop()
     claims = [claim(ALICE, 0), claim(ALICE, 1), claim(BOB, 0), claim(b"C" * 32, 0)]
