@@ -110,9 +110,10 @@ class Probing(Ordering):
         before = view.notarized
         super()._judge(view)
         proposal = view.proposal
-        if before is None and view.notarized is not None and proposal.block.body.certificates:
-            if self.branch(proposal.block.header.parent).head.root_height > 0:
-                self.verdicts.append(self._verdict(type(self).change(proposal)))
+        if before is not None or view.notarized is None or not proposal.block.body.certificates:
+            return
+        if self.branch(proposal.block.header.parent).head.root_height > 0:
+            self.verdicts.append(self._verdict(type(self).change(proposal)))
 
     def _verdict(self, proposal: Proposal) -> str:
         try:

@@ -216,6 +216,7 @@ class World:
         self.mishaps: list[Mishap] = []
         self._crashed_at_record = False
         self._batches: list[bytes] = []
+        self._batch_digests: dict[int, bytes] = {}
         self.hostile = {
             n: Hostile(n, frozenset(t for m, t in plan.tricks if m == n), self) for n in sorted(plan.hostile)
         }
@@ -604,6 +605,7 @@ class World:
         )
         numbers = range(self.plan.count)
         self._batches.append(header.digest())
+        self._batch_digests[index] = self._batches[-1]
         certificate = BatchCertificate(
             header, bytes(64), bitmap_of(numbers, self.plan.count), tuple(bytes(64) for _ in numbers)
         )
@@ -617,7 +619,7 @@ class World:
                 return
             pool.done[work.validator] = messages.encode(work)
         else:
-            digest = work.header.digest()
+            digest = self._batch_digests[work.header.sequence]
             if digest in pool.certificates:
                 return
             pool.certificates[digest] = work
