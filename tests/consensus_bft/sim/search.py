@@ -1,7 +1,7 @@
 """Running plans, judging their liveness, and making a failing one small.
 
-`python -m tests.consensus_bft.sim.search storm 4 0 1000` runs seeds 0 to 999 and prints what failed; `all` runs
-each seed in every profile. "worst": the longest healing, in D of its moment.
+`python -m tests.consensus_bft.sim.search storm 4 0 1000` runs seeds 0 to 999 and prints what failed; `all`
+runs each seed in every profile. "worst": the longest healing, in D of its moment.
 """
 
 import sys
