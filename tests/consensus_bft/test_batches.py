@@ -567,6 +567,15 @@ def test_what_is_missed_of_the_past_is_sent_with_the_same_attempt_but_not_for_ev
     assert len(sealed(sent)) == 2 * 3
 
 
+def test_what_is_no_part_of_a_past_is_not_sent_to_who_says_that_it_misses_it() -> None:
+    shop = Shop()
+    first = shop.seal(claim(ALICE, 0))
+    shop.accept(first, 0, 1, 2)
+    second = shop.seal(claim(BOB, 0))
+    sent = shop.step(Received(IDS[3], Refuse(1, second.digest(), 3, "PastMissing", (first.digest(),))))
+    assert [each.message for each in sent if isinstance(each, Send)] == [second]
+
+
 def test_the_silent_are_asked_again_and_a_number_ends_after_a_minute() -> None:
     shop = Shop()
     batch = shop.seal(claim(ALICE, 0))

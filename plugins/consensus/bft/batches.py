@@ -178,7 +178,8 @@ class BatchVoter:
         """Rebuild from this epoch's records, in the order of the log, before the first step.
 
         Answers are given again when a builder asks again, in the same words; what was signed is not signed
-        anew. Executed blocks above the last of the log are told as they come.
+        anew. Then, before any message, the driver tells the executed blocks above the last of the log, the
+        final ones above those, and whether the epoch closes.
         """
         for record in records:
             match record:

@@ -29,6 +29,7 @@ from supervm.plugins.consensus.bft.batch_events import (
 from supervm.plugins.consensus.bft.batches import EpochFacts
 from supervm.plugins.consensus.bft.claims import Claim
 from supervm.plugins.consensus.bft.events import CancelTimer, Log, Now, Received, SetTimer, TimedOut
+from supervm.plugins.consensus.bft.fetching import ANSWER_BYTES_MAX
 from supervm.plugins.consensus.bft.messages import Accept, Batch, BatchCertificate, Refuse
 from supervm.plugins.consensus.bft.outbox import Outbox
 from supervm.types.batch import BATCH_AFTER_MAX, BATCH_ATTEMPTS, BATCH_BYTES_MAX, batch_header
@@ -263,7 +264,7 @@ class Builder:
         if wide:
             needed.update(dict.fromkeys(self._known))
         below = self._below(needed)
-        return [each for each in needed if each not in below][-BATCH_AFTER_MAX:]
+        return [each for each in needed if each not in below][:BATCH_AFTER_MAX]
 
     def _below(self, batches: Collection[Digest]) -> set[Digest]:
         """Everything in the past of these, as far as it isn't executed."""
@@ -316,17 +317,26 @@ class Builder:
         )
 
     def _send_missed(self, validator: int, attempt: _Attempt, missed: Iterable[Digest]) -> None:
-        """What a validator lacks of the past, and the same attempt again; so often and no more."""
+        """What a validator lacks of the past, and the same attempt again; so often and no more.
+
+        Certificates of all of it, and batches as far as an answer has room: the rest of them it fetches from
+        those who accepted them.
+        """
         sends = attempt.missed_sends.get(validator, 0)
         if sends >= self._bounds.missed_sends_max:
             return
         attempt.missed_sends[validator] = sends + 1
         to = (self._members[validator],)
+        after = attempt.batch.header.after
+        past = self._below([each for each in after if each in self._known]).union(after)
+        left = ANSWER_BYTES_MAX
         for digest in missed:
-            if digest in self._known:
+            if digest in past and digest in self._known:
                 certificate, batch = self._known[digest]
                 self._out.send(to, certificate)
-                self._out.send(to, batch)
+                left -= batch.header.size_bytes
+                if left > 0:
+                    self._out.send(to, batch)
         self._out.send(to, attempt.batch)
 
     def _timed_out(self, sequence: int, now_us: int) -> None:
