@@ -14,6 +14,7 @@ from supervm.contracts.transport import Priority, Unreachable
 from supervm.crypto.keyfile import KeyFileMissing
 from supervm.plugins.transport.tcp.component import TCP
 from supervm.plugins.transport.tcp.config import TcpTransportConfig
+from supervm.plugins.transport.tcp.hello import NO_CHAIN, Hello, Verdict
 from supervm.plugins.transport.tcp.transport import TcpTransport
 from supervm.testing.conformance.component import only_error
 from supervm.testing.conformance.consensus import identity_of
@@ -71,6 +72,20 @@ async def test_nodes_that_all_dial_each_other_settle_on_one_link_for_each_pair(
             for peer, link in one._links.items():
                 (other,) = [each for each in transports if each.node_id == peer]
                 assert link.dialed != other._links[one.node_id].dialed
+
+
+async def test_while_both_dial_the_larger_id_is_told_that_its_link_is_not_needed(
+    nodes: Loopback, tmp_path: Path
+) -> None:
+    smaller, larger = bytes(32), b"\xff" * 32
+    config, _ = nodes.victim()
+    config = attrs.evolve(config, admitted=(smaller.hex(), larger.hex()))
+    async with running(tmp_path, config) as (one,):
+        hello = Hello(chain_id=NO_CHAIN, lane=Priority.HIGH, session=bytes(16))
+        assert {one._judge(peer, hello)[0] for peer in (smaller, larger)} == {Verdict.WELCOME}
+        one._shaking |= {smaller, larger}
+        assert one._judge(smaller, hello)[0] is Verdict.WELCOME
+        assert one._judge(larger, hello)[0] is Verdict.DUPLICATE
 
 
 async def test_a_peer_that_comes_back_is_linked_again_and_what_waited_for_it_had_ended(
