@@ -73,7 +73,10 @@ class Watch:
 
 @attrs.define(eq=False)
 class Link:
-    """A peer, connected. `dialed`: by us; that side's numbers are even, the other's odd."""
+    """A peer, connected. `dialed`: by us; that side's numbers are even, the other's odd.
+
+    `left(link)` is called when it has ended, before anybody who waits for the peer is told.
+    """
 
     peer: bytes
     address: str
@@ -82,6 +85,7 @@ class Link:
     registry: Registry
     ctx: Context
     watch: Watch
+    left: Callable[["Link"], None]
     up_at: float = attrs.field(init=False)
     rtt_ms: float | None = None
     over: trio.Event = attrs.Factory(trio.Event)
@@ -152,6 +156,7 @@ class Link:
 
     def _let_go(self, ending: LinkEnded) -> None:
         """Tell everybody who waits for the peer."""
+        self.left(self)
         for asked in list(self._asked.values()):
             asked.settle(Unreachable(f"the connection ended: {ending}", self.peer))
         for stream in list(self._streams.values()):

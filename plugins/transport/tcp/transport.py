@@ -298,6 +298,7 @@ class TcpTransport:
             self._registry,
             self.ctx,
             self._watch(known),
+            self._left,
         )
         self._links[peer] = link
         self._figures.linked(self._links.values(), link)
@@ -307,15 +308,15 @@ class TcpTransport:
 
     async def _carry(self, link: Link) -> None:
         """Run a link to its end, and say how it ended."""
-        try:
-            ending = await link.run()
-        finally:
-            if self._links.get(link.peer) is link:
-                del self._links[link.peer]
+        ending = await link.run()
         banned_s = 0.0
         if ending.kind in AT_FAULT:
             banned_s = self._bans.ban(link.peer, self.ctx.clock.monotonic())
         self._figures.ended(self._links.values(), link, ending, banned_s)
+
+    def _left(self, link: Link) -> None:
+        if self._links.get(link.peer) is link:
+            del self._links[link.peer]
 
     def _link(self, peer: bytes) -> Link:
         link = self._links.get(peer)
