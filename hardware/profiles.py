@@ -29,6 +29,13 @@ STORAGE = {
 }
 # A validator on a small tier takes L2's components at its own sizes (TIER-8).
 VALIDATOR_TIER = "L2"
+# STO-25: how many of the newest blocks are kept whole; 0 is all. Old state trees serve no question, so every
+# tier keeps as few as prove what headers show late.
+KEEP_BLOCKS = {"L1": 0, "L2": 10_000, "L3": 1_000, "L4": 1_000}
+KEEP_ROOTS = 1_000
+# STO-52: the tiers that serve snapshots take one after so many blocks or seconds; 0 is never.
+SNAPSHOT_BLOCKS = {"L1": 1_000, "L2": 1_000, "L3": 0, "L4": 0}
+SNAPSHOT_S = {"L1": 3_600, "L2": 3_600, "L3": 0, "L4": 0}
 ROUTING = "static"
 CONSENSUS = "solo"
 PRIVACY = ("none",)
@@ -107,6 +114,10 @@ def make_profile(tier: str, sizes: Sizes, *, is_validator: bool) -> Profile:
         "consensus.use": (CONSENSUS, "a chain of one validator"),
         "privacy.use": (list(PRIVACY), "private transactions are refused"),
         "gas.use": (GAS, "one price, in the native token"),
+        "application.ledger.prune_keep_blocks": (KEEP_BLOCKS[column], _why_blocks(column)),
+        "application.ledger.prune_keep_roots": (KEEP_ROOTS, "older state trees serve no question"),
+        "application.ledger.snapshot_blocks": (SNAPSHOT_BLOCKS[column], "L1 and L2 take snapshots"),
+        "application.ledger.snapshot_s": (SNAPSHOT_S[column], "L1 and L2 take snapshots"),
     }
     values = {key: value for key, (value, _) in chosen.items()} | {
         key: value for key, (_, value) in sized.items()
@@ -115,6 +126,11 @@ def make_profile(tier: str, sizes: Sizes, *, is_validator: bool) -> Profile:
         key: sizes.by_key[size].formula for key, (size, _) in sized.items()
     }
     return Profile(name=tier, values=values, fallback={"storage": storage}, reasons=reasons)
+
+
+def _why_blocks(tier: str) -> str:
+    blocks = KEEP_BLOCKS[tier]
+    return f"{tier} keeps {f'the last {blocks} blocks' if blocks else 'every block'}, and every header"
 
 
 def choose(role: str, preference: Sequence[str], obstacle: Callable[[str], str | None]) -> Choice:

@@ -2,6 +2,7 @@
 
 import threading
 from collections import OrderedDict
+from collections.abc import Iterable
 from enum import Enum
 from typing import Final
 
@@ -49,12 +50,21 @@ class ByteCache:
             return value
 
     def put(self, key: bytes, value: bytes | None) -> None:
+        self.put_many(((key, value),))
+
+    def put_many(self, entries: Iterable[tuple[bytes, bytes | None]]) -> None:
+        """Put all, the last as the most recent; then the least recent go until the rest fits."""
         with self._lock:
-            self._drop(key)
-            self._entries[key] = value
-            self._bytes += _cost(key, value)
+            kept, size = self._entries, self._bytes
+            for key, value in entries:
+                before = kept.pop(key, MISSING)
+                if before is not MISSING:
+                    size -= _cost(key, before)
+                kept[key] = value
+                size += _cost(key, value)
+            self._bytes = size
             while self._bytes > self._bytes_max:
-                self._drop(next(iter(self._entries)))
+                self._drop(next(iter(kept)))
 
     def drop(self, key: bytes) -> None:
         with self._lock:

@@ -24,6 +24,7 @@ from supervm.storage.tree import SLICES, Change, build_crown, build_slice
 from supervm.types import merkle, smt
 from supervm.types.block import BlockHeader
 from supervm.types.genesis import Genesis, genesis_block, genesis_state
+from supervm.types.packed_receipts import PackedReceipts
 from supervm.types.state import system_key
 
 GAS_KEY = system_key(b"gas")
@@ -64,7 +65,9 @@ async def create_ledger(
     block = genesis_block(genesis, root, base_price)
     marker = CommitMarker(0, block.digest(), root, merkle.EMPTY_ROOT)
     crown = [Put(key, data) for key, data in pages.items()]
-    await writer.finish([*crown, *block_rows(block, (), (), b""), sealed(COMMIT_KEY, marker.encode())])
+    await writer.finish(
+        [*crown, *block_rows(block, PackedReceipts(()), b""), sealed(COMMIT_KEY, marker.encode())]
+    )
     return marker, block.header
 
 
@@ -117,6 +120,6 @@ class _ChunkWriter:
         await self._store.write(self._pending, Durability.BUFFERED)
         self._pending, self._bytes = [], 0
 
-    async def finish(self, last: list[Put]) -> None:
+    async def finish(self, last: list[Operation]) -> None:
         batch = [*self._pending, *last, *([Delete(BULK_KEY)] if self._bulk else self._identity)]
         await self._store.write(batch, Durability.DURABLE)

@@ -22,6 +22,7 @@ FORMAT = 1
 LOCK_NAME = "lock"
 MARKER_NAME = "folder.toml"
 STORE_NAME = "storage"  # the storage component's folder; it never exists without a marker
+ASIDE = ".replaced-"  # in the name of a store that was set aside, before the time
 MARKER_BYTES_MAX = 4096
 MODE = 0o700
 
@@ -66,6 +67,32 @@ def open_folder(path: Path, backend: str) -> Iterator[DataFolder]:
         yield DataFolder(path, backend, created)
     finally:
         os.close(lock)
+
+
+def set_aside(path: Path, backend: str, stamp: int) -> Path | None:
+    """Rename the store of `backend` in a folder that nobody holds, and its marker with it; its new path.
+
+    None where there is none. The folder can be opened as a new one then, with any backend; to have the old
+    store back, rename both again. Raises as `open_folder` does.
+    """
+    store, marker = path / STORE_NAME / backend, path / MARKER_NAME
+    if not store.exists():
+        return None
+    with open_folder(path, backend):
+        aside = store.with_name(f"{backend}{ASIDE}{stamp}")
+        with _file_errors(path):
+            # The marker first: a store without it is opened by nobody.
+            marker.rename(aside.with_name(aside.name + ".toml"))
+            store.rename(aside)
+            _sync(store.parent)
+            _sync(path)
+    return aside
+
+
+def switch_backend(path: Path, backend: str) -> None:
+    """Make `backend` the one that the folder is opened with, in one step. The caller holds the folder."""
+    with _file_errors(path):
+        write_synced(path / MARKER_NAME, _marker(backend))
 
 
 def read_marker(path: Path) -> str | None:
@@ -121,14 +148,26 @@ def _check_marker(path: Path, backend: str) -> bool:
         return False
     if found is not None:
         raise BackendMismatch(found, backend, path)
-    if (path / STORE_NAME).exists():
+    if _has_store(path / STORE_NAME):
         raise StoreCorrupt(
             f"the folder holds a store, and {MARKER_NAME}, which says of which backend, is missing",
             path,
             "Put the file back from a copy of the folder, or start from an empty folder.",
         )
-    write_synced(path / MARKER_NAME, f'format = {FORMAT}\nbackend = "{backend}"\n'.encode())
+    write_synced(path / MARKER_NAME, _marker(backend))
     return True
+
+
+def _marker(backend: str) -> bytes:
+    return f'format = {FORMAT}\nbackend = "{backend}"\n'.encode()
+
+
+def _has_store(folder: Path) -> bool:
+    """Whether there is anything but stores that were set aside."""
+    if not folder.exists():
+        return False
+    names = [one.name for one in folder.iterdir()] if folder.is_dir() else []
+    return not names or any(ASIDE not in name for name in names)
 
 
 def write_synced(path: Path, data: bytes) -> None:
@@ -139,11 +178,16 @@ def write_synced(path: Path, data: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     partial.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
+    _sync(path.parent)
+
+
+def _sync(folder: Path) -> None:
+    """Make the names in a folder durable."""
+    handle = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(folder)
+        os.fsync(handle)
     finally:
-        os.close(folder)
+        os.close(handle)
 
 
 @contextmanager

@@ -6,15 +6,14 @@ snapshot in which they do.
 """
 
 from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
-from typing import TypeVar
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager
+from typing import TypeVar, cast
 
 import attrs
 import trio
 
 from supervm.contracts.storage import (
     BadKey,
-    Delete,
     DiskFull,
     Durability,
     KeyValueStore,
@@ -22,13 +21,14 @@ from supervm.contracts.storage import (
     Put,
     Reader,
     ReadOnly,
+    StoreCorrupt,
     TooLarge,
     prefix_end,
 )
 from supervm.storage.cache import MISSING, ByteCache, CacheStats
 from supervm.storage.creation import Progress, create_ledger
-from supervm.storage.errors import LedgerStopped, NotProvable
-from supervm.storage.pages import HASH_BYTES, PageInvalid, Slots, decode_page
+from supervm.storage.errors import LedgerStopped, NotProvable, Pruned
+from supervm.storage.pages import HASH_BYTES, PageInvalid, Slots
 from supervm.storage.records import (
     Located,
     block_rows,
@@ -36,15 +36,21 @@ from supervm.storage.records import (
     read_block_place,
     read_header,
     read_headers,
+    read_horizon,
     read_located,
+    read_place,
     read_receipts,
     read_row,
     sealed,
 )
 from supervm.storage.recovery import recover
+from supervm.storage.rows import sealed_rows
 from supervm.storage.spaces import (
     COMMIT_KEY,
+    PRUNED_KEY,
+    STATE,
     CommitMarker,
+    Horizon,
     Place,
     certificate_key,
     corrupt,
@@ -56,10 +62,13 @@ from supervm.storage.spaces import (
     unseal,
 )
 from supervm.storage.spill import split
-from supervm.storage.tree import Change, find, load, update
-from supervm.types import merkle, smt
+from supervm.storage.state_tree import At, CachedPages, StateTree, choose_tree
+from supervm.storage.tree import Read, find
+from supervm.types import smt
 from supervm.types.block import Block, BlockHeader
+from supervm.types.changes import PackedChanges
 from supervm.types.genesis import Genesis
+from supervm.types.packed_receipts import PackedReceipts, heads_of
 from supervm.types.receipt import Receipt
 
 T = TypeVar("T")
@@ -86,8 +95,6 @@ class Staged:
     root: bytes
     changes: Changes
     operations: tuple[Operation, ...]
-    pages: Mapping[bytes, bytes]
-    stale: tuple[bytes, ...]
 
 
 @attrs.frozen
@@ -108,17 +115,23 @@ class Ledger:
         marker: CommitMarker,
         header: BlockHeader,
         *,
-        page_cache_bytes: int,
+        tree: StateTree,
+        pages: CachedPages,
         state_cache_bytes: int,
         durability: Durability,
+        horizon: Horizon,
     ) -> None:
         self._store = store
         self._marker = marker
         self._header = header
-        self._pages = ByteCache(page_cache_bytes)
+        self._tree = tree
+        self._pages = pages
+        self._horizon = horizon
+        self._moved = trio.Event()
         self._state = ByteCache(state_cache_bytes)
         self._durability = durability
         self._writing = trio.Lock()
+        self._growing = trio.Lock()
         self._cpu = trio.CapacityLimiter(2)
         self._stopped: BaseException | None = None
 
@@ -135,83 +148,71 @@ class Ledger:
     def tip_header(self) -> BlockHeader:
         return self._header
 
+    @property
+    def horizon(self) -> Horizon:
+        """From where up things are kept; what is below is pruned, or was never here (STO-62)."""
+        return self._horizon
+
+    async def wait_above(self, height: int) -> CommitMarker:
+        """Wait until the tip is above `height`; the tip."""
+        while self._marker.height <= height:
+            await self._moved.wait()
+        await trio.lowlevel.checkpoint()
+        return self._marker
+
     def stats(self) -> LedgerStats:
-        return LedgerStats(self._marker.height, self._pages.stats(), self._state.stats())
+        tree, cached = self._tree.stats(), self._pages.cache.stats()
+        pages = CacheStats(*map(sum, zip(attrs.astuple(tree), attrs.astuple(cached), strict=True)))
+        return LedgerStats(self._marker.height, pages, self._state.stats())
 
     # Writing
 
     async def stage(self, changes: Changes, height: int) -> Staged:
         """Work out the state after the block that follows the tip. Writes nothing; runs in a thread.
 
-        `height` must be the tip's plus one. Raises `StoreCorrupt` where the tree or an entry is damaged.
+        `height` must be the tip's plus one. Changes that are packed go to the tree as they are. What is
+        staged may be dropped, or staged again. Raises `StoreCorrupt` where the tree is damaged.
         """
-        parent = self._marker
-        assert height == parent.height + 1, (height, parent.height)
-        with _tree_errors():
-            return await trio.to_thread.run_sync(self._stage, parent, dict(changes), limiter=self._cpu)
+        async with self._growing:
+            parent = self._marker
+            assert height == parent.height + 1, (height, parent.height)
+            with _tree_errors():
+                return await trio.to_thread.run_sync(self._stage, parent, changes, limiter=self._cpu)
 
-    def _stage(self, parent: CommitMarker, changes: dict[bytes, bytes | None]) -> Staged:
-        leaves: list[Change] = []
-        operations: list[Operation] = []
-        for key, value in changes.items():
-            path = smt.key_hash(key)
-            row = state_key(key)
-            if value is None:
-                leaves.append((path, b""))
-                operations.append(Delete(row))
-            else:
-                leaves.append((path, path + smt.value_hash(value)))
-                operations.append(sealed(row, value))
-        leaves.sort()
-        height = parent.height + 1
-        pages = self._load(parent, [path for path, _ in leaves], self._store)
-        grown = update(pages, parent.height, leaves, height)
-        operations.extend(Put(key, data) for key, data in grown.written.items())
-        operations.extend(Put(stale_key(height, key), b"") for key in grown.stale)
-        return Staged(
-            height, parent, grown.root, changes, tuple(operations), grown.written, tuple(grown.stale)
-        )
-
-    def _load(self, marker: CommitMarker, paths: Sequence[bytes], reader: Reader) -> dict[bytes, Slots]:
-        """The pages on the way to sorted paths; called in a thread, reads through the event loop."""
-
-        def read(keys: Sequence[bytes]) -> list[bytes | None]:
-            found = trio.from_thread.run(reader.get_many, keys)
-            fetched.update((key, data) for key, data in zip(keys, found, strict=True) if data is not None)
-            return found
-
-        fetched: dict[bytes, bytes] = {}
-        pages = load(marker.state_root, marker.height, paths, read, self._known_page)
-        # Only now are they known to be what their parents name.
-        for key, data in fetched.items():
-            self._pages.put(key, data)
-        return pages
+    def _stage(self, parent: CommitMarker, changes: Changes) -> Staged:
+        height, packed = parent.height + 1, PackedChanges.of(changes)
+        before, read = At(parent.state_root, parent.height), _through_the_loop(self._store)
+        grown = self._tree.grow(before, packed, height, read)
+        packed.unpack()  # here, and not where the event loop first looks into it
+        operations = sealed_rows(STATE, packed)
+        operations.extend([Put(key, data) for key, data in grown.written])
+        stale = stale_key(height, b"")
+        operations.extend([Put(stale + key, b"") for key in grown.stale])
+        return Staged(height, parent, grown.root, packed, tuple(operations))
 
     async def load_pages(
         self, marker: CommitMarker, paths: Sequence[bytes], reader: Reader
     ) -> dict[bytes, Slots]:
         """The tree pages of a height on the way to sorted kh, checked up to its root; from `view`."""
+        at, read = At(marker.state_root, marker.height), _through_the_loop(reader)
         with _tree_errors():
-            return await trio.to_thread.run_sync(self._load, marker, paths, reader, limiter=self._cpu)
-
-    def _known_page(self, key: bytes) -> Slots | None:
-        data = self._pages.get(key)
-        return None if data is MISSING or data is None else decode_page(key, data)
+            return await trio.to_thread.run_sync(self._pages.load, at, paths, read, limiter=self._cpu)
 
     async def commit(
         self, block: Block, receipts: Sequence[Receipt], certificate: bytes, staged: Staged
     ) -> None:
         """Make the block that follows the tip durable, with all that came of it, in one batch.
 
-        A digest leads to its first receipt for good, also where a block brings it again. A block too large
-        for a batch is written ahead in part (`supervm.storage.spill`), no less atomic.
+        A digest leads to its first receipt for good, also where a block brings it again. Receipts that are
+        packed (`PackedReceipts`) are stored as they are. A block too large for a batch is
+        written ahead in part (`supervm.storage.spill`), no less atomic.
 
         `certificate` proves that it is final, empty where nothing does. A cancelled commit is finished
         first. A `StorageError` that says that nothing was written (`TooLarge`, `DiskFull`, `ReadOnly`)
         leaves the ledger as it was; after any other it refuses everything with `LedgerStopped`, since
         only reopening tells whether the block is in the chain.
         """
-        known = await self.known([receipt.digest for receipt in receipts])
+        known = await self.known([receipt.digest for receipt in heads_of(receipts)])
         marker, ahead, batch = await trio.to_thread.run_sync(
             self._batch, block, receipts, certificate, staged, known, limiter=self._cpu
         )
@@ -229,6 +230,10 @@ class Ledger:
                     raise
                 self._publish(marker, block.header, staged)
         await trio.lowlevel.checkpoint_if_cancelled()
+        if not self._growing.locked():
+            async with self._growing:
+                at = At(marker.state_root, marker.height)
+                await trio.to_thread.run_sync(self._tree.settle, at, limiter=self._cpu)
 
     def _batch(
         self,
@@ -245,25 +250,50 @@ class Ledger:
         assert header.parent == parent.block_digest, "the block doesn't follow the tip"
         assert header.root_height != header.height or header.state_root == staged.root, "another state root"
         block.check()
-        encoded = [receipt.encode() for receipt in receipts]
+        packed = PackedReceipts.of(receipts)
         marker = CommitMarker(
             height=header.height,
             block_digest=block.digest(),
             state_root=staged.root,
-            receipts_root=merkle.root(encoded),
+            receipts_root=packed.root,
         )
-        rows = block_rows(block, receipts, encoded, certificate, known)
+        rows = block_rows(block, packed, certificate, known)
         return marker, *split([*staged.operations, *rows, sealed(COMMIT_KEY, marker.encode())])
 
     def _publish(self, marker: CommitMarker, header: BlockHeader, staged: Staged) -> None:
         """The new tip, all at once: there is no checkpoint in here, and must be none."""
-        for key, value in staged.changes.items():
-            self._state.put(key, value)
-        for page in staged.stale:
-            self._pages.drop(page)
-        for page, data in staged.pages.items():
-            self._pages.put(page, data)
+        self._state.put_many(staged.changes.items())
         self._marker, self._header = marker, header
+        moved, self._moved = self._moved, trio.Event()
+        moved.set()
+
+    async def raise_horizon(self, horizon: Horizon) -> None:
+        """Make it durable that nothing below `horizon` is served any more; it never goes down.
+
+        Only then may what is below be discarded. The tip and its tree stay served whatever is asked.
+        """
+        assert horizon.blocks <= self._marker.height >= horizon.roots, (horizon, self._marker.height)
+        with trio.CancelScope(shield=True):
+            async with self._writing:
+                self._check_running()
+                now = self._horizon
+                raised = Horizon(max(now.blocks, horizon.blocks), max(now.roots, horizon.roots))
+                if raised != now:
+                    await self._store.write([sealed(PRUNED_KEY, raised.encode())], Durability.DURABLE)
+                    self._horizon = raised
+        await trio.lowlevel.checkpoint_if_cancelled()
+
+    async def discard(self, deletes: Sequence[Operation]) -> None:
+        """Delete rows that only heights below the horizon need. It is done again if a crash undoes it."""
+        self._check_running()
+        await self._store.write(deletes, Durability.BUFFERED)
+
+    async def row_keys(self, start: bytes, end: bytes, limit: int) -> list[bytes]:
+        """The first `limit` keys of the store in a range, for who counts or discards rows."""
+        self._check_running()
+        rows = cast("AsyncGenerator[tuple[bytes, bytes], None]", self._store.scan(start, end, limit=limit))
+        async with aclosing(rows) as found:
+            return [key async for key, _ in found]
 
     def _check_running(self) -> None:
         if self._stopped is not None:
@@ -349,12 +379,16 @@ class Ledger:
         return [_held(header, height) for height, header in zip(heights, found, strict=True)]
 
     async def block(self, which: int | bytes) -> Block | None:
-        """A whole block by height or digest, checked against its header; None where there is none."""
+        """A whole block by height or digest, checked against its header; None where there is none.
+
+        Raises `Pruned` below the horizon, as all do that need bodies or receipts.
+        """
         self._check_running()
         height = await read_block_place(self._store, which) if isinstance(which, bytes) else which
         if height is None or not 0 <= height <= self._marker.height:
             return None
-        return _held(await read_block(self._store, height), height)
+        with self._kept(height):
+            return _held(await read_block(self._store, height), height)
 
     async def blocks(self, first: int, limit: int) -> list[Block]:
         """Whole blocks from height `first` up, at most `limit` (at most 64)."""
@@ -378,11 +412,14 @@ class Ledger:
         return _held(await read_row(self._store, certificate_key(height)), height)
 
     async def receipts(self, height: int) -> list[Receipt] | None:
-        """The receipts of a block in order; None above the tip."""
+        """The receipts of a block in order; None above the tip. Raises `Pruned` below the horizon."""
         self._check_running()
         if not 0 <= height <= self._marker.height:
             return None
-        return await read_receipts(self._store, height)
+        with self._kept(height):
+            found = await read_receipts(self._store, height)
+        self._check_kept(height)
+        return found
 
     async def known(self, digests: Sequence[bytes]) -> set[bytes]:
         """Those of these transaction digests that a block of the chain has a receipt for (CONS-40)."""
@@ -397,9 +434,30 @@ class Ledger:
         return found
 
     async def transaction(self, digest: bytes) -> Located | None:
-        """Where a transaction stands in the chain, its bytes and receipt; None if it doesn't."""
+        """Where a transaction stands in the chain, its bytes and receipt; None if it doesn't.
+
+        Raises `Pruned` for one that is in a block below the horizon.
+        """
         self._check_running()
-        return await read_located(self._store, digest, self._marker.height)
+        place = await read_place(self._store, digest)
+        if place is None or place.height > self._marker.height:
+            return None
+        with self._kept(place.height):
+            return await read_located(self._store, digest, place)
+
+    @contextmanager
+    def _kept(self, height: int) -> Iterator[None]:
+        """Read what is pruned some day: a hole that pruning made meanwhile is no damage."""
+        self._check_kept(height)
+        try:
+            yield
+        except StoreCorrupt:
+            self._check_kept(height)
+            raise
+
+    def _check_kept(self, height: int) -> None:
+        if height < self._horizon.blocks:
+            raise Pruned(height, self._horizon.blocks)
 
     async def prove(self, key: bytes) -> tuple[BlockHeader, smt.Proof]:
         """A state key's value or absence at the tip, with the header whose state root it leads to.
@@ -418,6 +476,15 @@ class Ledger:
             path = smt.key_hash(key)
             way = find(await self.load_pages(marker, [path], view), marker.height, path)
         return header, _proof(key, value, path, way.end, way.siblings)
+
+
+def _through_the_loop(reader: Reader) -> Read:
+    """Reading for a thread that the event loop started."""
+
+    def read(keys: Sequence[bytes]) -> list[bytes | None]:
+        return trio.from_thread.run(reader.get_many, keys)
+
+    return read
 
 
 def _proof(
@@ -458,13 +525,17 @@ async def open_ledger(
     *,
     page_cache_bytes: int = PAGE_CACHE_BYTES,
     state_cache_bytes: int = STATE_CACHE_BYTES,
+    native_tree: bool = True,
+    tree_threads: int = 1,
     scratch: bool = False,
     progress: Progress | None = None,
 ) -> AsyncIterator[Ledger]:
     """Open the ledger in `store`, or make it from `genesis` where the store is empty.
 
     `gas_initial_state` and `base_price` (micro base units per gas) are the gas policy's for height 0, used
-    only to make it. `scratch` commits without waiting for the disk: for a copy that nothing relies on.
+    only to make it. `native_tree` False keeps the state tree in Python also where C was built, with the same
+    bytes; `tree_threads` are those of C. `scratch` commits without waiting for the disk: for a
+    copy that nothing relies on.
     Raises `ForeignChain`, `StoreTooNew`, or `StoreCorrupt` for anything that no sequence of commits
     leaves; nothing is changed then.
     """
@@ -472,11 +543,14 @@ async def open_ledger(
     if found is None:
         found = await create_ledger(store, genesis, gas_initial_state, base_price, progress)
     marker, header = found
+    tree, pages = choose_tree(page_cache_bytes, native=native_tree, threads=tree_threads)
     yield Ledger(
         store,
         marker,
         header,
-        page_cache_bytes=page_cache_bytes,
+        tree=tree,
+        pages=pages,
+        horizon=await read_horizon(store),
         state_cache_bytes=state_cache_bytes,
         durability=Durability.BUFFERED if scratch else Durability.DURABLE,
     )

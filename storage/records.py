@@ -9,9 +9,13 @@ from collections.abc import Collection, Sequence
 
 import attrs
 
-from supervm.contracts.storage import Put, Reader, prefix_end
+from supervm.contracts.storage import Operation, Put, Reader, prefix_end
+from supervm.storage.rows import sealed_rows
 from supervm.storage.spaces import (
+    INDEX,
+    PRUNED_KEY,
     RECEIPTS,
+    Horizon,
     Place,
     batch_key,
     body_key,
@@ -22,6 +26,7 @@ from supervm.storage.spaces import (
     header_key,
     height_bytes,
     index_key,
+    pack_place,
     receipts_key,
     seal,
     unseal,
@@ -29,8 +34,10 @@ from supervm.storage.spaces import (
 from supervm.types.batch import BATCH_BYTES_MAX, BATCH_TRANSACTIONS_MAX, Batch
 from supervm.types.block import Block, BlockBody, BlockHeader
 from supervm.types.certificate import BatchCertificate
+from supervm.types.changes import PackedChanges
 from supervm.types.codec import pack_transactions, unpack_transactions
 from supervm.types.errors import InvalidInput
+from supervm.types.packed_receipts import PackedReceipts, ReceiptHead
 from supervm.types.receipt import Receipt
 
 RECEIPTS_CHUNK = 256
@@ -44,47 +51,44 @@ def sealed(key: bytes, value: bytes) -> Put:
 
 def block_rows(
     block: Block,
-    receipts: Sequence[Receipt],
-    encoded: Sequence[bytes],
+    receipts: PackedReceipts,
     certificate: bytes,
     known: Collection[bytes] = (),
-) -> list[Put]:
+) -> list[Operation]:
     """Every row that a block adds besides state, tree and marker. Pure; a thread's work for a full block.
 
-    A receipt's `index` is its transaction's place in the block, counted through all batches. `encoded`
-    are the receipts' encodings, which the caller has for their root. `known` are the digests that an earlier
-    block has a receipt for: the index goes on leading there.
+    A receipt's `index` is its transaction's place in the block, counted through all batches. `known` are the
+    digests that an earlier block has a receipt for: the index goes on leading there.
     """
     height = block.header.height
     certificates = block.body.certificates
     assert len(block.batches) == len(certificates), (len(block.batches), len(certificates))
-    rows = [
+    rows: list[Operation] = [
         sealed(header_key(height), block.header.encode()),
         sealed(body_key(height), block.body.encode()),
         sealed(certificate_key(height), certificate),
         sealed(index_key(block.digest()), encode_block_place(height)),
     ]
     items: list[tuple[int, int]] = []
+    places: list[bytes] = []
     for number, batch in enumerate(block.batches):
         rows.append(sealed(batch_key(height, number), pack_transactions(batch.transactions)))
         items.extend((number, item) for item in range(len(batch.transactions)))
-    for number, chunk in enumerate(_chunks(receipts, encoded)):
+    for number, chunk in enumerate(_chunks(receipts)):
         rows.append(sealed(receipts_key(height, number), pack_transactions(data for _, data in chunk)))
         for at, (receipt, _) in enumerate(chunk):
             assert receipt.height == height, (receipt.height, height)
-            if receipt.digest in known:
-                continue
-            batch_number, item = items[receipt.index]
-            place = Place(height, batch_number, item, number, at)
-            rows.append(sealed(index_key(receipt.digest), place.encode()))
-    return rows
+            if receipt.digest not in known:
+                batch_number, item = items[receipt.index]
+                places.append(pack_place(receipt.digest, (height, batch_number, item, number, at)))
+    return [*rows, *sealed_rows(INDEX, PackedChanges(b"".join(places), len(places)))]
 
 
-def _chunks(receipts: Sequence[Receipt], encoded: Sequence[bytes]) -> list[list[tuple[Receipt, bytes]]]:
-    """Receipts with their encodings, in rows of at most 256 and about 1 MiB."""
-    chunks: list[list[tuple[Receipt, bytes]]] = []
+def _chunks(receipts: PackedReceipts) -> list[list[tuple[ReceiptHead, bytes]]]:
+    """Heads of receipts and their encodings, in rows of at most 256 and about 1 MiB."""
+    chunks: list[list[tuple[ReceiptHead, bytes]]] = []
     size_bytes = RECEIPTS_CHUNK_BYTES
-    for receipt, data in zip(receipts, encoded, strict=True):
+    for receipt, data in zip(receipts.heads, receipts.encoded, strict=True):
         if size_bytes + len(data) > RECEIPTS_CHUNK_BYTES or len(chunks[-1]) == RECEIPTS_CHUNK:
             chunks.append([])
             size_bytes = 0
@@ -115,6 +119,12 @@ async def need_row(reader: Reader, key: bytes) -> bytes:
     if value is None:
         raise corrupt(key, "it is missing")
     return value
+
+
+async def read_horizon(reader: Reader) -> Horizon:
+    """From where up the ledger keeps things. Raises `StoreCorrupt`."""
+    data = await read_row(reader, PRUNED_KEY)
+    return Horizon() if data is None else Horizon.decode(data)
 
 
 async def read_header(reader: Reader, height: int) -> BlockHeader | None:
@@ -206,13 +216,17 @@ async def read_block_place(reader: Reader, digest: bytes) -> int | None:
     return place if isinstance(place, int) else None
 
 
-async def read_located(reader: Reader, digest: bytes, height_max: int) -> Located | None:
-    """The transaction with this digest, or None if no block up to `height_max` holds it."""
+async def read_place(reader: Reader, digest: bytes) -> Place | None:
+    """Where the transaction with this digest lies, or None."""
     key = index_key(digest)
     data = await read_row(reader, key)
     place = None if data is None else decode_place(key, data)
-    if not isinstance(place, Place) or place.height > height_max:
-        return None
+    return place if isinstance(place, Place) else None
+
+
+async def read_located(reader: Reader, digest: bytes, place: Place) -> Located:
+    """The transaction that `place` leads to, which must have this digest. Raises `StoreCorrupt`."""
+    key = index_key(digest)
     batch, chunk = batch_key(place.height, place.batch), receipts_key(place.height, place.chunk)
     transactions = _unpack(batch, await need_row(reader, batch), BATCH_TRANSACTIONS_MAX, BATCH_BYTES_MAX)
     receipts = _receipts(chunk, await need_row(reader, chunk))

@@ -7,7 +7,7 @@ guessing (STO-40, STO-41). What is dropped is work under a marker of its own tha
 of a commit that never happened. The cost does not grow with the chain.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from supervm.contracts.storage import (
     Delete,
@@ -17,7 +17,7 @@ from supervm.contracts.storage import (
     Reader,
     StoreTooNew,
 )
-from supervm.storage.errors import ForeignChain
+from supervm.storage.errors import ForeignChain, Unfinished
 from supervm.storage.pages import PageInvalid, page_key
 from supervm.storage.records import first_key, need_row, read_block, read_header, read_receipts
 from supervm.storage.spaces import (
@@ -29,7 +29,9 @@ from supervm.storage.spaces import (
     HEADERS,
     LEDGER_END,
     META_KEYS,
+    MIGRATE_KEY,
     RECEIPTS,
+    RESTORE_KEY,
     SCHEMA,
     SCHEMA_KEY,
     STALE,
@@ -56,9 +58,10 @@ async def recover(store: KeyValueStore, chain_id: bytes) -> tuple[CommitMarker, 
 
     Drops unfinished bulk work. Raises `StoreTooNew`, `ForeignChain` or `StoreCorrupt`.
     """
-    schema, chain, commit, bulk = await store.get_many([SCHEMA_KEY, CHAIN_KEY, COMMIT_KEY, BULK_KEY])
+    stored = dict(zip(META_KEYS, await store.get_many(META_KEYS), strict=True))
+    schema, chain, commit, bulk = (stored[key] for key in (SCHEMA_KEY, CHAIN_KEY, COMMIT_KEY, BULK_KEY))
     if schema is None:
-        await _check_empty(store, {CHAIN_KEY: chain, COMMIT_KEY: commit, BULK_KEY: bulk})
+        await _check_empty(store, stored)
         return None
     _check_schema(unseal(SCHEMA_KEY, schema))
     if chain is None:
@@ -67,12 +70,14 @@ async def recover(store: KeyValueStore, chain_id: bytes) -> tuple[CommitMarker, 
     if found != chain_id:
         raise ForeignChain(found, chain_id)
     if commit is None:
+        _check_finished(stored)
         if bulk is None:
             raise corrupt(COMMIT_KEY, "it is missing")
         await _drop_unfinished(store)
         return None
-    if bulk is not None:
-        raise corrupt(BULK_KEY, "it stands beside a commit marker, and one batch sets that and clears this")
+    for key in (BULK_KEY, RESTORE_KEY, MIGRATE_KEY):
+        if stored[key] is not None:
+            raise corrupt(key, "it stands beside a commit marker, and one batch sets that and clears this")
     marker = CommitMarker.decode(unseal(COMMIT_KEY, commit))
     await drop_spilled(store, marker.height)
     async with store.snapshot() as view:
@@ -81,7 +86,18 @@ async def recover(store: KeyValueStore, chain_id: bytes) -> tuple[CommitMarker, 
     return marker, header
 
 
-async def _check_empty(store: KeyValueStore, meta: dict[bytes, bytes | None]) -> None:
+def _check_finished(stored: Mapping[bytes, bytes | None]) -> None:
+    """Work that an operator began is an operator's to finish: only a genesis is made again from nothing."""
+    for key, verb in ((RESTORE_KEY, "snapshot restore"), (MIGRATE_KEY, "migrate")):
+        if stored[key] is not None:
+            raise Unfinished(
+                f"the store is an unfinished {verb.split()[-1]}",
+                describe(key),
+                f"Go on with it: supervm {verb}. Or begin with an empty folder.",
+            )
+
+
+async def _check_empty(store: KeyValueStore, meta: Mapping[bytes, bytes | None]) -> None:
     """A store without a schema number is new, so it must hold nothing of a ledger."""
     for key, stored in meta.items():
         if stored is not None:
@@ -105,6 +121,11 @@ def _check_schema(data: bytes) -> None:
 
 async def _drop_unfinished(store: KeyValueStore) -> None:
     """Remove what an interrupted genesis wrote; the marker goes last, with the rest of the metadata."""
+    await drop_ledger(store)
+
+
+async def drop_ledger(store: KeyValueStore) -> None:
+    """Remove every row of the ledger, its metadata last: to be called only where there is no ledger yet."""
     await store.write([DeleteRange(STATE, LEDGER_END)], Durability.DURABLE)
     await store.write([Delete(key) for key in META_KEYS], Durability.DURABLE)
 

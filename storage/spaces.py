@@ -32,11 +32,26 @@ SCHEMA_KEY = META + b"schema"
 CHAIN_KEY = META + b"chain_id"
 COMMIT_KEY = META + b"commit"
 BULK_KEY = META + b"bulk/genesis"
-META_KEYS = (SCHEMA_KEY, CHAIN_KEY, COMMIT_KEY, BULK_KEY)
+RESTORE_KEY = META + b"bulk/restore"
+MIGRATE_KEY = META + b"bulk/migrate"
+PRUNED_KEY = META + b"pruned"
+RESTORED_KEY = META + b"restored"
+META_KEYS = (
+    SCHEMA_KEY,
+    CHAIN_KEY,
+    COMMIT_KEY,
+    BULK_KEY,
+    RESTORE_KEY,
+    MIGRATE_KEY,
+    PRUNED_KEY,
+    RESTORED_KEY,
+)
 
 _MARKER = struct.Struct("<IQ32s32s32s")
 _PLACE = struct.Struct("<BQHHIH")
+_ENTRY = struct.Struct("<B32sI" + _PLACE.format[1:])
 _BLOCK_PLACE = struct.Struct("<BQ")
+_HORIZON = struct.Struct("<BQQ")
 _IS_TRANSACTION = 0
 _IS_BLOCK = 1
 
@@ -65,6 +80,29 @@ class CommitMarker:
 
 
 @attrs.frozen
+class Horizon:
+    """From where up things are kept: bodies and receipts from height `blocks`, whole trees from `roots`.
+
+    0 is all. Headers, certificates and the index are kept always. It is durable before anything below it
+    goes, so whoever misses something looks here first (STO-62).
+    """
+
+    blocks: int = 0
+    roots: int = 0
+
+    def encode(self) -> bytes:
+        """u8 format 1 || u64 blocks || u64 roots (little-endian)."""
+        return _HORIZON.pack(1, self.blocks, self.roots)
+
+    @classmethod
+    def decode(cls, data: bytes) -> "Horizon":
+        """The horizon of unsealed bytes; raises `StoreCorrupt` for anything else."""
+        if len(data) != _HORIZON.size or data[0] != 1:
+            raise corrupt(PRUNED_KEY, f"not a horizon of format 1: 0x{data.hex()}")
+        return cls(*_HORIZON.unpack(data)[1:])
+
+
+@attrs.frozen
 class Place:
     """Where a transaction lies: item of a batch of a block; and its receipt: a number within a chunk."""
 
@@ -77,6 +115,11 @@ class Place:
     def encode(self) -> bytes:
         """u8 0 || u64 height || u16 batch || u16 item || u32 chunk || u16 receipt (little-endian)."""
         return _PLACE.pack(_IS_TRANSACTION, self.height, self.batch, self.item, self.chunk, self.receipt)
+
+
+def pack_place(digest: bytes, place: tuple[int, int, int, int, int]) -> bytes:
+    """A transaction's digest and the fields of its `Place`, as an entry of `PackedChanges`."""
+    return _ENTRY.pack(32, digest, _PLACE.size, _IS_TRANSACTION, *place)
 
 
 def encode_block_place(height: int) -> bytes:
@@ -140,11 +183,16 @@ def seal(key: bytes, value: bytes) -> bytes:
 
 def unseal(key: bytes, stored: bytes) -> bytes:
     """The value without its seal; raises `StoreCorrupt`, naming key and both checksums."""
+    return split_seal(key, stored)[0]
+
+
+def split_seal(key: bytes, stored: bytes) -> tuple[bytes, bytes]:
+    """The value, and the seal that fits it; raises as `unseal` does."""
     value, found = stored[:-SEAL_BYTES], stored[-SEAL_BYTES:]
     expected = _checksum(key, value)
     if found != expected:
         raise corrupt(key, f"its checksum is {expected.hex()}, the stored one {found.hex() or 'missing'}")
-    return value
+    return value, found
 
 
 def _checksum(key: bytes, value: bytes) -> bytes:
@@ -176,6 +224,10 @@ _META_NAMES = {
     CHAIN_KEY: "chain id",
     COMMIT_KEY: "commit marker",
     BULK_KEY: "marker of an unfinished genesis",
+    RESTORE_KEY: "marker of an unfinished restore",
+    MIGRATE_KEY: "marker of an unfinished migration",
+    PRUNED_KEY: "marker of what is pruned",
+    RESTORED_KEY: "note of the snapshot restored from",
 }
 _SPACE_NAMES = {
     META: "metadata",

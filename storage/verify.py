@@ -16,7 +16,7 @@ from supervm.storage.creation import GAS_KEY, Progress
 from supervm.storage.errors import ChainMismatch
 from supervm.storage.ledger import Ledger, open_ledger
 from supervm.storage.pages import slot_node
-from supervm.storage.spaces import STATE, TREE, corrupt, unseal
+from supervm.storage.spaces import STATE, TREE, CommitMarker, corrupt, header_key, unseal
 from supervm.storage.tree import SLICES, Change, build_slice, slice_node
 from supervm.types import merkle, smt
 from supervm.types.block import Block, BlockHeader
@@ -132,7 +132,8 @@ async def verify_chain(
     gas_state = gas.initial_state()
     price = gas.base_price(gas_state)
     tip = ledger.tip
-    async with open_ledger(scratch, genesis, gas_state, price, scratch=True) as twin:
+    # All of it by the specification, the tree too: what C made is judged by another.
+    async with open_ledger(scratch, genesis, gas_state, price, scratch=True, native_tree=False) as twin:
         assert twin.tip.height == 0, "the scratch store is not empty"
         parent = twin.tip_header
         _same(0, "genesis block", parent.digest(), (await _header(ledger, 0)).digest())
@@ -151,9 +152,69 @@ async def verify_chain(
         _same(tip.height, "receipts root of the commit marker", twin.tip.receipts_root, tip.receipts_root)
 
 
-async def _header(ledger: Ledger, height: int) -> BlockHeader:
-    header = await ledger.header(height)
-    assert header is not None
+class StoredBlocks(Protocol):
+    """What `verify_kept` reads: a ledger, or what will be one. All must be there up to the tip."""
+
+    async def header(self, height: int) -> BlockHeader | None: ...
+    async def certificate(self, height: int) -> bytes | None: ...
+    async def block(self, which: int) -> Block | None: ...
+    async def receipts(self, height: int) -> list[Receipt] | None: ...
+
+
+async def verify_kept(
+    stored: StoredBlocks,
+    tip: CommitMarker,
+    oldest: int,
+    check_certificate: Callable[[BlockHeader, bytes], None] | None,
+) -> AsyncGenerator[Verified, None]:
+    """Check a chain whose old blocks are pruned, as far as that goes without executing it.
+
+    Every header must follow the one before and, where they are checked, have a certificate that proves it
+    final, up to the one that the tip's marker names; every block from height `oldest` up, the ones that are
+    kept, must be whole and its receipts those that its header, or a later one, shows. Yields each height.
+    Raises as `verify_chain` does. The state is `verify_tree`'s to check.
+    """
+    parent = await _header(stored, 0)
+    receipts_roots: dict[int, bytes] = {}
+    transactions = 0
+    for height in range(1, tip.height + 1):
+        header = await _header(stored, height)
+        _same(height, "parent", parent.digest(), header.parent)
+        _same(height, "chain id", parent.chain_id, header.chain_id)
+        if check_certificate is not None:
+            await _check_certificate(stored, header, check_certificate)
+        if height >= oldest:
+            block, receipts = await stored.block(height), await stored.receipts(height)
+            assert block is not None and receipts is not None, height
+            transactions += sum(len(batch.transactions) for batch in block.batches)
+            receipts_roots[height] = merkle.root([receipt.encode() for receipt in receipts])
+            if height == tip.height:
+                _same(height, "receipts root of the marker", receipts_roots[height], tip.receipts_root)
+        covered = range(parent.root_height + 1, header.root_height + 1)
+        if all(each in receipts_roots for each in covered):
+            shown = merkle.root([receipts_roots.pop(each) for each in covered])
+            _same(height, "receipts root", shown, header.receipts_root)
+        parent = header
+        yield Verified(height, tip.height, transactions)
+    _same(tip.height, "block digest of the marker", parent.digest(), tip.block_digest)
+
+
+async def _check_certificate(
+    stored: StoredBlocks, header: BlockHeader, check: Callable[[BlockHeader, bytes], None]
+) -> None:
+    certificate = await stored.certificate(header.height) or b""
+    try:
+        await trio.to_thread.run_sync(check, header, certificate)
+    except InvalidInput as error:
+        raise ChainMismatch(
+            header.height, "certificate", "one that proves the block final", str(error)
+        ) from error
+
+
+async def _header(stored: StoredBlocks, height: int) -> BlockHeader:
+    header = await stored.header(height)
+    if header is None:
+        raise corrupt(header_key(height), "it is missing")
     return header
 
 
@@ -172,10 +233,7 @@ async def _replay_block(
     _same(height, "parent", parent.digest(), header.parent)
     _same(height, "chain id", parent.chain_id, header.chain_id)
     certificate = await ledger.certificate(height) or b""
-    try:
-        await trio.to_thread.run_sync(replay.check_certificate, header, certificate)
-    except InvalidInput as error:
-        raise ChainMismatch(height, "certificate", "one that proves the block final", str(error)) from error
+    await _check_certificate(ledger, header, replay.check_certificate)
     touched = await trio.to_thread.run_sync(replay.touched, block)
     found = await twin.get_state({GAS_KEY, *touched})
     state = {key: value for key, value in found.items() if value is not None}

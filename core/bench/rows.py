@@ -58,6 +58,21 @@ class MoveBook:
         return names[first], names[second + (second >= first)]
 
 
+class HotMoveBook(MoveBook):
+    """Of whose moves `percent` have one of the first `hot` accounts on one side, either of them."""
+
+    def __init__(self, accounts: int, a_turn: int, seed: int, hot: int, percent: int) -> None:
+        super().__init__(accounts, a_turn, seed)
+        self._hot, self._percent = hot, percent
+
+    def _move(self) -> Move:
+        names, chance, hot = self.names, self._chance, self._hot
+        if chance.randrange(100) >= self._percent:
+            return super()._move()
+        pair = names[chance.randrange(hot)], names[chance.randrange(hot, len(names))]
+        return pair if chance.randrange(2) else pair[::-1]
+
+
 def wrong_balances(found: Mapping[bytes, int], wanted: Mapping[bytes, int]) -> str | None:
     """What differs from the books; None where nothing does."""
     if sum(found.values()) != sum(wanted.values()):

@@ -21,6 +21,7 @@ from supervm.chain.mempool import Entry
 from supervm.chain.views import Admitted
 from supervm.contracts.application import Engine, Refused
 from supervm.execution.footprint import nonce_lock
+from supervm.storage.errors import Pruned
 from supervm.types.errors import InvalidInput
 from supervm.types.state import ACCOUNT, Account
 from supervm.types.transaction import Lane, Transaction
@@ -157,7 +158,10 @@ class Admission:
 
     async def _past(self, transaction: Transaction, state: dict[bytes, bytes | None]) -> Answer:
         """The answer to a used nonce: known, if this very transaction used it."""
-        view = await self._chain.queries.transaction(transaction.digest)
+        try:
+            view = await self._chain.queries.transaction(transaction.digest)
+        except Pruned as error:
+            return self._count(_pruned(error, transaction.digest))
         if view.lane is not None:
             self._chain.figures.duplicate()
             return Admitted(
@@ -183,6 +187,17 @@ class Admission:
         self._chain.figures.refused(wrong.code)
         self._chain.ledger_figures.refused(wrong.code)
         return wrong
+
+
+def _pruned(error: Pruned, digest: bytes) -> Refused:
+    """It is in the chain, and what became of it isn't kept here any more."""
+    return Refused(
+        code="Pruned",
+        field="nonce",
+        value=f"block {error.height}",
+        mend=f"it is in that block already; this node keeps blocks from {error.oldest} up",
+        digest=digest,
+    )
 
 
 def _without_fast(found: Judged, asked: Lane, engine: Engine | None) -> Judged:

@@ -23,6 +23,7 @@ from supervm.chain.news import News
 from supervm.chain.queries import Queries
 from supervm.chain.recent import Recent
 from supervm.chain.roots import covered_receipts_root
+from supervm.chain.snapshots import SnapshotKeeper
 from supervm.chain.verifying import Examiner
 from supervm.contracts.application import (
     AlreadyDriven,
@@ -56,6 +57,7 @@ from supervm.types.batch import Batch
 from supervm.types.block import Block
 from supervm.types.errors import InvalidInput
 from supervm.types.genesis import Genesis
+from supervm.types.packed_receipts import ReceiptHead, heads_of
 from supervm.types.receipt import Receipt
 from supervm.types.state import ACCOUNT, Account
 from supervm.types.transaction import Lane, Transaction
@@ -118,6 +120,7 @@ class Chain:
         self.ledger_figures = LedgerFigures.declare(ctx.metrics)
         self.news = News(ctx, self.events, self.figures)
         self.queries = Queries(self)
+        self.snapshots: SnapshotKeeper | None = None
         self._ctx = ctx
         self._identity = identity
         self._engine: Engine | None = None
@@ -346,8 +349,8 @@ class Chain:
                 height=block.height,
                 state_root=staged.root,
                 receipts_root=result.receipts_root,
-                gas_used=sum(receipt.gas_used for receipt in result.receipts),
-                outcomes=_outcomes(result.receipts),
+                gas_used=sum(receipt.gas_used for receipt in heads_of(result.receipts)),
+                outcomes=_outcomes(heads_of(result.receipts)),
             )
             base_price = self.gas.base_price(self.gas_state if gas_state is None else gas_state)
             self._pending = Pending(block, transactions, result, staged, executed, base_price)
@@ -423,6 +426,7 @@ class Chain:
         """Follow the new tip with everything that shows it. There is no checkpoint in here."""
         now_s = self._ctx.clock.monotonic()
         header, receipts = block.header, pending.result.receipts
+        heads = heads_of(receipts)
         changes = pending.result.changes
         self.gas_state = changes.get(GAS_STATE_KEY) or self.gas_state
         self.block_engine.follow(changes)
@@ -431,9 +435,9 @@ class Chain:
             Roots(pending.executed.state_root, pending.executed.receipts_root, pending.base_price),
         )
         self._pending = None
-        came = [self.mempool.since_s(receipt.digest) for receipt in receipts]
+        came = [self.mempool.since_s(receipt.digest) for receipt in heads]
         dropped = self.mempool.settle(
-            [receipt.digest for receipt in receipts], _next_nonces(pending.transactions, changes), now_s
+            [receipt.digest for receipt in heads], _next_nonces(pending.transactions, changes), now_s
         )
         for data in block.transactions:
             self._in_hand.pop(data, None)
@@ -444,7 +448,7 @@ class Chain:
             [now_s - at for at in came if at is not None],
             now_s,
         )
-        self.ledger_figures.committed(receipts, self.gas.schedule.block_gas_limit)
+        self.ledger_figures.committed(heads, self.gas.schedule.block_gas_limit)
         self.tell_dropped(dropped)
         self.wake()
 
@@ -530,7 +534,7 @@ def _is_block(ordered: OrderedBlock, block: Block) -> bool:
     )
 
 
-def _outcomes(receipts: Sequence[Receipt]) -> dict[str, int]:
+def _outcomes(receipts: Sequence[Receipt | ReceiptHead]) -> dict[str, int]:
     counts: dict[str, int] = {}
     for receipt in receipts:
         name = receipt.status.name.lower()

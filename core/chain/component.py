@@ -3,13 +3,16 @@
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import attrs
 import trio
-from attrs.validators import ge, in_
+from attrs.validators import ge, gt, in_, le
 
 from supervm.chain.application import Chain
+from supervm.chain.keeping import PruneFigures, UsageFigures, keep_counted, keep_pruned
 from supervm.chain.mempool import MempoolBounds
+from supervm.chain.snapshots import SnapshotFigures, SnapshotKeeper, SnapshotRules
 from supervm.contracts.application import NodeIdentity
 from supervm.contracts.gas import GasPolicy
 from supervm.contracts.roles import Role
@@ -19,6 +22,9 @@ from supervm.execution.engine import MODES, choose_engine
 from supervm.execution.working import GAS_STATE_KEY
 from supervm.kernel.component import Component, Context
 from supervm.storage.ledger import PAGE_CACHE_BYTES, STATE_CACHE_BYTES, open_ledger
+from supervm.storage.pruning import KEPT_MIN, Keep
+from supervm.storage.snapshot_folder import SnapshotFolder
+from supervm.storage.state_tree import TREES
 from supervm.storage.tree import SLICES
 from supervm.storage.verify import verify_slice
 from supervm.types.address import Suite
@@ -28,6 +34,13 @@ THREADS_MAX = 8
 WORKERS_MAX = 256
 REFRESH_S = 1.0
 SPOT_CHECK_S = 600.0
+SNAPSHOTS = "snapshots"
+"""Their folder in the data folder, where no other is named."""
+
+
+def _kept(options: object, field: "attrs.Attribute[int]", value: int) -> None:
+    if value != 0 and value < KEPT_MIN:
+        raise ValueError(f"{field.name} is {value}: give 0 to keep all, or at least {KEPT_MIN}")
 
 
 @attrs.frozen(kw_only=True)
@@ -41,13 +54,25 @@ class LedgerOptions:
     `execution`: `auto` takes C where it is there and lets it choose by the block, `serial`, `partitioned` and
     `block_stm` are its ways by name, `python` is the specification; the results are the same bytes.
     `execution_workers`: its threads. `execution_cache_bytes`: the state that it keeps in memory; 0: no bound.
+    `state_tree`: `auto` takes C where it is there, on `execution_workers` threads, `python` is the
+    specification; of either's pages at most `page_cache_bytes` stay in memory.
+    `prune_keep_blocks`: of so many newest blocks the bodies and receipts are kept, of all others headers,
+    certificates and index; 0: of all. `prune_keep_s`: those younger than that are kept too.
+    `prune_keep_roots`: of so many newest heights the whole state tree is kept; 0: of all. Both counts are 0
+    or at least 256. `prune_share`: the part of its time that pruning may work.
+    `snapshot_blocks`, `snapshot_s`: after so many blocks, or after so long, a snapshot is taken, at most one
+    every ten minutes; 0: never. `snapshot_keep`: the newest ones kept. `snapshot_path`: their folder; empty:
+    `snapshots` in the data folder. `snapshot_body_blocks`: the newest blocks that go along whole; 0: all.
+    `snapshot_bytes_max`: what all of them may take; 0: a fifth of the disk. `snapshot_free_bytes_min`: with
+    less free on their disk none is taken. `snapshot_share`: the part of its time that taking one may work.
+    `usage_s`: how often what the store's rows are for is counted; 0: never.
     """
 
     mempool_transactions_max: int = attrs.field(default=20_000, validator=ge(1))
     mempool_bytes_max: int = attrs.field(default=32 * 2**20, validator=ge(2**18))
     mempool_ahead_max: int = attrs.field(default=64, validator=in_(range(1, 1_025)))
-    mempool_stay_s_max: float = attrs.field(default=3_600.0, validator=attrs.validators.gt(0))
-    mempool_retry_after_s: float = attrs.field(default=1.0, validator=attrs.validators.gt(0))
+    mempool_stay_s_max: float = attrs.field(default=3_600.0, validator=gt(0))
+    mempool_retry_after_s: float = attrs.field(default=1.0, validator=gt(0))
     admission_threads: int = attrs.field(default=0, validator=in_(range(THREADS_MAX + 1)))
     admission_inflight_max: int = attrs.field(default=16_384, validator=ge(1))
     signatures_remembered: int = attrs.field(default=32_768, validator=ge(1))
@@ -57,6 +82,20 @@ class LedgerOptions:
     execution: str = attrs.field(default="auto", validator=in_((*MODES, "python")))
     execution_workers: int = attrs.field(default=1, validator=in_(range(1, WORKERS_MAX + 1)))
     execution_cache_bytes: int = attrs.field(default=STATE_CACHE_BYTES, validator=ge(0))
+    state_tree: str = attrs.field(default="auto", validator=in_(TREES))
+    prune_keep_blocks: int = attrs.field(default=0, validator=_kept)
+    prune_keep_s: int = attrs.field(default=0, validator=ge(0))
+    prune_keep_roots: int = attrs.field(default=0, validator=_kept)
+    prune_share: float = attrs.field(default=0.2, validator=[gt(0), le(1)])
+    snapshot_blocks: int = attrs.field(default=0, validator=ge(0))
+    snapshot_s: int = attrs.field(default=0, validator=ge(0))
+    snapshot_keep: int = attrs.field(default=3, validator=ge(1))
+    snapshot_path: str = ""
+    snapshot_body_blocks: int = attrs.field(default=1_000, validator=ge(0))
+    snapshot_bytes_max: int = attrs.field(default=0, validator=ge(0))
+    snapshot_free_bytes_min: int = attrs.field(default=5 * 10**9, validator=ge(0))
+    snapshot_share: float = attrs.field(default=0.2, validator=[gt(0), le(1)])
+    usage_s: int = attrs.field(default=6 * 3_600, validator=ge(0))
 
     @property
     def mempool(self) -> MempoolBounds:
@@ -68,14 +107,40 @@ class LedgerOptions:
             retry_after_s=self.mempool_retry_after_s,
         )
 
+    @property
+    def keep(self) -> Keep:
+        return Keep(blocks=self.prune_keep_blocks, roots=self.prune_keep_roots, seconds=self.prune_keep_s)
+
+    @property
+    def snapshots(self) -> SnapshotRules:
+        return SnapshotRules(
+            blocks=self.snapshot_blocks,
+            seconds=self.snapshot_s,
+            keep=self.snapshot_keep,
+            share=self.snapshot_share,
+            body_blocks=self.snapshot_body_blocks,
+            bytes_max=self.snapshot_bytes_max,
+            free_bytes_min=self.snapshot_free_bytes_min,
+        )
+
+    def snapshot_folder(self, data: Path) -> SnapshotFolder:
+        """The folder of snapshots for a node whose data is in `data`."""
+        own = self.snapshot_path
+        return SnapshotFolder(Path(own).expanduser() if own else data / SNAPSHOTS)
+
 
 @attrs.frozen(kw_only=True)
 class LedgerConfig:
-    """The chain to keep, who keeps it, and the options. The node's assembly fills it in."""
+    """The chain to keep, who keeps it, and the options. The node's assembly fills it in.
+
+    `data`: the node's data folder, "" for the component's own; `backend`: the storage component's name.
+    """
 
     genesis: Genesis
     identity: NodeIdentity
     options: LedgerOptions = LedgerOptions()
+    data: str = ""
+    backend: str = ""
 
 
 def ledger_component() -> Component:
@@ -108,6 +173,8 @@ async def open_chain(ctx: Context, config: LedgerConfig) -> AsyncIterator[Chain]
         gas.base_price(first),
         page_cache_bytes=options.page_cache_bytes,
         state_cache_bytes=options.state_cache_bytes,
+        native_tree=options.state_tree != "python",
+        tree_threads=options.execution_workers,
     ) as ledger:
         gas_state = (await ledger.get_state([GAS_STATE_KEY]))[GAS_STATE_KEY]
         assert gas_state is not None, "genesis puts the gas policy's state there"
@@ -134,6 +201,25 @@ async def open_chain(ctx: Context, config: LedgerConfig) -> AsyncIterator[Chain]
             ctx.nursery.start_soon(chain.examiner.run_worker)
         ctx.nursery.start_soon(_tell_libraries, ctx)
         ctx.nursery.start_soon(_keep_fresh, ctx, chain)
+        figures = PruneFigures.declare(ctx.metrics)
+        figures.refresh(ledger, None)
+        if not options.keep.everything:
+            ctx.nursery.start_soon(keep_pruned, ctx, ledger, options.keep, options.prune_share, figures)
+        usage = UsageFigures.declare(ctx.metrics)
+        if options.usage_s:
+            ctx.nursery.start_soon(keep_counted, ctx, store, options.usage_s, usage)
+        snapshots = SnapshotFigures.declare(ctx.metrics)
+        chain.snapshots = SnapshotKeeper(
+            ctx,
+            ledger,
+            config.genesis,
+            config.identity,
+            options.snapshot_folder(Path(config.data) if config.data else ctx.data_dir),
+            options.snapshots,
+            snapshots,
+            config.backend,
+        )
+        ctx.nursery.start_soon(chain.snapshots.run)
         if options.spot_check_blocks:
             ctx.nursery.start_soon(_spot_check, ctx, chain, options.spot_check_blocks)
         yield chain

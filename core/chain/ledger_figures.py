@@ -9,6 +9,7 @@ from supervm.chain.figures import LANE_WORDS
 from supervm.contracts.gas import GasError
 from supervm.kernel.component import Metrics
 from supervm.storage.ledger import LedgerStats
+from supervm.types.packed_receipts import ReceiptHead
 from supervm.types.receipt import Receipt
 from supervm.types.state import NATIVE_TOKEN
 
@@ -66,7 +67,7 @@ class LedgerFigures:
         if code in self._codes:
             self._refused.inc(reason=code)
 
-    def committed(self, receipts: Sequence[Receipt], gas_max: int) -> None:
+    def committed(self, receipts: Sequence[Receipt | ReceiptHead], gas_max: int) -> None:
         """A block is durable; `gas_max` is the gas that a block may use."""
         gas = dict.fromkeys(LANE_WORDS, 0)
         fees = dict.fromkeys((NATIVE, OTHER), 0)

@@ -13,6 +13,7 @@ from supervm.chain.mempool import Dropped, Entry
 from supervm.chain.recent import Recent
 from supervm.kernel.component import Context
 from supervm.types.block import Block
+from supervm.types.packed_receipts import ReceiptHead, heads_of
 from supervm.types.receipt import Receipt
 from supervm.types.transaction import Lane
 
@@ -20,10 +21,10 @@ RECENT_MAX = 8_192
 
 
 class News:
-    """See the module. `recent`: digest to receipt and canonical bytes of the last transactions."""
+    """See the module. `recent`: digest to a block's receipts, the place among them, and canonical bytes."""
 
     def __init__(self, ctx: Context, events: EventLog, figures: ChainFigures) -> None:
-        self.recent: Recent[bytes, tuple[Receipt, bytes]] = Recent(RECENT_MAX)
+        self.recent: Recent[bytes, tuple[Sequence[Receipt], int, bytes]] = Recent(RECENT_MAX)
         self._publish = ctx.publish
         self._events = events
         self._figures = figures
@@ -49,12 +50,13 @@ class News:
         now_s: float,
     ) -> None:
         """A block is durable. `transactions` are all of it; `waits_s` how long those admitted here took."""
-        self._figures.committed([receipt.status for receipt in receipts], waits_s, now_s)
-        self._block_events(block, receipts)
-        for receipt in receipts:
-            self.recent.put(receipt.digest, (receipt, transactions[receipt.index]))
-            self._settled(receipt.digest)
-        self._publish("block_committed", block=block, receipts=tuple(receipts))
+        heads = heads_of(receipts)
+        self._figures.committed([head.status for head in heads], waits_s, now_s)
+        self._block_events(block, heads)
+        for at, head in enumerate(heads):
+            self.recent.put(head.digest, (receipts, at, transactions[head.index]))
+            self._settled(head.digest)
+        self._publish("block_committed", block=block, receipts=receipts)
 
     def dropped(self, dropped: Sequence[Dropped]) -> None:
         """These left the mempool without a block: their status is unknown from now on."""
@@ -66,7 +68,7 @@ class News:
             brief = [{"digest": "0x" + one.entry.digest.hex(), "reason": one.reason} for one in some]
             self._events.append(DROPPED, {"transactions": brief}, items=len(some))
 
-    def _block_events(self, block: Block, receipts: Sequence[Receipt]) -> None:
+    def _block_events(self, block: Block, receipts: Sequence[Receipt | ReceiptHead]) -> None:
         header = block.header
         self._events.append(
             BLOCK,
@@ -90,7 +92,7 @@ class News:
             waiting.set()
 
 
-def _brief(receipt: Receipt) -> dict[str, str]:
+def _brief(receipt: Receipt | ReceiptHead) -> dict[str, str]:
     return {
         "digest": "0x" + receipt.digest.hex(),
         "status": receipt.status.name.lower(),

@@ -64,6 +64,7 @@ class Queries:
             mempool_bytes=figures.size_bytes,
             mempool_ready=figures.ready,
             development=self._chain.genesis.development,
+            oldest_block=self._ledger.horizon.blocks,
         )
 
     async def account(self, address: bytes, *, after: bytes = b"") -> AccountView:
@@ -102,7 +103,10 @@ class Queries:
         return None if data is None else Token.decode(data)
 
     async def transaction(self, digest: bytes, *, wait_s: float = 0.0) -> TransactionView:
-        """How a transaction stands. With `wait_s` (at most 60) it waits that long for an outcome."""
+        """How a transaction stands. With `wait_s` (at most 60) it waits that long for an outcome.
+
+        Raises `Pruned` for one in a block below the horizon.
+        """
         waiting = self._chain.outcome(digest) if wait_s > 0 else None
         view = await self._transaction(digest)
         if waiting is None or view.status is not Status.PENDING:
@@ -132,10 +136,13 @@ class Queries:
 
     def _recent(self, digest: bytes) -> TransactionView | None:
         known = self._chain.news.recent.get(digest)
-        return None if known is None else _located(*known)
+        if known is None:
+            return None
+        receipts, at, data = known
+        return _located(receipts[at], data)
 
     async def block(self, reference: int | bytes) -> BlockView | None:
-        """A block by height or digest."""
+        """A block by height or digest. Raises `Pruned` below the horizon."""
         block = await self._ledger.block(reference)
         if block is None:
             return None

@@ -29,7 +29,7 @@ class Admitted:
 
 @attrs.frozen(kw_only=True)
 class LedgerStatus:
-    """The tip, and what waits. `timestamp_ms` is the tip's."""
+    """The tip, and what waits. `timestamp_ms` is the tip's; blocks are whole from `oldest_block` up."""
 
     chain_id: bytes
     height: int
@@ -43,6 +43,22 @@ class LedgerStatus:
     mempool_bytes: int
     mempool_ready: int
     development: bool
+    oldest_block: int = 0
+
+
+@attrs.frozen(kw_only=True)
+class SnapshotView:
+    """A snapshot that this node keeps: see `supervm.storage.snapshot_format`. `digest` is its manifest's."""
+
+    name: str
+    height: int
+    state_root: bytes
+    first_block: int
+    created_ms: int
+    size_bytes: int
+    chunks: int
+    digest: bytes
+    pinned: bool
 
 
 @attrs.frozen(kw_only=True)

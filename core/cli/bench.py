@@ -1,14 +1,16 @@
 """`supervm bench`: benchmarks, each with its oracle."""
 
 from pathlib import Path
+from typing import Any
 
 import click
 import trio
 
 from supervm.cli.bench_execution import EXECUTION
-from supervm.cli.bench_mvcc import txn_2r2w
+from supervm.cli.bench_kv import kv_batch
+from supervm.cli.bench_mvcc import hot_5, txn_2r2w
 from supervm.cli.bench_result import finish as _finish
-from supervm.cli.errors import Failure
+from supervm.cli.errors import Failure, Misuse
 from supervm.cli.output import json_option, note, progress
 
 
@@ -164,5 +166,41 @@ def verify(
     _finish(run_verify(plan, progress), as_json)
 
 
-for _each in (*EXECUTION, txn_2r2w):
+@bench.command("block-commit")
+@click.option("--storage", default="rocksdb", show_default=True, help="Storage component.")
+@click.option("--accounts", type=click.IntRange(2), default=20_000, show_default=True, help="Accounts.")
+@click.option(
+    "--block", type=click.IntRange(1), default=5_000, show_default=True, help="Transactions of a block."
+)
+@click.option("--pairs", type=click.IntRange(5, 1000), default=5, show_default=True, help="Turns of each.")
+@click.option(
+    "--page-cache-bytes",
+    type=click.IntRange(0),
+    default=32 * 2**20,
+    show_default=True,
+    help="Bound on the tree's pages in memory.",
+)
+@click.option("--seed", type=int, default=1, show_default=True, help="Of the accounts and transfers.")
+@json_option
+def block_commit(as_json: bool, **asked: Any) -> None:
+    """Stage and commit executed blocks of transfers: the state tree in C, and in Python.
+
+    Each in a store of its own, durably; execution is outside the clock. Every balance is read back.
+
+    \b
+    Example:
+      supervm bench block-commit
+      supervm bench block-commit --storage sqlite --block 1000 --json
+    """
+    from supervm.bench.commits import CommitPlan, run_commits
+    from supervm.bench.errors import CantMeasure
+
+    try:
+        result = trio.run(run_commits, CommitPlan(**asked), progress)
+    except CantMeasure as error:
+        raise Misuse(str(error)) from error
+    _finish(result, as_json)
+
+
+for _each in (*EXECUTION, txn_2r2w, hot_5, kv_batch):
     bench.add_command(_each)

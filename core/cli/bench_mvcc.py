@@ -1,4 +1,4 @@
-"""The verb of `supervm bench` that runs interactive transactions."""
+"""The verbs of `supervm bench` that run interactive transactions."""
 
 import click
 
@@ -54,6 +54,54 @@ def txn_2r2w(
     )
     try:
         result = run_txn_2r2w(plan, progress)
+    except CantMeasure as error:
+        raise Misuse(str(error)) from error
+    finish(result, as_json)
+
+
+@click.command("hot-5")
+@click.option("--accounts", type=click.IntRange(2), default=10_000, show_default=True, help="Rows.")
+@click.option(
+    "--transactions",
+    type=click.IntRange(1),
+    default=20_000,
+    show_default=True,
+    help="Transactions of a turn.",
+)
+@click.option(
+    "--waiting",
+    type=click.IntRange(0),
+    default=1_000,
+    show_default=True,
+    help="Transactions of a turn that wait; 0: none.",
+)
+@click.option(
+    "--wait-us",
+    type=click.IntRange(1),
+    default=200,
+    show_default=True,
+    help="Microseconds that each of those waits.",
+)
+@click.option(
+    "--pairs", type=click.IntRange(5, 1000), default=5, show_default=True, help="Turns of everybody."
+)
+@click.option("--seed", type=int, default=1, show_default=True, help="Of who pays whom.")
+@json_option
+def hot_5(as_json: bool, **asked: int) -> None:
+    """Batches in which 80 % of the transactions want one of 5 rows: the scheduler and the plain loop.
+
+    No transaction is lost: each ends committed, and every balance is compared with the books.
+
+    \b
+    Example:
+      supervm bench hot-5
+      supervm bench hot-5 --waiting 5000 --wait-us 500 --json
+    """
+    from supervm.bench.errors import CantMeasure
+    from supervm.bench.hot_5 import HotPlan, run_hot_5
+
+    try:
+        result = run_hot_5(HotPlan(**asked), progress)
     except CantMeasure as error:
         raise Misuse(str(error)) from error
     finish(result, as_json)

@@ -23,7 +23,8 @@ def verify(
     """Execute the chain of a data folder again from genesis; compare every root, receipt and certificate.
 
     The node of the folder must not run. Nothing in the folder is changed. The first difference is named
-    with its height, what differs and both values.
+    with its height, what differs and both values. A chain whose first blocks are pruned can't be executed
+    again: its headers, certificates, kept blocks, receipts and state are checked then.
 
     \b
     Example:

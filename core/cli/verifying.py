@@ -1,37 +1,26 @@
-"""Opening a data folder without a node, and executing its chain again beside it."""
+"""Executing a data folder's chain again, beside it."""
 
 import tempfile
-from collections.abc import AsyncIterator, Callable, Collection, Mapping
-from contextlib import AbstractContextManager, aclosing, asynccontextmanager
+from collections.abc import Callable, Collection, Mapping
+from contextlib import AbstractContextManager, aclosing
 from pathlib import Path
 from typing import Any
 
 import attrs
-import pluggy
 
-from supervm.cli.errors import Failure
-from supervm.config import options_from_text
+from supervm.cli.folders import check_chain, check_persistent, finality_of, opened_storage, planned_storage
 from supervm.contracts.gas import GasPolicy
-from supervm.contracts.roles import ROLES, Role
 from supervm.contracts.storage import KeyValueStore
-from supervm.crypto.votes import verify_certificate
 from supervm.execution import BlockInput, BlockResult, block_keys, execute_block
 from supervm.execution.working import GAS_STATE_KEY, Fetched
-from supervm.kernel.compose import Planned
-from supervm.kernel.context import SystemClock
-from supervm.kernel.observe import Observers
-from supervm.kernel.supervise import Environment, open_kernel
-from supervm.node.chain import GENESIS, open_chain
-from supervm.node.compose import Prepared, prepare
+from supervm.node.chain import open_chain
+from supervm.node.compose import prepare
 from supervm.node.options import NodeOptions
 from supervm.storage.folder import open_folder
 from supervm.storage.ledger import open_ledger
-from supervm.storage.verify import Replay, verify_chain, verify_tree
-from supervm.telemetry.logs import LogConfig, Logs, open_logs
-from supervm.telemetry.metrics import Registry
-from supervm.types.block import Block, BlockHeader
-from supervm.types.certificate import Certificate, VoteKind
-from supervm.types.errors import ProofInvalid
+from supervm.storage.verify import Replay, verify_chain, verify_kept, verify_tree
+from supervm.telemetry.logs import LogConfig, open_logs
+from supervm.types.block import Block
 from supervm.types.genesis import Genesis
 from supervm.types.transaction import Transaction
 
@@ -41,20 +30,17 @@ Progress = Callable[[str, int], AbstractContextManager[Any]]
 async def verify_folder(options: NodeOptions, genesis: Path | None, progress: Progress) -> dict[str, Any]:
     """Verify the chain of the options' data folder; what was checked. Raises Failure, StorageError."""
     prepared = await prepare(options)
-    if not (prepared.data / GENESIS).exists():
-        raise Failure(
-            f"{prepared.data}: no chain here; name its folder with --data, or make one: supervm run"
-        )
+    check_chain(prepared.data)
     with (
         open_logs(LogConfig(level="warning")) as logs,
         open_folder(prepared.data, prepared.storage) as folder,
         tempfile.TemporaryDirectory(prefix="supervm-verify-") as scratch,
     ):
         chain = open_chain(folder.path, genesis, prepared.node.name).genesis
-        planned = _planned(prepared, chain)
+        planned = planned_storage(prepared, chain)
         async with (
-            _opened(prepared, planned, folder.path, logs) as (store, gas),
-            _opened(prepared, planned, Path(scratch), logs) as (copy, _),
+            opened_storage(prepared, planned, folder.path, logs) as (store, gas),
+            opened_storage(prepared, planned, Path(scratch), logs) as (copy, _),
         ):
             return await _verify(store, copy, chain, gas, progress)
 
@@ -62,20 +48,26 @@ async def verify_folder(options: NodeOptions, genesis: Path | None, progress: Pr
 async def _verify(
     store: KeyValueStore, copy: KeyValueStore, genesis: Genesis, gas: GasPolicy, progress: Progress
 ) -> dict[str, Any]:
-    if "persistent" not in store.capabilities:
-        raise Failure("this storage keeps nothing on disk, so there is no stored chain to verify")
+    check_persistent(store)
     gas_state = gas.initial_state()
     async with open_ledger(store, genesis, gas_state, gas.base_price(gas_state)) as ledger:
         tip = ledger.tip
+        # Without the first blocks there is nothing to execute from: what is kept is checked as it lies.
+        pruned = ledger.horizon.blocks > 1
+        final = finality_of(genesis)
         replay = _ReplayRules(genesis, gas, gas_state)
         transactions = 0
-        with progress("executing", tip.height) as bar:
-            chain = verify_chain(
-                ledger,
-                copy,
-                genesis,
-                gas,
-                Replay(touched=replay.touched, execute=replay.execute, check_certificate=replay.check),
+        with progress("checking" if pruned else "executing", tip.height) as bar:
+            chain = (
+                verify_kept(ledger, tip, ledger.horizon.blocks, final)
+                if pruned
+                else verify_chain(
+                    ledger,
+                    copy,
+                    genesis,
+                    gas,
+                    Replay(touched=replay.touched, execute=replay.execute, check_certificate=final),
+                )
             )
             async with aclosing(chain) as steps:
                 async for step in steps:
@@ -85,6 +77,8 @@ async def _verify(
             entries = await verify_tree(ledger)
     return {
         "verified": True,
+        "executed": not pruned,
+        "oldest_block": str(ledger.horizon.blocks),
         "chain_id": f"0x{genesis.chain_id.hex()}",
         "height": str(tip.height),
         "transactions": transactions,
@@ -122,52 +116,6 @@ class _ReplayRules:
         self.gas_state = result.changes.get(GAS_STATE_KEY) or self.gas_state
         return result
 
-    def check(self, header: BlockHeader, certificate: bytes) -> None:
-        """The certificate is a quorum's word that this very block is final."""
-        found = Certificate.decode(certificate)
-        if found.kind is not VoteKind.FINALIZE or found.digest != header.digest():
-            raise ProofInvalid("ProofInvalid", "the certificate is of another block", found.digest)
-        verify_certificate(found, self.genesis.chain_id, self.genesis.validators)
-
 
 def _decoded(block: Block, genesis: Genesis) -> tuple[Transaction, ...]:
     return tuple(Transaction.decode(data, genesis.limits) for data in block.transactions)
-
-
-def _planned(prepared: Prepared, genesis: Genesis) -> tuple[Planned, ...]:
-    """The folder's storage component, and the gas component with the parameters that the genesis fixes."""
-    storages = prepared.catalogue.named(Role.STORAGE)
-    gases = prepared.catalogue.named(Role.GAS)
-    for role, name, known in (
-        (Role.STORAGE, prepared.storage, storages),
-        (Role.GAS, genesis.gas.component, gases),
-    ):
-        if name not in known:
-            raise Failure(f"{role} component {name!r} isn't installed; there are {', '.join(sorted(known))}")
-    storage, gas = storages[prepared.storage].component, gases[genesis.gas.component].component
-    parameters = options_from_text(gas.config, dict(genesis.gas.parameters), "genesis")
-    options = prepared.effective.options[Role.STORAGE, prepared.storage]
-    return (
-        Planned(component=storage, config=options),
-        Planned(component=gas, config=parameters),
-    )
-
-
-@asynccontextmanager
-async def _opened(
-    prepared: Prepared, planned: tuple[Planned, ...], data: Path, logs: Logs
-) -> AsyncIterator[tuple[KeyValueStore, GasPolicy]]:
-    """Storage and gas alone, with their data in `data`."""
-    clock, metrics = SystemClock(), Registry()
-    environment = Environment(
-        data_dir=data,
-        tier=prepared.machine.decision.tier,
-        hardware=prepared.machine.facts,
-        clock=clock,
-        metrics=metrics,
-        log_for=logs.logger,
-    )
-    observers = Observers(pluggy.PluginManager("supervm"), (), clock, logs.logger("observers"), metrics, 1)
-    roles = {str(role): ROLES[role] for role in (Role.STORAGE, Role.GAS)}
-    async with open_kernel(roles, environment, observers, planned) as kernel:
-        yield kernel.require(Role.STORAGE), kernel.require(Role.GAS)

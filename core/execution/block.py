@@ -92,8 +92,8 @@ class BlockResult:
     in words why a digest failed or was void, for people: they are no part of anything hashed.
     """
 
-    changes: dict[bytes, bytes | None]
-    receipts: tuple[Receipt, ...]
+    changes: Mapping[bytes, bytes | None]
+    receipts: Sequence[Receipt]
     receipts_root: bytes
     reasons: Mapping[bytes, str]
 

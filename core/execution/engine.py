@@ -24,7 +24,8 @@ from supervm.execution.footprint import block_keys
 from supervm.execution.reasons import words, words_of_terms
 from supervm.execution.working import GAS_STATE_KEY, Fetched
 from supervm.hardware import fastpath
-from supervm.types.receipt import Receipt
+from supervm.types.changes import PackedChanges
+from supervm.types.packed_receipts import PackedReceipts
 
 if TYPE_CHECKING:
     from supervm.hardware.fastpath import engine as native
@@ -116,8 +117,9 @@ class _NativeRun:
     def execute(self) -> BlockResult:
         self.inner.execute(self.mode)
         self.told(self.inner.stats())
-        receipts = tuple([Receipt.decode(data) for data in self.inner.receipts()])
-        return BlockResult(self.inner.changes(), receipts, self.inner.receipts_root(), self._reasons())
+        changes = PackedChanges(*self.inner.packed_changes())
+        root = self.inner.receipts_root()
+        return BlockResult(changes, PackedReceipts(self.inner.receipts(), root), root, self._reasons())
 
     def _reasons(self) -> dict[bytes, str]:
         reasons = {}
@@ -169,6 +171,9 @@ class NativeEngine:
         self.last = stats
 
     def follow(self, changes: Changes) -> None:
+        if isinstance(changes, PackedChanges) and GAS_STATE_KEY not in changes:
+            self._inner.load(changes.data, changes.count)
+            return
         kept = [(key, value) for key, value in changes.items() if key != GAS_STATE_KEY]
         self._inner.load(pack_entries(kept), len(kept))
 

@@ -12,7 +12,7 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.types import ASGIApp
 
 from supervm.contracts.storage import StorageError
-from supervm.http import events, ledger, network, plugins, probes, transactions
+from supervm.http import events, ledger, network, plugins, probes, snapshots, transactions
 from supervm.http.api import Api
 from supervm.http.guard import TOLD, Guard, internal_error
 from supervm.http.parameters import no_query
@@ -20,6 +20,7 @@ from supervm.http.problems import Problem, of_input
 from supervm.http.responses import JsonResponse
 from supervm.kernel.component import Log, Metrics
 from supervm.kernel.errors import RoleUnavailable
+from supervm.storage.errors import Pruned
 from supervm.types.errors import InvalidInput, shorten
 
 
@@ -50,6 +51,7 @@ ROUTES: tuple[Route, ...] = (
     Route("/v1/events", events.events),
     Route("/v1/nodes", network.nodes),
     Route("/v1/nodes/{id}", network.node),
+    Route("/v1/snapshots", snapshots.snapshots, methods=["GET", "POST"]),
     Route("/v1/plugins", plugins.plugins),
     Route("/v1/plugins/{id}/load", plugins.load, methods=["POST"]),
     Route("/v1/plugins/{id}/unload", plugins.unload, methods=["POST"]),
@@ -66,6 +68,7 @@ def build_app(api: Api, metrics: Metrics, log: Log, routes: Sequence[BaseRoute] 
             InvalidInput: _invalid,
             HTTPException: _http,
             RoleUnavailable: _unavailable,
+            Pruned: _pruned,
             StorageError: _unavailable,
             Exception: _internal,
         },
@@ -132,6 +135,19 @@ async def _unavailable(request: Request, error: Exception) -> Response:
         detail=f"the node can't answer now: {error}",
         mend="try again; /readyz and /v1/plugins say what is wrong",
         retry_after_s=1.0,
+    ).response()
+
+
+async def _pruned(request: Request, error: Exception) -> Response:
+    """It was here and is gone for good: not the node's fault, and nothing to come back for (STO-65)."""
+    assert isinstance(error, Pruned)
+    return Problem(
+        status=410,
+        code="Pruned",
+        detail=f"{error.problem}: {error.subject}",
+        value=str(error.height),
+        mend=error.mend,
+        extra={"oldest_block": str(error.oldest)},
     ).response()
 
 

@@ -10,12 +10,13 @@ from typing import Any
 
 import attrs
 import trio
-from starlette.requests import ClientDisconnect
+from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from supervm.http.config import HttpConfig
 from supervm.http.problems import Problem, overloaded
 from supervm.kernel.component import Log, Metrics
+from supervm.types.errors import shorten
 
 PROBES = ("/healthz", "/readyz", "/metrics", "/summary")
 # Whoever may reach the port may ask whether the node lives; all else needs the token (OBS-36).
@@ -175,3 +176,15 @@ def route_of(scope: Scope) -> str:
     route: Any = scope.get("route")
     path: str = getattr(route, "path", "none")
     return path
+
+
+def operator_only(request: Request, do: str) -> None:
+    """Refuse where no token is set. Where one is, it was checked before the request came here."""
+    if not request.app.state.node.config.token:
+        raise Problem(
+            status=403,
+            code="TokenNotSet",
+            detail=f"this node has no api.token, so nobody may {do}",
+            value=shorten(request.url.path),
+            mend="set api.token, restart, and send it as `Authorization: Bearer TOKEN`",
+        )

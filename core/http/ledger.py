@@ -76,8 +76,9 @@ async def blocks(request: Request) -> Response:
     asked = query(request, ("from", "limit"))
     queries = api_of(request).ledger.queries
     limit = parameters.u64(asked.get("limit", str(BLOCKS_DEFAULT)), "limit", BLOCKS_MAX, least=1)
-    tip = (await queries.status()).height
-    height = parameters.u64(asked["from"], "from") if "from" in asked else max(0, tip - limit + 1)
+    now = await queries.status()
+    tip, newest = now.height, max(now.oldest_block, now.height - limit + 1)
+    height = parameters.u64(asked["from"], "from") if "from" in asked else newest
     found: list[views.Json] = []
     transactions = 0
     while len(found) < limit and height <= tip and transactions <= PAGE_TRANSACTIONS_MAX:

@@ -204,6 +204,7 @@ PATHS: dict[str, Schema] = {
             "Seconds to wait for the outcome of a pending one",
             {"type": "number", "minimum": 0, "maximum": 60, "multipleOf": 0.001},
         ),
+        e410="It is in a block that this node pruned",
         e429="Too many waits at a time",
     ),
     "/v1/accounts/{address}": get(
@@ -237,6 +238,7 @@ PATHS: dict[str, Schema] = {
         answer("The page", ref("Blocks")),
         query("from", "The first height", decimal(2**64 - 1)),
         query("limit", "How many at most", {**decimal(BLOCKS_MAX, default=BLOCKS_DEFAULT), "minimum": 1}),
+        e410="The first of them is pruned",
     ),
     "/v1/blocks/{reference}": get(
         "ledger",
@@ -245,6 +247,7 @@ PATHS: dict[str, Schema] = {
         answer("The block", ref("Block")),
         path("reference", "Its height, or its digest", {"anyOf": [HEIGHT, ref("Bytes32")]}),
         e404="This node has no such block",
+        e410="The node had the block and pruned it",
     ),
     "/v1/proofs/{id}": get(
         "ledger",
@@ -299,6 +302,24 @@ PATHS: dict[str, Schema] = {
         path("id", "The node's id"),
         e404="It is not in this node's table",
     ),
+    "/v1/snapshots": get(
+        "node", "snapshots", "The snapshots that the node keeps", answer("Snapshots", ref("Snapshots"))
+    )
+    | {
+        "post": operation(
+            "node",
+            "take_snapshot",
+            "Begin with a snapshot now; it is listed once it is whole",
+            {"202": answer("It begins", ref("Snapshots"))},
+            {
+                403: "The node has no api.token, so nobody may",
+                408: "A body came, and too slowly",
+                409: "One is being taken",
+                413: "A body came, and too large",
+            },
+            security=[{"token": []}],
+        )
+    },
     "/v1/plugins": get(
         "node", "plugins", "What is loaded, version, health, restarts", answer("Plugins", ref("Plugins"))
     ),

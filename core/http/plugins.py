@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from supervm.http import parameters, views
 from supervm.http.api import api_of
-from supervm.http.guard import DEADLINE
+from supervm.http.guard import DEADLINE, operator_only
 from supervm.http.parameters import no_query
 from supervm.http.ports import ComponentName, PluginControl
 from supervm.http.problems import Problem, bad_request, not_found
@@ -50,7 +50,7 @@ async def reset(request: Request) -> Response:
 
 async def _change(request: Request, done: str, change: Change) -> Response:
     api = api_of(request)
-    _operator_only(request)
+    operator_only(request, "change its plugins")
     no_query(request)
     plugin = parameters.word(request.path_params["id"], "id")
     async with api.bodies.read(request) as body:
@@ -86,15 +86,3 @@ async def _change(request: Request, done: str, change: Change) -> Response:
     components = [f"{one.role}.{one.name}" for one in changed]
     api.log.info("plugin_changed", plugin=plugin, done=done, components=components)
     return JsonResponse({"id": plugin, "done": done, "components": components})
-
-
-def _operator_only(request: Request) -> None:
-    """The guard has checked the token already, where there is one to check."""
-    if not api_of(request).config.token:
-        raise Problem(
-            status=403,
-            code="TokenNotSet",
-            detail="this node has no api.token, so nobody may change its plugins",
-            value=shorten(request.url.path),
-            mend="set api.token, restart, and send it as `Authorization: Bearer TOKEN`",
-        )

@@ -15,6 +15,7 @@ from supervm.chain.views import (
     BlockView,
     LedgerStatus,
     ProofView,
+    SnapshotView,
     TransactionView,
 )
 from supervm.contracts.application import NodeIdentity, Refused
@@ -157,8 +158,30 @@ class Queries(Protocol):
         """A proof of a state key (`supervm.types.state`) at the newest root that a header shows."""
 
 
+class Snapshots(Protocol):
+    """The snapshots that the node keeps of its chain."""
+
+    @property
+    def taking(self) -> bool:
+        """Whether one is being taken now."""
+
+    @property
+    def last_failure(self) -> str:
+        """Why the last one could not be taken; empty where it could."""
+
+    def ask(self) -> None:
+        """Have one taken now. Raises `SnapshotBusy` where one is being taken."""
+
+    async def listed(self) -> Sequence[SnapshotView]:
+        """Those there are, the lowest height first."""
+
+
 class Ledger(Protocol):
     """The APPLICATION component, as the API uses it."""
+
+    @property
+    def snapshots(self) -> Snapshots | None:
+        """None until the chain is open."""
 
     @property
     def chain_id(self) -> bytes: ...

@@ -8,6 +8,7 @@ from supervm.chain.views import (
     BlockView,
     LedgerStatus,
     ProofView,
+    SnapshotView,
     TransactionView,
 )
 from supervm.contracts.application import Refused
@@ -156,6 +157,7 @@ def status(found: LedgerStatus) -> Json:
     return {
         "chain_id": format_hex(found.chain_id),
         "height": str(found.height),
+        "oldest_block": str(found.oldest_block),
         "block_digest": format_hex(found.block_digest),
         "epoch": str(found.epoch),
         "timestamp_ms": str(found.timestamp_ms),
@@ -168,6 +170,20 @@ def status(found: LedgerStatus) -> Json:
             "bytes": found.mempool_bytes,
             "ready": found.mempool_ready,
         },
+    }
+
+
+def snapshot(found: SnapshotView) -> Json:
+    return {
+        "name": found.name,
+        "height": str(found.height),
+        "state_root": format_hex(found.state_root),
+        "first_block": str(found.first_block),
+        "created_ms": str(found.created_ms),
+        "bytes": str(found.size_bytes),
+        "chunks": found.chunks,
+        "digest": format_hex(found.digest),
+        "pinned": found.pinned,
     }
 
 

@@ -39,7 +39,7 @@ from supervm.mvcc.transaction import (
     Span,
     Transaction,
 )
-from supervm.mvcc.versions import ABSENT, HOLE, UNKNOWN, Version, count_versions
+from supervm.mvcc.versions import HOLE, UNKNOWN
 
 FORMAT = 1
 ROW_BYTES = 64
@@ -116,7 +116,7 @@ class _Backed(Transaction):
             await self._store._fetch_prefix(self, prefix)
 
     def read(self, key: bytes) -> bytes | None:
-        if self._store._missing is ABSENT or key.__class__ is not bytes:
+        if self._store._missing is None or key.__class__ is not bytes:
             return super().read(key)
         if key in self._writes or key in self._pinned:
             return super().read(key)
@@ -142,7 +142,7 @@ class _Backed(Transaction):
             raise BadOperand(f"a row of {len(key)} and {len(value)} bytes", key, "hash or split it", "key")
 
     def _look(self, key: bytes) -> bytes | None:
-        if self._store._missing is ABSENT or key in self._pinned:
+        if self._store._missing is None or key in self._pinned:
             return super()._look(key)
         return None
 
@@ -207,8 +207,9 @@ class BackedStore(MvccStore):
         super().__init__(rules=rules)
         self.backend = backend
         self.config = config
-        self._missing: Version = ABSENT if config.resident else UNKNOWN
+        self._missing = None if config.resident else UNKNOWN
         self._published = self._log_base = self._forgotten_ts = self._opened_ts = published
+        self._settles = self._is_complete = False
         self._remembers = True  # the log tells what is to be flushed
         self._key_bytes_max = KEY_BYTES_MAX - len(row_key(config.prefix, b""))
         self._fetching = 0
@@ -259,7 +260,7 @@ class BackedStore(MvccStore):
                 page = wanted[at : at + PAGE_ROWS]
                 rows = [row_key(self.config.prefix, key) for key in page]
                 values = await self.backend.get_many(rows)
-                self._install(txn, list(zip(page, values, strict=True)))
+                self._take_in(txn, list(zip(page, values, strict=True)))
         finally:
             with self._lock:
                 self._fetching -= 1
@@ -277,9 +278,9 @@ class BackedStore(MvccStore):
                 async for row, value in rows:
                     page.append((row[len(begins) :], value))
                     if len(page) == PAGE_ROWS:
-                        self._install_pinned(txn, page)
+                        self._take_in_pinned(txn, page)
                         page = []
-            self._install_pinned(txn, page)
+            self._take_in_pinned(txn, page)
             with self._lock:
                 # What was committed and not flushed is in memory, and belongs to the range as well.
                 self._follow_log()
@@ -292,12 +293,12 @@ class BackedStore(MvccStore):
             with self._lock:
                 self._fetching -= 1
 
-    def _install_pinned(self, txn: _Backed, rows: Sequence[tuple[bytes, bytes | None]]) -> None:
+    def _take_in_pinned(self, txn: _Backed, rows: Sequence[tuple[bytes, bytes | None]]) -> None:
         with self._lock:
             self._pin(txn, [key for key, _ in rows])
-        self._install(txn, rows)
+        self._take_in(txn, rows)
 
-    def _install(self, txn: _Backed, rows: Sequence[tuple[bytes, bytes | None]]) -> None:
+    def _take_in(self, txn: _Backed, rows: Sequence[tuple[bytes, bytes | None]]) -> None:
         """Bring what the backend holds into memory, where it isn't there already."""
         with self._lock:
             self._check_active(txn)
@@ -320,9 +321,11 @@ class BackedStore(MvccStore):
         self._check_active(txn)
         for key in keys:
             head = self._heads[key]
-            if head[0] > txn.start_ts and self._version_at(key, txn.start_ts)[1] is HOLE:
-                # Written unread by another one since, so that what was before is not known any more.
-                raise SnapshotTooOld(txn.start_ts)
+            if head[0] > txn.start_ts:
+                version = self._version_at(key, txn.start_ts)
+                if version is not None and version[1] is HOLE:
+                    # Written unread by another one since, so that what was before is not known any more.
+                    raise SnapshotTooOld(txn.start_ts)
 
     def _pin(self, txn: _Backed, keys: Iterable[bytes]) -> None:
         """Under the lock: keep the keys in memory while the transaction is open."""
@@ -365,7 +368,6 @@ class BackedStore(MvccStore):
             if key in self._pins or self._heads[key][0] > oldest or not self._is_flushed(key):
                 self._order[key] = None
                 continue
-            self._past_versions -= count_versions(self._pasts.get(key, ()))
             self._drop_key(key)
             over -= 1
             if not over:
@@ -381,12 +383,12 @@ class BackedStore(MvccStore):
         is_free = not self._fetching and key not in self._pins
         return is_free and self._is_flushed(key) and ts <= self._log_base
 
-    def _take_log(self, count: int, kept: bool) -> None:
-        keys = self._log[:count]
+    def _end_log(self, upto: int) -> None:
+        keys = self._log[:upto]
         self._dirty.update(keys)
         if self._missing is UNKNOWN:
             self._order.update(dict.fromkeys(keys))
-        super()._take_log(count, kept)
+        super()._end_log(upto)
 
     # -- what waits to be flushed
 

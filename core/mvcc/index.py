@@ -9,10 +9,11 @@ from sortedcontainers import SortedSet
 class KeyIndex:
     """A sorted set of keys that follows a dictionary. Not safe for threads: the store's lock guards it."""
 
-    __slots__ = ("_keys",)
+    __slots__ = ("_keys", "size")
 
     def __init__(self, keys: Iterable[bytes]) -> None:
         self._keys = SortedSet(keys)
+        self.size = len(self._keys)
 
     def follow(self, touched: Iterable[bytes], present: Container[bytes]) -> None:
         """Add those of the keys that are in `present`, and drop the others."""
@@ -20,6 +21,7 @@ class KeyIndex:
         gone = [key for key in touched if key not in present]
         self._keys.difference_update(gone)
         self._keys.update(come)
+        self.size = len(self._keys)
 
     def every(self, start: bytes, end: bytes | None) -> Iterator[bytes]:
         """The keys k with start <= k < end, ascending; an end of None is the end of all."""

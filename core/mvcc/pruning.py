@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import attrs
 from attrs.validators import ge, optional
 
-from supervm.mvcc.versions import HOLE, count_versions, prune_past
+from supervm.mvcc.versions import Version, count_past, cut_chain, is_sparse, prune_chain
 
 if TYPE_CHECKING:
     from supervm.mvcc.store import MvccStore
@@ -56,6 +56,7 @@ class PruneCycle:
     def slice_locked(self, keys_max: int, clock: Clock | None = None, pause_s: float = 0.0) -> None:
         """As `slice`, by who holds the lock already."""
         assert not self.done, "a cycle ends once"
+        self.store._fold()
         snapshots = self.store._set_horizon()
         until = clock() + pause_s if clock is not None else 0.0
         stop = min(len(self.keys), self.at + keys_max)
@@ -69,31 +70,41 @@ class PruneCycle:
             self.store._end_cycle()
 
     def _prune_key(self, key: bytes, snapshots: Sequence[int]) -> None:
+        """Under the lock, with an empty log: so a chain ends with its key's head."""
         store = self.store
-        head = store._heads.get(key)
-        past = store._pasts.get(key)
-        if head is None:
-            if past is not None:  # left over from before the key was dropped
-                store._past_versions -= count_versions(store._pasts.pop(key))
+        chain = store._chains.get(key)
+        if key not in store._heads:
+            assert chain is None, "a key that was dropped took its chain along"
             return
-        if head[1] is None and head[0] <= snapshots[-1] and store._may_drop(key, head[0]):
+        ts, value = store._head_of(key)
+        expires = self.rules.expired_ts is not None
+        versions_max = self.rules.versions_max
+        dropped = 0
+        if value is None and ts <= snapshots[-1] and store._may_drop(key, ts):
             # A tombstone that all can see: a missing key says the same.
-            dropped = 1 if past is None else 1 + count_versions(past)
-            store._past_versions += 1  # the tombstone was none
-            store._drop_key(key)
+            dropped = 1 + store._drop_key(key)
             store._keys_cleaned += 1
             self.keys_cleaned += 1
         else:
-            past_max = self.rules.versions_max - 1
-            dropped = 0
-            if past is not None:
-                dropped = prune_past(past, head[0], snapshots, past_max, self.rules.expired_ts or 0)
-                if not past_max and len(past) == 1 and past[0][1] is HOLE:
+            if chain is not None:
+                dropped = self._prune_chain(key, chain, snapshots)
+                store._past_versions -= dropped
+                if versions_max == 1 and not count_past(chain):
                     store._drop_past(key)
-                    past = None
-            expires = self.rules.expired_ts is not None
-            if head[1] is None or (past and (expires or len(past) > past_max + 1)):
+            if value is None or (chain and len(chain) > (1 if expires else versions_max + 1)):
                 store._candidates.add(key)  # something stayed only for now
         self.versions_cleaned += dropped
         store._versions_cleaned += dropped
-        store._past_versions -= dropped
+
+    def _prune_chain(self, key: bytes, chain: list[Version], snapshots: Sequence[int]) -> int:
+        sparse, expired_ts = self.store._sparse, self.rules.expired_ts or 0
+        if not expired_ts and key not in sparse:
+            dropped = cut_chain(chain, snapshots[-1], self.rules.versions_max)
+            if dropped is not None:
+                return dropped
+        dropped = prune_chain(chain, snapshots, self.rules.versions_max, expired_ts)
+        if is_sparse(chain):
+            sparse.add(key)
+        else:
+            sparse.discard(key)
+        return dropped

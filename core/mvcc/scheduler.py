@@ -37,6 +37,8 @@ WAITING_SHARE_MIN = 0.5
 """Of its time, that a transaction must wait for lanes to be worth their while."""
 PROBE_BATCHES = 32
 """After so many batches the first `PROBE_JOBS` of one run serially, to see whether they wait."""
+PROBE_SECONDS = 0.02
+"""But not before batches have taken so long: asking for processor time may cost more than a small batch."""
 PROBE_JOBS = 16
 WORKERS_MAX = 256
 PATIENT = RetryPolicy(retries_max=20)
@@ -177,6 +179,7 @@ class BatchScheduler:
         self._pool_size = 0
         self._waiting_share: float | None = None
         self._since_probe = 0
+        self._since_probe_s = 0.0
         self.tracker = HotKeyTracker(
             medium=self.config.lfu_hot_key_threshold_medium,
             high=self.config.lfu_hot_key_threshold_high,
@@ -244,7 +247,9 @@ class BatchScheduler:
             retry_count=executions - len(jobs),
             rollback_count=executions - (len(jobs) - failures),
         )
-        return BatchResult(tuple(outcomes), stats, diagnostics, perf_counter() - began)
+        seconds = perf_counter() - began
+        self._since_probe_s += seconds
+        return BatchResult(tuple(outcomes), stats, diagnostics, seconds)
 
     def _learn(self, jobs: Sequence[Job], outcomes: Sequence[Outcome]) -> None:
         """Count the keys that were written, as declared."""
@@ -263,7 +268,9 @@ class BatchScheduler:
         if config.mode is not Mode.AUTO or size < config.batch_size_min or self.workers == 1:
             return False
         self._since_probe += 1
-        return self._waiting_share is None or self._since_probe > PROBE_BATCHES
+        if self._waiting_share is None:
+            return True
+        return self._since_probe > PROBE_BATCHES and self._since_probe_s >= PROBE_SECONDS
 
     def _probe(self, jobs: Sequence[Job], outcomes: list[Outcome]) -> _Tally:
         """Run a few one after the other, and take note of how much of it was waiting."""
@@ -274,7 +281,7 @@ class BatchScheduler:
         waited = before is None or after is None or after - before >= len(jobs) / 2
         share = max(0.0, 1 - cpu / tally.busy_s) if waited and tally.busy_s > 0 else 0.0
         self._waiting_share = share
-        self._since_probe = 0
+        self._since_probe, self._since_probe_s = 0, 0.0
         return tally
 
     def _choose(self, size: int) -> tuple[Mode, str]:

@@ -31,7 +31,6 @@ from supervm.mvcc.errors import (
     TransactionTooLarge,
     WriteWriteConflict,
 )
-from supervm.mvcc.versions import ABSENT, Version
 
 if TYPE_CHECKING:
     from supervm.mvcc.store import MvccStore
@@ -75,7 +74,6 @@ class Transaction:
         "_events",
         "_heads",
         "_marks",
-        "_missing",
         "_ranges",
         "_reads",
         "_store",
@@ -87,8 +85,7 @@ class Transaction:
     start_ts: int
     """The snapshot: what was published when the transaction began."""
     _store: "MvccStore"
-    _heads: dict[bytes, Version]
-    _missing: Version  # the head of a key that has none
+    _heads: dict[bytes, Any]
     _reads: dict[bytes, None]
     _writes: dict[bytes, Any]
     _deleted: list[bytes] | None
@@ -107,10 +104,15 @@ class Transaction:
         if writes and key in writes:
             return writes[key]  # type: ignore[no-any-return]
         self._reads[key] = None
-        head = self._heads.get(key, self._missing)
-        if head[0] > self.start_ts:
-            return self._store._older(self, key)
-        return head[1]  # type: ignore[no-any-return]
+        heads = self._heads
+        head = heads.get(key)
+        if head.__class__ is tuple:
+            if head[0] > self.start_ts:
+                return self._store._older(self, key)
+            return head[1]  # type: ignore[no-any-return]
+        if self._heads is not heads:
+            len(self._heads)  # which raises: it was given up meanwhile
+        return head
 
     def read_many(self, keys: Iterable[bytes]) -> list[bytes | None]:
         """The values of many keys, in their order. Each is recorded."""
@@ -170,10 +172,15 @@ class Transaction:
 
     def _look(self, key: bytes) -> bytes | None:
         """The value in the snapshot, without recording: the range is recorded instead."""
-        head = self._heads.get(key, self._missing)
-        if head[0] > self.start_ts:
-            return self._store._older(self, key)
-        return head[1]  # type: ignore[no-any-return]
+        heads = self._heads
+        head = heads.get(key)
+        if head.__class__ is tuple:
+            if head[0] > self.start_ts:
+                return self._store._older(self, key)
+            return head[1]  # type: ignore[no-any-return]
+        if self._heads is not heads:
+            len(self._heads)
+        return head
 
     def _check_scan(self, start: bytes, end: bytes | None) -> None:
         """A place for stores that don't hold every key in memory."""
@@ -299,8 +306,6 @@ class Transaction:
             self._writes = self._reads = self._heads = CLOSED
             return self.start_ts
         start = self.start_ts
-        heads = self._heads
-        missing = self._missing
         try:
             if len(writes) > WRITES_MAX:
                 raise _too_large(len(writes))
@@ -312,37 +317,25 @@ class Transaction:
                 ts = store._published
                 if ts != start:
                     self._validate(start)
+                    key = store._check_writes(writes, start)
+                    if key is not None:
+                        raise self._conflict(WriteWriteConflict, key, store._heads[key][0])
                 ts += 1
-                # The buffer becomes what is installed: each value is replaced by its version.
-                if store._remembers or store._active:
-                    displaced = []
-                    for key, value in writes.items():
-                        head = heads.get(key, missing)
-                        if head[0] > start:
-                            raise self._conflict(WriteWriteConflict, key, head[0])
-                        displaced.append(head)
-                        writes[key] = (ts, value)
-                    store._install_logged(writes, ts, displaced, self._deleted)
+                if store._remembers or not store._settles or self._deleted is not None:
+                    store._install(writes, ts, self._deleted)
                 else:
-                    for key, value in writes.items():
-                        head = heads.get(key, missing)
-                        if head[0] > start:
-                            raise self._conflict(WriteWriteConflict, key, head[0])
-                        writes[key] = (ts, value)
-                    # As a pruner does: whoever isn't seen in `_active` now begins after this commit.
+                    # `_install` once more, of what is most often so: for small transactions a call costs.
                     store._horizon = ts
-                    if store._active or store._log:
-                        displaced = [heads.get(key, missing) for key in writes]
-                        store._install_logged(writes, ts, displaced, self._deleted)
+                    if store._active or store._log or store._chains:
+                        store._install(writes, ts, None)
                     else:
-                        store._forgotten_ts = ts
                         try:
-                            # One call into C, in which no signal handler runs: all or nothing.
-                            heads.update(writes)
+                            # One call into C, in which no signal handler runs: all is installed or nothing.
+                            store._heads.update(writes)
                         finally:
-                            store._published = store._log_base = ts
-                        if self._deleted is not None or store._index is not None:
-                            store._tidy(writes, self._deleted)
+                            store._published = store._log_base = store._settled_ts = store._forgotten_ts = ts
+                        if store._index is not None and store._index.size != len(store._heads):
+                            store._index.follow(writes, store._heads)
         except BaseException:
             self._close(aborted=True)
             raise
@@ -373,8 +366,8 @@ class Transaction:
         """Called under the lock where others have committed since; raises a `Conflict`."""
         heads = self._heads
         for key in self._reads:
-            head = heads.get(key, ABSENT)
-            if head[0] > start:
+            head = heads.get(key)
+            if head.__class__ is tuple and head[0] > start:
                 kind = WriteWriteConflict if key in self._writes else ReadWriteConflict
                 raise self._conflict(kind, key, head[0])
         if self._ranges is not None:

@@ -3,12 +3,13 @@
 A version is (ts, value); a value of None is a tombstone. Plain pairs: a small transaction makes two of
 them, and Python's garbage collector doesn't follow a pair of an integer and bytes.
 
-The newest version of a key is its head. The older ones are its past: a list, oldest first. In a past, the
-value HOLE stands for versions that were pruned, with the timestamp of the oldest of them, so that who asks
-for that time is told and doesn't get an older value. Before the first of a past the key was absent.
+The newest version of a key is its head. All its versions, the head last, are its chain; those before the
+head are its past. In a past, the value HOLE stands for versions that were pruned, with the timestamp of the
+oldest of them, so that who asks for that time is told and doesn't get an older value. Before the first of a
+chain the key was absent.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final, TypeAlias
 
 Version: TypeAlias = tuple[int, Any]
@@ -24,14 +25,12 @@ class _Hole:
 
 
 HOLE: Final = _Hole()
-ABSENT: Final[Version] = (0, None)
-"""The head of a key that isn't there."""
 UNKNOWN: Final[Version] = (0, HOLE)
 """Stands for all that was before, where nobody knows what it was."""
 
 
 def find(past: Sequence[Version], ts: int) -> Version | None:
-    """The newest of a past that is not newer than `ts`, possibly a hole; None where there is none."""
+    """The newest of a past or chain that isn't newer than `ts`, possibly a hole; None where none is."""
     low, high = 0, len(past)
     while low < high:
         middle = (low + high) // 2
@@ -42,9 +41,45 @@ def find(past: Sequence[Version], ts: int) -> Version | None:
     return past[low - 1] if low else None
 
 
-def count_versions(past: Sequence[Version]) -> int:
+def count_versions(past: Iterable[Version]) -> int:
     """How many versions a past holds, without its holes."""
     return sum(value is not HOLE for _, value in past)
+
+
+def count_past(chain: Sequence[Version]) -> int:
+    """How many versions a chain holds before its head."""
+    return count_versions(chain[:-1])
+
+
+def prune_chain(
+    chain: list[Version], snapshots: Sequence[int], versions_max: int, expired_ts: int = 0
+) -> int:
+    """Drop from `chain` what nobody can need, by the rules of `prune_past`; returns how many went."""
+    past = chain[:-1]
+    dropped = prune_past(past, chain[-1][0], snapshots, versions_max - 1, expired_ts)
+    if dropped:
+        chain[:-1] = past
+    return dropped
+
+
+def cut_chain(chain: list[Version], oldest: int, versions_max: int) -> int | None:
+    """As `prune_chain`, of a chain in which only the first may be a hole, without looking at what stays.
+
+    Returns None where the oldest snapshot may need some of what is too much.
+    """
+    over = len(chain) - versions_max
+    if over <= 0:
+        return 0
+    if oldest < chain[over][0]:
+        return None
+    ts, value = chain[0]
+    chain[:over] = [(ts, HOLE)]
+    return over - (value is HOLE)
+
+
+def is_sparse(chain: Sequence[Version]) -> bool:
+    """Whether a chain has holes behind its first version."""
+    return any(value is HOLE for _, value in chain[1:])
 
 
 def prune_past(

@@ -149,7 +149,13 @@ def _with_chain(
         problem = f"the chain's genesis fixes gas component {gas.component!r}, {chosen!r} is chosen"
         raise ConfigErrors([ConfigProblem("gas.use", problem, f"set gas.use = {gas.component}")])
     options = prepared.effective.options[Role.APPLICATION, ledger.name]
-    config = LedgerConfig(genesis=chain.genesis, identity=chain.identity, options=options)
+    config = LedgerConfig(
+        genesis=chain.genesis,
+        identity=chain.identity,
+        options=options,
+        data=str(prepared.data),
+        backend=prepared.storage,
+    )
 
     def configured(one: Planned) -> Planned:
         if one.component is ledger:

@@ -11,7 +11,7 @@ from pathlib import Path
 from cffi import FFI
 
 FOLDER = "hardware/fastpath"
-NAMES = ("scan", "cpu", "pool", "verify", "blake3")
+NAMES = ("scan", "cpu", "pool", "verify", "blake3", "rows")
 ENGINE = ("decode", "state", "execute", "stm", "parallel", "receipt", "engine")
 PARTS = ("changes", "load", "work", "build", "crown", "pages", "evict")  # of the state tree
 SOURCES = [f"{FOLDER}/svm_{name}.c" for name in NAMES + ENGINE]
@@ -24,6 +24,7 @@ HEADERS = (
     "svm_blake3.h",
     "svm_engine.h",
     "svm_tree.h",
+    "svm_rows.h",
 )
 
 

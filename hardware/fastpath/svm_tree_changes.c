@@ -169,8 +169,11 @@ static void pass(const svm_sorted *from, svm_sorted *to, uint32_t count, uint32_
 static void sort_slice(void *context, uint32_t slice) {
     sorting *of = context;
     svm_tree *tree = of->tree;
-    svm_sorted *first = tree->sorted + tree->slices[slice];
     const uint32_t count = tree->slices[slice + 1] - tree->slices[slice];
+    if (count < 2) {
+        return; /* without a change there isn't even room for one */
+    }
+    svm_sorted *first = tree->sorted + tree->slices[slice];
     if (count <= FEW) {
         insert(tree, first, count);
     } else {

@@ -5,13 +5,17 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 
 from supervm.contracts.storage import (
+    BATCH_BYTES_MAX,
     FORMAT,
     DiskFull,
+    Operation,
+    Put,
     ReadOnly,
     StorageError,
     StoreCorrupt,
@@ -159,6 +163,17 @@ def check_free(path: Path, kept_bytes: int, wanted_bytes: int) -> None:
             path,
             "Free some, move the store to a larger disk, or lower free_bytes_min.",
         )
+
+
+def check_room(folder: Path, kept_bytes: int, operations: Sequence[Operation]) -> None:
+    """Raise `DiskFull` where the rows that a batch puts would leave less than `kept_bytes` free.
+
+    They are only counted where the largest batch would not fit. A batch that removes is let through.
+    """
+    if kept_bytes and free_bytes(folder) < kept_bytes + BATCH_BYTES_MAX:
+        puts_bytes = sum(map(len, chain.from_iterable(put for put in operations if type(put) is Put)))
+        if puts_bytes:
+            check_free(folder, kept_bytes, puts_bytes)
 
 
 def folder_bytes(path: Path) -> int:

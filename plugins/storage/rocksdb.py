@@ -25,12 +25,10 @@ from supervm.api import Component, Context, Role
 from supervm.contracts.storage import (
     KEY_BYTES_MAX,
     SNAPSHOT_AGE_S_MAX,
-    Delete,
     DeleteRange,
     DiskFull,
     Durability,
     Operation,
-    Put,
     ReadOnly,
     StorageError,
     StoreCorrupt,
@@ -50,6 +48,7 @@ from supervm.plugins.storage.folder import (
     write_marker,
 )
 from supervm.plugins.storage.rocksdb_stats import RocksdbMetrics, parse_statistics
+from supervm.plugins.storage.runs import Deletes, Puts, runs_of
 from supervm.plugins.storage.scan import Page, PageBuilder, Span
 from supervm.plugins.storage.threaded import Stalled, ThreadedStore, served
 
@@ -133,12 +132,15 @@ class RocksdbEngine:
 
     def apply(self, operations: Sequence[Operation], durability: Durability) -> None:
         batch = self._rocksdict.WriteBatch(raw_mode=True)
-        for operation in operations:
-            match operation:
-                case Put(key, value):
-                    batch.put(key, value)
-                case Delete(key):
-                    batch.delete(key)
+        put = batch.put
+        for run in runs_of(operations):
+            match run:
+                case Puts(rows):
+                    for key, value in rows:
+                        put(key, value)
+                case Deletes(keys):
+                    for key in keys:
+                        batch.delete(key)
                 case DeleteRange(start, end):
                     if end is None or start < end:
                         batch.delete_range(start, ABOVE_ALL if end is None else end)

@@ -10,7 +10,6 @@ import sqlite3
 import threading
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager, contextmanager
-from itertools import groupby
 from pathlib import Path
 
 import attrs
@@ -20,12 +19,10 @@ from supervm.api import Component, Context, Role
 from supervm.contracts.storage import (
     FORMAT,
     SNAPSHOT_AGE_S_MAX,
-    Delete,
     DeleteRange,
     DiskFull,
     Durability,
     Operation,
-    Put,
     ReadOnly,
     StorageError,
     StoreCorrupt,
@@ -35,8 +32,8 @@ from supervm.contracts.storage import (
     StoreTooNew,
 )
 from supervm.plugins.storage.folder import (
-    check_free,
     check_marker,
+    check_room,
     folder_bytes,
     free_bytes,
     locked_folder,
@@ -44,6 +41,7 @@ from supervm.plugins.storage.folder import (
     os_error,
     write_marker,
 )
+from supervm.plugins.storage.runs import Deletes, Puts, Run, runs_of
 from supervm.plugins.storage.scan import Page, PageBuilder, Span
 from supervm.plugins.storage.threaded import READERS, ThreadedStore, served
 
@@ -131,15 +129,13 @@ class SqliteEngine:
             return SqliteView(self, connection)
 
     def apply(self, operations: Sequence[Operation], durability: Durability) -> None:
-        size_bytes = sum(_bytes(operation) for operation in operations)
-        if size_bytes:
-            check_free(self._folder, self._config.free_bytes_min, size_bytes)
+        check_room(self._folder, self._config.free_bytes_min, operations)
         with self._errors():
             self._set_synchronous("FULL" if durability is Durability.DURABLE else "NORMAL")
             self._writer.execute("BEGIN IMMEDIATE")
             try:
-                for kind, run in groupby(operations, type):
-                    self._apply_run(kind, run)
+                for run in runs_of(operations):
+                    self._apply_run(run)
                 if not operations:
                     # Committing nothing syncs nothing: write what is there already.
                     self._writer.execute(f"PRAGMA user_version = {FORMAT}")
@@ -243,18 +239,16 @@ class SqliteEngine:
             self._writer.execute(f"PRAGMA synchronous = {level}")
             self._synchronous = level
 
-    def _apply_run(self, kind: type[Operation], run: Iterator[Operation]) -> None:
-        """Operations of one kind that stand together, so that one statement serves them all."""
-        if kind is Put:
-            self._writer.executemany(UPSERT, ((o.key, o.value) for o in run if isinstance(o, Put)))
-        elif kind is Delete:
-            self._writer.executemany(
-                "DELETE FROM kv WHERE k = ?", ((o.key,) for o in run if isinstance(o, Delete))
-            )
-        else:
-            for o in run:
-                assert isinstance(o, DeleteRange)
-                where, bounds = _where(Span(o.start, o.end))
+    def _apply_run(self, run: Run) -> None:
+        """Operations of one kind, so that one statement serves them all."""
+        match run:
+            case Puts(rows):
+                # A put is the two parameters.
+                self._writer.executemany(UPSERT, rows)
+            case Deletes(keys):
+                self._writer.executemany("DELETE FROM kv WHERE k = ?", ((key,) for key in keys))
+            case DeleteRange(start, end):
+                where, bounds = _where(Span(start, end))
                 self._writer.execute(f"DELETE FROM kv WHERE {where}", bounds)
 
     def _roll_back(self) -> None:
@@ -336,10 +330,6 @@ def _where(span: Span) -> tuple[str, tuple[bytes, ...]]:
     if span.end is None:
         return "k >= ?", (span.start,)
     return "k >= ? AND k < ?", (span.start, span.end)
-
-
-def _bytes(operation: Operation) -> int:
-    return len(operation.key) + len(operation.value) if isinstance(operation, Put) else 0
 
 
 def _estimate_keys(connection: sqlite3.Connection, used_bytes: int) -> int:

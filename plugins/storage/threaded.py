@@ -23,6 +23,7 @@ from supervm.contracts.storage import (
     Durability,
     Operation,
     Reader,
+    RemoteUnavailable,
     SnapshotExpired,
     SnapshotsExhausted,
     StorageError,
@@ -485,8 +486,8 @@ async def served(
                 store.raise_failure()
                 try:
                     report(await store.stats())
-                except StoreCorrupt as error:
-                    # Whoever reads the damaged rows decides what it means; here it costs a metric.
+                except (StoreCorrupt, RemoteUnavailable) as error:
+                    # Whoever reads or writes meanwhile decides what it means; here it costs a metric.
                     ctx.log.warning("storage_stats_unavailable", cause=str(error))
                 await ctx.clock.sleep(REPORT_S)
 

@@ -387,7 +387,7 @@ async def test_tokens_are_made_moved_minted_and_burned(world: World, run: Run) -
 async def test_the_same_blocks_give_the_same_root_on_every_backend(world: World, run: Run) -> None:
     tips = {}
     one_by_one = [world.transfer(user, 0, key(50 + user).address, 10 + user) for user in range(4)]
-    for storage in ("memory", "sqlite", "rocksdb"):
+    for storage in ("memory", "sqlite", "rocksdb", "lmdb"):
         async with run(world, storage=storage, engine=FAST_BLOCKS) as node:
             for each in one_by_one:
                 await settle(node.chain, each)

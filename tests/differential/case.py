@@ -6,13 +6,12 @@ from collections.abc import Sequence
 import attrs
 
 from supervm.execution import GAS_STATE_KEY, BlockInput, execute_block, recorded_supply, supply
-from supervm.hardware.fastpath.engine import EngineError
 from supervm.plugins.gas.flat import FlatConfig, FlatPolicy
 from supervm.types.digests import Digest
 from supervm.types.limits import Limits
 from supervm.types.transaction import Transaction
 from tests.differential.making import CHAIN, EPOCH
-from tests.differential.ways import WAYS, Unequal, Way, applied, start
+from tests.differential.ways import WAYS, EngineError, Unequal, Way, applied, start
 
 TRIES_IN_THREADS = 20
 """How often a case is run where threads may take turns in another order."""

@@ -16,12 +16,11 @@ from collections.abc import Sequence
 import attrs
 
 from supervm.execution import BlockInput, execute_block, recorded_supply, supply
-from supervm.hardware.fastpath.engine import EngineError
 from supervm.types.receipt import Status
 from tests.differential.case import Case, case_of, difference
 from tests.differential.generate import World, world
 from tests.differential.reduce import literal, reduce_case
-from tests.differential.ways import WAYS, Unequal, Way, start
+from tests.differential.ways import WAYS, EngineError, Unequal, Way, start
 
 BLOCKS_A_WORLD = 12
 TOLD_EVERY = 1_200
@@ -95,18 +94,23 @@ def report(tally: Tally) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--blocks", type=int, default=10_000)
-    parser.add_argument("--seed", type=int, default=1, help="of the first world; the next ones count on")
+    bound = int(os.environ.get("DIFFERENTIAL_BLOCKS", "10000"))
+    first = int(os.environ.get("DIFFERENTIAL_SEED", "1"))
+    parser.add_argument("--blocks", type=int, default=bound, help="DIFFERENTIAL_BLOCKS, or 10000")
+    parser.add_argument("--seed", type=int, default=first, help="of the first world; the next ones count on")
     parser.add_argument("--whole", action="store_true", help="leave a difference as it is found")
     asked = parser.parse_args()
     tally = Tally()
     began = time.monotonic()
-    print(f"{asked.blocks} blocks from seed {asked.seed}, {BLOCKS_A_WORLD} a seed", flush=True)
+    worlds = -(-asked.blocks // BLOCKS_A_WORLD)
+    last = asked.seed + worlds - 1
+    print(f"{asked.blocks} blocks from seed {asked.seed} to {last}, {BLOCKS_A_WORLD} a seed", flush=True)
     try:
-        for number in range(-(-asked.blocks // BLOCKS_A_WORLD)):
+        for number in range(worlds):
             compare_world(asked.seed + number, BLOCKS_A_WORLD, tally)
             if tally.blocks % TOLD_EVERY == 0:
-                print(f"{tally.blocks} blocks in {time.monotonic() - began:.0f} s, all equal", flush=True)
+                now = f"{tally.blocks} blocks, up to seed {asked.seed + number}"
+                print(f"{now}, in {time.monotonic() - began:.0f} s, all equal", flush=True)
     except Found as found:
         print(f"after {tally.blocks} equal blocks: {found}", flush=True)
         if not asked.whole:

@@ -1,7 +1,7 @@
 """Random blocks, good and bad, over a state that grows with them: by seed, without a clock or a signature."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import attrs
 
@@ -76,7 +76,7 @@ class World:
             executed=frozenset(each.digest for each in transactions if each.digest in earlier),
         )
 
-    def follow(self, block: BlockInput, changes: dict[bytes, bytes | None]) -> None:
+    def follow(self, block: BlockInput, changes: Mapping[bytes, bytes | None]) -> None:
         """Take a block's changes into the state."""
         for key, value in changes.items():
             if value is None:

@@ -100,12 +100,16 @@ def _still_executed(case: Case, block: Block) -> Block:
 
 
 def _fewer_transactions_of(case: Case, at: int, fails: Fails) -> Case:
-    whole = case
-    kept = fewer(whole.blocks[at].transactions, lambda some: fails(_with_block(whole, at, some)))
-    case = _with_block(whole, at, kept)
-    # Those that are left out leave gaps in the nonces, which may be all that kept others in.
-    closed = _with_block(case, at, _without_gaps(case, kept))
-    return closed if closed != case and fails(closed) else case
+    """Those that are left out leave gaps in the nonces, which would keep others in: they may be closed."""
+
+    def closed(some: Sequence[bytes]) -> Case:
+        return _with_block(case, at, _without_gaps(case, some))
+
+    def still(some: Sequence[bytes]) -> bool:
+        return fails(_with_block(case, at, some)) or fails(closed(some))
+
+    kept = fewer(case.blocks[at].transactions, still)
+    return closed(kept) if fails(closed(kept)) else _with_block(case, at, kept)
 
 
 def _without_gaps(case: Case, transactions: Sequence[bytes]) -> list[bytes]:

@@ -3,7 +3,7 @@
 import random
 from array import array
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from typing import Any, Protocol
 
@@ -14,6 +14,14 @@ from supervm.execution.engine import NativeEngine, native_facts, pack_entries
 from supervm.plugins.gas.flat import FlatPolicy
 from supervm.types.receipt import Receipt
 from supervm.types.smt import root_of
+
+try:
+    from supervm.hardware.fastpath.engine import EngineError as EngineError
+except ImportError:
+
+    class EngineError(Exception):  # type: ignore[no-redef]
+        """Where C isn't built, nothing raises it."""
+
 
 SEED = bytes(range(32))
 SMALL_MEMORY = 40_000
@@ -60,7 +68,7 @@ class Runner(Protocol):
     def run(self, block: BlockInput, gas: FlatPolicy, state: dict[bytes, bytes], wanted: BlockResult) -> None:
         """Execute on the state. Raises `Unequal`."""
 
-    def follow(self, changes: dict[bytes, bytes | None]) -> None:
+    def follow(self, changes: Mapping[bytes, bytes | None]) -> None:
         """The block has become the tip."""
 
 
@@ -107,7 +115,7 @@ class CachedRunner:
             self.engine.forget()
             self.seen["forgotten"] += 1
 
-    def follow(self, changes: dict[bytes, bytes | None]) -> None:
+    def follow(self, changes: Mapping[bytes, bytes | None]) -> None:
         self.engine.follow(changes)
 
 
@@ -157,11 +165,11 @@ class ResidentRunner:
         if root != right:
             raise Unequal(f"state roots differ\n  found  {root.hex()}\n  wanted {right.hex()}")
 
-    def follow(self, changes: dict[bytes, bytes | None]) -> None:
+    def follow(self, changes: Mapping[bytes, bytes | None]) -> None:
         """It has its own."""
 
 
-def applied(state: dict[bytes, bytes], changes: dict[bytes, bytes | None]) -> dict[bytes, bytes]:
+def applied(state: dict[bytes, bytes], changes: Mapping[bytes, bytes | None]) -> dict[bytes, bytes]:
     """The state after these changes."""
     after = {**state, **{key: value for key, value in changes.items() if value is not None}}
     for key, value in changes.items():

@@ -152,11 +152,11 @@ def test_the_same_transactions_give_the_same_root_on_every_backend_and_on_the_tw
     steps = everything(chain)
     roots = {
         backend: state_after(chain, tmp_path / backend, steps, "--set", f"storage.use={backend}")
-        for backend in ("memory", "sqlite", "rocksdb")
+        for backend in ("memory", "sqlite", "rocksdb", "lmdb")
     }
     roots["twins"] = state_after(chain, tmp_path / "twins", steps, SUPERVM_NATIVE="off")
     assert len(set(roots.values())) == 1, roots
-    for backend in ("sqlite", "rocksdb"):
+    for backend in ("sqlite", "rocksdb", "lmdb"):
         assert verb("verify", "--data", tmp_path / backend).code == 0
     assert verb("verify", "--data", tmp_path / "rocksdb", SUPERVM_NATIVE="off").code == 0
 

@@ -10,9 +10,18 @@ from typing import Any
 import trio
 
 from supervm.chain.events import BLOCK, EventLog
-from supervm.chain.views import AccountView, Admitted, BlockView, LedgerStatus, ProofView, TransactionView
+from supervm.chain.views import (
+    AccountView,
+    Admitted,
+    BlockView,
+    LedgerStatus,
+    ProofView,
+    SnapshotView,
+    TransactionView,
+)
 from supervm.contracts.application import NodeIdentity, Refused
 from supervm.http.ports import ComponentFacts, PluginFacts
+from supervm.storage.errors import SnapshotBusy
 from supervm.telemetry.metrics import Registry
 from supervm.types.block import BlockHeader
 from supervm.types.digests import TRANSACTION, digest
@@ -51,6 +60,36 @@ def digest_of(data: bytes) -> bytes:
     return digest(TRANSACTION, data)
 
 
+class SnapshotsDouble:
+    """Fulfils `supervm.http.ports.Snapshots`; remembers what was asked, and is busy while it takes one."""
+
+    def __init__(self) -> None:
+        self.taking = False
+        self.last_failure = ""
+        self.asked = 0
+
+    def ask(self) -> None:
+        if self.taking:
+            raise SnapshotBusy("a snapshot is being taken")
+        self.asked += 1
+
+    async def listed(self) -> list[SnapshotView]:
+        await trio.lowlevel.checkpoint()
+        return [
+            SnapshotView(
+                name="snapshot-000000001000-1700000000",
+                height=1_000,
+                state_root=GOLD,
+                first_block=745,
+                created_ms=1_700_000_000_000,
+                size_bytes=2**33,
+                chunks=8_192,
+                digest=OWNED,
+                pinned=True,
+            )
+        ]
+
+
 class LedgerDouble:
     """Fulfils `supervm.http.ports.Ledger`."""
 
@@ -59,9 +98,12 @@ class LedgerDouble:
         self.identity = NodeIdentity(node_id=b"\x1d" * 32, public_key=b"\x0e" * 32, sign=lambda message: ZERO)
         self.events = EventLog()
         self.queries = self
+        self.snapshots: SnapshotsDouble | None = SnapshotsDouble()
         self.submitted: list[bytes] = []
         self.gate: trio.Event | None = None
         self.failure: Exception | None = None
+        self.fails_after = 0
+        self.oldest_block = 0
         self._pending: dict[bytes, bytes] = {}
         self._receipts: dict[bytes, tuple[Receipt, bytes]] = {}
         self._changed = trio.Event()
@@ -78,7 +120,9 @@ class LedgerDouble:
         if self.gate is not None:
             await self.gate.wait()
         if self.failure is not None:
-            raise self.failure
+            if not self.fails_after:
+                raise self.failure
+            self.fails_after -= 1
 
     async def submit(self, transactions: Sequence[bytes]) -> list[Admitted | Refused]:
         await self._reach()
@@ -168,6 +212,7 @@ class LedgerDouble:
             mempool_bytes=sum(map(len, self._pending.values())),
             mempool_ready=len(self._pending),
             development=True,
+            oldest_block=self.oldest_block,
         )
 
     async def account(self, address: bytes, *, after: bytes = b"") -> AccountView:

@@ -16,6 +16,7 @@ from supervm.contracts.storage import StoreFailed
 from supervm.http.problems import Problem
 from supervm.http.submissions import JSON, MEDIA_TYPES, PACKED, read_submission
 from supervm.kernel.errors import RoleUnavailable
+from supervm.storage.errors import Pruned
 from tests.http.conftest import Serve, Served
 from tests.http.doubles import GOLD, FactsDouble
 
@@ -186,6 +187,29 @@ async def test_a_component_that_is_away_is_a_503_and_not_a_fault_of_the_request(
     answer = await served.client.get("/v1/status")
     assert (answer.status_code, answer.json()["code"]) == (503, type(failure).__name__)
     assert answer.headers["retry-after"] == "1"
+
+
+@pytest.mark.parametrize("path", ["/v1/blocks/3", "/v1/blocks?from=3", f"/v1/transactions/{ID}"])
+async def test_what_was_pruned_is_a_410_with_the_lowest_block_kept(served: Served, path: str) -> None:
+    for _ in range(4):
+        served.ledger.commit()
+    served.ledger.failure = Pruned(3, 100)
+    # The listing asks for the status first, which is there.
+    served.ledger.fails_after = 1 if "?" in path else 0
+    answer = await served.client.get(path)
+    problem = answer.json()
+    assert (answer.status_code, problem["code"]) == (410, "Pruned")
+    assert (problem["value"], problem["oldest_block"]) == ("3", "100")
+    assert "retry-after" not in answer.headers
+
+
+async def test_the_newest_blocks_begin_at_the_lowest_one_kept(served: Served) -> None:
+    for _ in range(5):
+        served.ledger.commit()
+    served.ledger.oldest_block = 3
+    assert (await served.client.get("/v1/status")).json()["oldest_block"] == "3"
+    answer = (await served.client.get("/v1/blocks")).json()
+    assert [block["header"]["height"] for block in answer["blocks"]] == ["3", "4", "5"]
 
 
 async def test_a_fault_of_ours_is_a_500_without_its_cause_and_one_log_line_with_it(served: Served) -> None:

@@ -420,6 +420,28 @@ async def test_a_deleted_key_that_was_fetched_stays_known_to_be_absent(backend: 
         assert txn.read(b"k") is None
 
 
+async def test_what_was_fetched_after_commits_and_then_displaced_is_still_read(
+    backend: KeyValueStore,
+) -> None:
+    store = await open_backed(backend, ELSEWHERE)
+    batch_write(store, {b"k": b"1"})
+    await flush(store)
+    store = await open_backed(backend, ELSEWHERE)
+    batch_write(store, {b"other": b"1"})
+    with store.begin() as txn:
+        await txn.fetch([b"k"])
+        batch_write(store, {b"k": b"2"})
+        assert txn.read(b"k") == b"1"
+
+
+async def test_what_was_overwritten_unread_is_not_counted(backend: KeyValueStore) -> None:
+    store = await open_backed(backend, ELSEWHERE)
+    batch_write(store, {b"k": b"1"})
+    assert store.stats().versions == store.total_keys() == 1
+    batch_write(store, {b"k": b"2"})
+    assert store.stats().versions == 2
+
+
 async def test_a_deletion_that_is_in_the_log_only_is_not_forgotten(backend: KeyValueStore) -> None:
     """Commits that prune don't fold the whole log first."""
     store = await open_backed(backend, ELSEWHERE)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, rule
 
 from supervm.mvcc import Conflict, MvccStore, PruneRules, Transaction, VersionPruned
-from supervm.mvcc.versions import count_versions
+from supervm.mvcc.versions import count_past
 
 KEYS = st.sampled_from([b"a", b"a1", b"a2", b"b", b"b\xff", b"c"])
 VALUES = st.binary(max_size=2)
@@ -120,7 +120,7 @@ class StoreMachine(RuleBasedStateMachine):
     @rule()
     def fold(self) -> None:
         stats = self.store.stats()
-        kept = sum(count_versions(past) for past in self.store._pasts.values())
+        kept = sum(map(count_past, self.store._chains.values()))
         assert (stats.keys, stats.versions) == (len(self.store._heads), len(self.store._heads) + kept)
 
     @rule(key=KEYS, data=st.data())

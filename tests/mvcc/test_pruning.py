@@ -197,7 +197,7 @@ def test_what_nobody_can_read_any_more_is_not_kept_for_a_moment() -> None:
         txn.abort()
     for at in range(100):
         batch_write(store, {b"a": b"%d" % at, b"k%d" % (at % 3): b""})
-        assert not store._log and not store._pasts
+        assert not store._log and not store._chains
     assert [key for key, _ in store.begin_read_only().scan()] == [b"a", b"k0", b"k1", b"k2"]
     with pytest.raises(VersionPruned):
         store.read_at(b"a", 99)

@@ -83,22 +83,31 @@ def test_a_transaction_that_begins_while_versions_are_pruned_reads_a_whole_snaps
         assert reader.start_ts > 1, "the pruner didn't see it, so it had to take a newer snapshot"
 
 
-def test_a_transaction_that_begins_in_the_midst_of_a_commit_reads_what_was_before() -> None:
-    store = MvccStore(rules=NO_PAST)
+class Opening:
+    """The lock of a store, in which somebody begins as soon as a commit has it."""
+
+    def __init__(self, store: MvccStore) -> None:
+        self.store = store
+        self.lock = store._lock
+        self.readers: list[Transaction] = []
+
+    def __enter__(self) -> None:
+        self.lock.__enter__()
+        if not self.readers:
+            self.readers.append(self.store.begin_read_only())
+
+    def __exit__(self, *error: Any) -> None:
+        self.lock.__exit__(*error)
+
+
+@pytest.mark.parametrize("rules", [NO_PAST, PruneRules(versions_max=2)], ids=["no past", "a past"])
+def test_a_transaction_that_begins_in_the_midst_of_a_commit_reads_what_was_before(rules: PruneRules) -> None:
+    store = MvccStore(rules=rules)
     batch_write(store, {b"a": b"1", b"b": b"1"})
-    readers: list[Transaction] = []
-
-    class Opening(dict[bytes, Any]):
-        """Somebody begins when the commit looks for the head of a key."""
-
-        def get(self, key: bytes, default: Any = None) -> Any:
-            if not readers:
-                readers.append(store.begin_read_only())
-            return super().get(key, default)
-
-    store._heads = Opening(store._heads)
+    store._lock = opening = Opening(store)  # type: ignore[assignment]
     batch_write(store, {b"a": b"2", b"b": b"2"})
-    assert readers[0].read_many([b"a", b"b"]) == [b"1", b"1"]
+    assert opening.readers[0].read_many([b"a", b"b"]) == [b"1", b"1"]
+    assert opening.readers[0].scan() == [(b"a", b"1"), (b"b", b"1")]
     assert store.begin_read_only().read_many([b"a", b"b"]) == [b"2", b"2"]
 
 

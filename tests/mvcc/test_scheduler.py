@@ -304,15 +304,18 @@ def test_transactions_that_only_compute_run_serially_and_those_that_wait_in_lane
     assert result.diagnostics.utilisation > 0.5
 
 
+@pytest.mark.parametrize("seconds", [0.0, 3600.0])
 def test_it_looks_again_now_and_then_whether_transactions_wait(
-    store: MvccStore, schedulers: Make, monkeypatch: pytest.MonkeyPatch
+    store: MvccStore, schedulers: Make, monkeypatch: pytest.MonkeyPatch, seconds: float
 ) -> None:
+    """After some batches, but not before they took some time: looking costs more than a small batch."""
     monkeypatch.setattr(module, "PROBE_BATCHES", 3)
+    monkeypatch.setattr(module, "PROBE_SECONDS", seconds)
     scheduler = schedulers(SchedulerConfig(workers=4))
     scheduler._waiting_share = 0.9
     batch = [add(b"k%d" % at) for at in range(40)]
     modes = [scheduler.run(batch).diagnostics.mode for _ in range(5)]
-    assert modes == [Mode.PARALLEL] * 3 + [Mode.SERIAL] * 2
+    assert modes == [Mode.PARALLEL] * 3 + [Mode.PARALLEL if seconds else Mode.SERIAL] * 2
 
 
 def test_one_worker_runs_serially(store: MvccStore, schedulers: Make) -> None:

@@ -1,41 +1,38 @@
-/* A pool whose threads take turns; see turns.h. What runs between two yields is one step: every order of the steps that
- * threads could take by themselves may be drawn, as long as no thread yields with a lock in its hands. */
-#define _POSIX_C_SOURCE 200809L
+/* A pool whose threads take turns; see turns.h. They are contexts of one thread of the system, so that a turn costs next
+ * to nothing and nothing else on the machine has a say. What runs between two yields is one step: every order of the
+ * steps that threads could take by themselves may be drawn, as long as no thread yields with a lock in its hands. */
+#define _XOPEN_SOURCE 700
 #include "turns.h"
 
-#include <pthread.h>
-#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <ucontext.h>
 
 #include "svm_pool.h"
 
-enum { THREADS_MAX = 64 };
+enum { THREADS_MAX = 64, STACK_BYTES = 1 << 20, NOBODY = -1 };
 
-/* Each is read and written by the thread whose turn it is. */
-static uint64_t chance = 1, taken, yields, yields_max = UINT64_MAX, stays;
+static uint64_t chance = 1, stays = 1, taken, yields, yields_max = UINT64_MAX;
 
 struct svm_pool {
     uint32_t threads;
 };
 
 typedef struct {
-    pthread_t thread;
-    pthread_cond_t turn;
-    uint32_t number;
+    ucontext_t context;
+    void *stack;
     int running;
 } member;
 
 static struct {
-    pthread_mutex_t lock; /* over the rest; whose turn it is doesn't hold it */
     member members[THREADS_MAX];
-    uint32_t count, running, now;
+    ucontext_t caller;
+    uint32_t count, running;
+    int now; /* whose turn it is; NOBODY outside a run */
     void (*task)(void *, uint32_t);
     void *context;
     uint32_t next, end;
-} run = {.lock = PTHREAD_MUTEX_INITIALIZER};
-
-static _Thread_local member *self; /* NULL outside a run */
+} run = {.now = NOBODY};
 
 static uint64_t draw(uint64_t below) {
     /* xorshift64*, Vigna 2016 */
@@ -56,27 +53,19 @@ void svm_turns_seed(uint64_t seed) {
 uint64_t svm_turns_taken(void) { return taken; }
 void svm_turns_bound(uint64_t bound) { yields_max = bound; }
 
-/* Under the lock: gives the turn to a running one, drawn. */
-static void pass_on(void) {
+static int drawn(void) {
     uint32_t left = (uint32_t)draw(run.running);
     for (uint32_t i = 0; i < run.count; i++) {
         if (run.members[i].running && left-- == 0) {
-            run.now = i;
-            pthread_cond_signal(&run.members[i].turn);
-            return;
+            return (int)i;
         }
     }
-}
-
-static void wait_for_turn(const member *me) {
-    while (run.now != me->number) {
-        pthread_cond_wait(&run.members[me->number].turn, &run.lock);
-    }
+    abort();
 }
 
 void svm_test_yield(void);
 void svm_test_yield(void) {
-    if (self == NULL) {
+    if (run.now == NOBODY) {
         return;
     }
     if (++yields > yields_max) {
@@ -86,29 +75,26 @@ void svm_test_yield(void) {
     if (draw(stays) != 0) {
         return;
     }
-    pthread_mutex_lock(&run.lock);
-    pass_on();
-    taken += run.now != self->number;
-    wait_for_turn(self);
-    pthread_mutex_unlock(&run.lock);
+    member *const me = &run.members[run.now];
+    const int next = drawn();
+    if (next != run.now) {
+        taken++;
+        run.now = next;
+        swapcontext(&me->context, &run.members[next].context);
+    }
 }
 
-static void *serve(void *argument) {
-    member *me = argument;
-    self = me;
-    pthread_mutex_lock(&run.lock);
-    wait_for_turn(me);
-    pthread_mutex_unlock(&run.lock);
+static void serve(void) {
     while (run.next < run.end) {
         run.task(run.context, run.next++);
     }
-    pthread_mutex_lock(&run.lock);
-    me->running = 0;
+    run.members[run.now].running = 0;
     if (--run.running != 0) {
-        pass_on();
+        run.now = drawn();
+        setcontext(&run.members[run.now].context);
     }
-    pthread_mutex_unlock(&run.lock);
-    return NULL;
+    run.now = NOBODY;
+    setcontext(&run.caller);
 }
 
 svm_pool *svm_pool_new(uint32_t threads) {
@@ -132,25 +118,24 @@ void svm_pool_run(svm_pool *pool, void (*task)(void *, uint32_t), void *context,
     run.next = 0;
     run.end = count;
     run.count = run.running = threads;
-    run.now = UINT32_MAX;
     yields = 0;
     for (uint32_t i = 0; i < threads; i++) {
         member *one = &run.members[i];
-        one->number = i;
-        one->running = 1;
-        pthread_cond_init(&one->turn, NULL);
-        if (pthread_create(&one->thread, NULL, serve, one) != 0) {
+        if (one->stack == NULL) {
+            one->stack = malloc(STACK_BYTES); /* for all runs to come */
+        }
+        if (one->stack == NULL || getcontext(&one->context) != 0) {
             fprintf(stderr, "no thread\n");
             _Exit(4);
         }
+        one->context.uc_stack.ss_sp = one->stack;
+        one->context.uc_stack.ss_size = STACK_BYTES;
+        one->context.uc_link = NULL;
+        makecontext(&one->context, serve, 0);
+        one->running = 1;
     }
-    pthread_mutex_lock(&run.lock);
-    pass_on();
-    pthread_mutex_unlock(&run.lock);
-    for (uint32_t i = 0; i < threads; i++) {
-        pthread_join(run.members[i].thread, NULL);
-        pthread_cond_destroy(&run.members[i].turn);
-    }
+    run.now = drawn();
+    swapcontext(&run.caller, &run.members[run.now].context);
 }
 
 void svm_pool_free(svm_pool *pool) { free(pool); }

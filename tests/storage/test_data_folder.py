@@ -9,7 +9,15 @@ import pytest
 
 from supervm.contracts.storage import ReadOnly, StorageError, StoreCorrupt, StoreLocked, StoreTooNew
 from supervm.storage.errors import BackendMismatch
-from supervm.storage.folder import LOCK_NAME, MARKER_NAME, open_folder, read_marker
+from supervm.storage.folder import (
+    LOCK_NAME,
+    MARKER_NAME,
+    STORE_NAME,
+    open_folder,
+    read_marker,
+    set_aside,
+    switch_backend,
+)
 
 
 def refused(path, backend, error, match):
@@ -115,3 +123,43 @@ def test_a_folder_that_can_not_be_written_says_so(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "open", denied)
     with pytest.raises(ReadOnly, match=LOCK_NAME), open_folder(tmp_path, "memory"):
         raise AssertionError("it was opened")
+
+
+def test_a_store_set_aside_leaves_room_for_any_other_and_can_be_put_back(tmp_path):
+    path = tmp_path / "node"
+    with open_folder(path, "sqlite"):
+        (path / STORE_NAME / "sqlite").mkdir(parents=True)
+        (path / STORE_NAME / "sqlite" / "kv").write_bytes(b"rows")
+    aside = set_aside(path, "sqlite", 17)
+    assert aside == path / STORE_NAME / "sqlite.replaced-17"
+    assert (aside / "kv").read_bytes() == b"rows"
+    assert read_marker(path) is None
+    with open_folder(path, "rocksdb") as folder:
+        assert folder.created
+        (path / STORE_NAME / "rocksdb").mkdir()
+    (path / MARKER_NAME).unlink()
+    refused(path, "rocksdb", StoreCorrupt, "holds a store")
+    aside.rename(path / STORE_NAME / "sqlite")
+    (path / STORE_NAME / "sqlite.replaced-17.toml").rename(path / MARKER_NAME)
+    with open_folder(path, "sqlite") as folder:
+        assert not folder.created
+
+
+def test_nothing_is_set_aside_of_a_folder_without_a_store_or_one_that_is_held(tmp_path):
+    path = tmp_path / "node"
+    assert set_aside(path, "sqlite", 17) is None
+    with open_folder(path, "sqlite"):
+        assert set_aside(path, "sqlite", 17) is None
+        (path / STORE_NAME / "sqlite").mkdir(parents=True)
+        with pytest.raises(StoreLocked):
+            set_aside(path, "sqlite", 17)
+    assert (path / STORE_NAME / "sqlite").exists()
+
+
+def test_a_folder_is_switched_to_another_backend_in_one_step(tmp_path):
+    with open_folder(tmp_path, "sqlite"):
+        switch_backend(tmp_path, "lmdb")
+        assert read_marker(tmp_path) == "lmdb"
+    refused(tmp_path, "sqlite", BackendMismatch, "lmdb")
+    with open_folder(tmp_path, "lmdb") as folder:
+        assert not folder.created

@@ -29,7 +29,7 @@ from tests.storage.ledger_support import (
     state_of,
 )
 
-BACKENDS = ["memory", "sqlite", "rocksdb"]
+BACKENDS = ["memory", "sqlite", "rocksdb", "lmdb"]
 FIRST_STATE = first_state(GENESIS, GAS_STATE)
 BLOCKS = [
     [set_balance(0, 5), set_balance(7, 70)],
@@ -42,8 +42,8 @@ BLOCKS = [
 
 @pytest.fixture(params=BACKENDS)
 async def store(request, tmp_path):
-    if request.param == "rocksdb":
-        pytest.importorskip("rocksdict")
+    if binding := {"rocksdb": "rocksdict", "lmdb": "lmdb"}.get(request.param):
+        pytest.importorskip(binding)
     async with opened_store(request.param, tmp_path / "store") as store:
         yield store
 

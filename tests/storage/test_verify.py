@@ -6,11 +6,24 @@ import attrs
 import pytest
 
 from supervm.contracts.storage import Delete, Put, StoreCorrupt
+from supervm.kernel.context import SystemClock
 from supervm.storage import verify
 from supervm.storage.creation import GAS_KEY, first_state
 from supervm.storage.errors import ChainMismatch
-from supervm.storage.spaces import STATE, receipts_key, seal, state_key
-from supervm.storage.verify import Replay, verify_chain, verify_slice, verify_tree
+from supervm.storage.pace import Pace
+from supervm.storage.pruning import Sweeper
+from supervm.storage.spaces import (
+    STATE,
+    Horizon,
+    body_key,
+    certificate_key,
+    header_key,
+    receipts_key,
+    seal,
+    state_key,
+)
+from supervm.storage.state_tree import NativeTree
+from supervm.storage.verify import Replay, verify_chain, verify_kept, verify_slice, verify_tree
 from supervm.types import merkle, smt
 from supervm.types.codec import pack_transactions
 from supervm.types.errors import ProofInvalid
@@ -134,6 +147,14 @@ async def test_a_good_chain_verifies_block_by_block(store, scratch):
     assert await verified(store, scratch) == [(0, 4, 0), (1, 4, 60), (2, 4, 60), (3, 4, 90), (4, 4, 190)]
 
 
+async def test_a_chain_is_verified_by_the_specification_alone(store, scratch, monkeypatch):
+    def grow(*_):
+        raise AssertionError("what made the chain must not judge it")
+
+    monkeypatch.setattr(NativeTree, "grow", grow)
+    assert (await verified(store, scratch))[-1] == (4, 4, 190)
+
+
 async def mismatch(store, scratch, replay=REPLAY):
     with pytest.raises(ChainMismatch) as caught:
         await verified(store, scratch, replay)
@@ -214,3 +235,58 @@ async def test_a_chain_whose_headers_show_older_roots_verifies(tmp_path, scratch
                 roots.append(ledger.tip.state_root)
                 receipts_roots.append(ledger.tip.receipts_root)
         assert (await verified(store, scratch))[-1] == (4, 4, 190)
+
+
+async def kept_checked(ledger):
+    def is_final(header, certificate):
+        if certificate != CERTIFICATE:
+            raise ProofInvalid("ProofInvalid", "not final", certificate)
+
+    async with aclosing(verify_kept(ledger, ledger.tip, ledger.horizon.blocks, is_final)) as steps:
+        return [step async for step in steps]
+
+
+async def pruned_store(store):
+    async with ledger_on(store) as ledger:
+        await ledger.raise_horizon(Horizon(3, 3))
+        await Sweeper(ledger, Pace(SystemClock())).sweep()
+
+
+async def test_a_pruned_chain_is_checked_as_far_as_it_is_there(store):
+    await pruned_store(store)
+    async with ledger_on(store) as ledger:
+        steps = await kept_checked(ledger)
+        assert [step.height for step in steps] == [1, 2, 3, 4]
+        assert steps[-1].transactions == 30 + 100
+        assert await verify_tree(ledger) == ENTRIES
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "what"),
+    [
+        (certificate_key(1), b"no", "certificate"),
+        (receipts_key(3, 0), pack_transactions([]), "receipts root"),
+        (receipts_key(3, 0), None, "receipts root"),
+    ],
+)
+async def test_a_pruned_chain_with_something_else_in_it_is_refused(store, key, value, what):
+    await pruned_store(store)
+    await store.write([Delete(key) if value is None else Put(key, seal(key, value))])
+    async with ledger_on(store) as ledger:
+        with pytest.raises(ChainMismatch, match=what):
+            await kept_checked(ledger)
+
+
+async def test_a_pruned_chain_with_another_header_is_refused(store):
+    await pruned_store(store)
+    async with ledger_on(store) as ledger:
+        header = await ledger.header(2)
+    other = attrs.evolve(header, timestamp_ms=header.timestamp_ms + 1).encode()
+    await store.write([Put(header_key(2), seal(header_key(2), other))])
+    async with ledger_on(store) as ledger:
+        with pytest.raises(ChainMismatch, match="parent"):
+            await kept_checked(ledger)
+    await store.write([Put(header_key(2), seal(header_key(2), header.encode())), Delete(body_key(3))])
+    async with ledger_on(store) as ledger:
+        with pytest.raises(StoreCorrupt):
+            await kept_checked(ledger)

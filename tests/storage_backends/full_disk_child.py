@@ -16,6 +16,7 @@ from typing import Any
 import trio
 
 from supervm.contracts.storage import DiskFull, Durability, Put, StorageError, StoreFailed
+from supervm.plugins.storage.lmdb import LmdbConfig, lmdb
 from supervm.plugins.storage.rocksdb import RocksdbConfig, rocksdb
 from supervm.plugins.storage.sqlite import SqliteConfig, sqlite
 from supervm.testing.conformance.component import only_error
@@ -25,6 +26,7 @@ BATCH = 200_000
 BACKENDS = {
     "sqlite": (sqlite, SqliteConfig(free_bytes_min=0)),
     "rocksdb": (rocksdb, RocksdbConfig(free_bytes_min=0)),
+    "lmdb": (lmdb, LmdbConfig(free_bytes_min=0)),
 }
 
 

@@ -2,12 +2,16 @@
 
 from typing import ClassVar
 
+from supervm.plugins.storage.cached import cached
+from supervm.plugins.storage.lmdb import lmdb
 from supervm.plugins.storage.memory import memory
 from supervm.plugins.storage.rocksdb import rocksdb
 from supervm.plugins.storage.sqlite import sqlite
 from supervm.testing.conformance.storage import StorageConformance
 
-SHARED = tuple(f"supervm.plugins.storage.{name}" for name in ("threaded", "scan", "folder", "latency"))
+SHARED = tuple(
+    f"supervm.plugins.storage.{name}" for name in ("threaded", "scan", "folder", "latency", "runs")
+)
 
 
 class TestMemory(StorageConformance):
@@ -24,3 +28,13 @@ class TestSqlite(StorageConformance):
 class TestRocksdb(StorageConformance):
     component = rocksdb
     sources = (*SHARED, "supervm.plugins.storage.rocksdb_stats")
+
+
+class TestCached(StorageConformance):
+    component = cached
+    sources = (*SHARED, "supervm.plugins.storage.lru", "supervm.plugins.storage.sqlite")
+
+
+class TestLmdb(StorageConformance):
+    component = lmdb
+    sources = SHARED

@@ -11,13 +11,13 @@ import pytest
 
 from supervm.contracts.storage import DiskFull, Put
 from supervm.kernel.component import Component
-from supervm.plugins.storage import folder, memory, rocksdb, sqlite
+from supervm.plugins.storage import folder, lmdb, memory, rocksdb, sqlite
 from supervm.plugins.storage.memory import MemoryConfig
 from supervm.testing.conformance.component import refused
 from supervm.testing.context import opened
 from tests.storage_backends import full_disk_child
 
-ON_DISK = [sqlite.sqlite, rocksdb.rocksdb]
+ON_DISK = [sqlite.sqlite, rocksdb.rocksdb, lmdb.lmdb]
 
 
 def fill(*arguments: str, inside: tuple[str, ...] = ()) -> dict[str, Any]:
@@ -46,7 +46,7 @@ def may_mount() -> bool:
 
 
 @pytest.mark.skipif(not may_mount(), reason="this system lets the user mount nothing")
-@pytest.mark.parametrize("backend", ["sqlite", "rocksdb"])
+@pytest.mark.parametrize("backend", ["sqlite", "rocksdb", "lmdb"])
 def test_a_full_disk_refuses_a_batch_whole_and_goes_on_reading(backend: str, tmp_path: Path) -> None:
     seen = fill(backend, "mount", str(tmp_path), inside=("unshare", "-rm"))
     acknowledged = seen["acknowledged"]
@@ -64,8 +64,9 @@ def test_rocksdb_takes_a_file_that_may_not_grow_for_a_full_disk(tmp_path: Path) 
     assert (seen["after"], seen["halves"], seen["room"]) == (acknowledged, acknowledged, True)
 
 
-def test_sqlite_fails_for_good_when_its_log_can_not_be_written(tmp_path: Path) -> None:
-    seen = fill("sqlite", "rlimit", str(tmp_path))
+@pytest.mark.parametrize("backend", ["sqlite", "lmdb"])
+def test_what_the_engine_takes_for_an_io_error_ends_the_store_for_good(backend: str, tmp_path: Path) -> None:
+    seen = fill(backend, "rlimit", str(tmp_path))
     acknowledged = seen["acknowledged"]
     assert acknowledged > 10
     assert (seen["error"], seen["second"], seen["readable"]) == ("StoreFailed", "StoreFailed", "refused")

@@ -7,7 +7,9 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import lmdb as binding
 import pytest
+import trio
 
 from supervm.contracts.storage import (
     Put,
@@ -19,7 +21,9 @@ from supervm.contracts.storage import (
 )
 from supervm.kernel.component import Component
 from supervm.plugins import storage as plugin
+from supervm.plugins.storage import lmdb as lmdb_module
 from supervm.plugins.storage.folder import MARKER
+from supervm.plugins.storage.lmdb import lmdb
 from supervm.plugins.storage.memory import CHECKPOINT_FILE, MemoryConfig, memory
 from supervm.plugins.storage.rocksdb import rocksdb
 from supervm.plugins.storage.sqlite import FILE, sqlite
@@ -27,7 +31,7 @@ from supervm.testing.conformance.component import refused
 from supervm.testing.context import opened
 from tests.storage_backends.test_full_disk import may_mount, names_in
 
-ON_DISK = pytest.mark.parametrize("component", [sqlite, rocksdb], ids=lambda component: component.name)
+ON_DISK = pytest.mark.parametrize("component", [sqlite, rocksdb, lmdb], ids=lambda component: component.name)
 
 
 async def make(component: Component, folder: Path, rows: int = 2_000) -> None:
@@ -87,12 +91,13 @@ def test_a_folder_that_can_not_be_written_is_refused_as_read_only(
         "import subprocess, sys, trio\n"
         "from pathlib import Path\n"
         "from supervm.contracts.storage import ReadOnly\n"
+        "from supervm.plugins.storage.lmdb import lmdb\n"
         "from supervm.plugins.storage.rocksdb import rocksdb\n"
         "from supervm.plugins.storage.sqlite import sqlite\n"
         "from supervm.testing.conformance.component import refused\n"
         "from supervm.testing.context import component_context\n"
         "folder = Path(sys.argv[2])\n"
-        "component = {'sqlite': sqlite, 'rocksdb': rocksdb}[sys.argv[1]]\n"
+        "component = {'sqlite': sqlite, 'rocksdb': rocksdb, 'lmdb': lmdb}[sys.argv[1]]\n"
         "async def main():\n"
         "    async with component_context(folder / 'x') as ctx:\n"
         "        with refused(ReadOnly):\n"
@@ -137,6 +142,9 @@ async def test_a_folder_of_another_backend_is_refused(tmp_path: Path) -> None:
     error = await refuses(rocksdb, tmp_path, StoreCorrupt)
     assert "sqlite" in str(error)
     assert not (tmp_path / "CURRENT").exists()
+    error = await refuses(lmdb, tmp_path, StoreCorrupt)
+    assert "sqlite" in str(error)
+    assert not (tmp_path / lmdb_module.FILE).exists()
 
 
 async def test_another_programs_database_is_refused_and_kept(tmp_path: Path) -> None:
@@ -146,6 +154,48 @@ async def test_another_programs_database_is_refused_and_kept(tmp_path: Path) -> 
     before = (tmp_path / FILE).read_bytes()
     await refuses(sqlite, tmp_path, StoreCorrupt)
     assert (tmp_path / FILE).read_bytes() == before
+
+
+async def test_another_programs_lmdb_environment_is_refused(tmp_path: Path) -> None:
+    environment = binding.open(str(tmp_path), map_size=2**20)
+    with environment.begin(write=True) as transaction:
+        transaction.put(b"theirs", b"v")
+    environment.close()
+    await refuses(lmdb, tmp_path, StoreCorrupt)
+    environment = binding.open(str(tmp_path), map_size=2**20)
+    with environment.begin() as transaction:
+        assert transaction.stat()["entries"] == 1
+    environment.close()
+
+
+async def test_a_newer_lmdb_environment_is_refused_whatever_the_marker_says(tmp_path: Path) -> None:
+    await make(lmdb, tmp_path)
+    environment = binding.open(str(tmp_path), map_size=2**30, max_dbs=1)
+    with environment.begin(write=True) as transaction:
+        transaction.put(lmdb_module.MARK, (2).to_bytes(4, "little"))
+    environment.close()
+    await refuses(lmdb, tmp_path, StoreTooNew)
+
+
+async def test_a_map_that_the_process_may_not_have_is_told_with_the_mend(tmp_path: Path) -> None:
+    program = (
+        "import resource, sys, trio\n"
+        "from pathlib import Path\n"
+        "from supervm.contracts.storage import StorageError\n"
+        "from supervm.plugins.storage.lmdb import LmdbConfig, lmdb\n"
+        "from supervm.testing.conformance.component import refused\n"
+        "from supervm.testing.context import opened\n"
+        "async def main():\n"
+        "    with refused(StorageError) as caught:\n"
+        "        async with opened(lmdb, Path(sys.argv[1]), LmdbConfig()): pass\n"
+        "    assert 'map_bytes' in caught[0].mend, caught\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (2**32, 2**32))\n"
+        "trio.run(main)\n"
+    )
+    done = await trio.run_process(
+        [sys.executable, "-c", program, str(tmp_path)], capture_stderr=True, check=False
+    )
+    assert done.returncode == 0, done.stderr.decode()
 
 
 DAMAGE: list[tuple[str, Component, Callable[[Path], object]]] = [
@@ -162,8 +212,23 @@ DAMAGE: list[tuple[str, Component, Callable[[Path], object]]] = [
         rocksdb,
         lambda folder: overwrite(table(folder), 4000, b"\xff" * 500),
     ),
+    ("lmdb-gone", lmdb, lambda folder: (folder / lmdb_module.FILE).unlink()),
+    ("lmdb-empty", lmdb, lambda folder: (folder / lmdb_module.FILE).write_bytes(b"")),
+    ("lmdb-no-database", lmdb, lambda folder: (folder / lmdb_module.FILE).write_bytes(b"text " * 2000)),
+    ("lmdb-cut", lmdb, lambda folder: cut(folder / lmdb_module.FILE, 60_000)),
+    ("lmdb-cut-in-its-head", lmdb, lambda folder: cut(folder / lmdb_module.FILE, 5_000)),
+    (
+        "lmdb-pages-lost",
+        lmdb,
+        lambda folder: overwrite(folder / lmdb_module.FILE, 3 * 4096, bytes(12 * 4096)),
+    ),
+    ("lmdb-heads-lost", lmdb, lambda folder: overwrite(folder / lmdb_module.FILE, 0, bytes(2 * 4096))),
     ("rocksdb-table-cut", rocksdb, lambda folder: table(folder).write_bytes(b"short")),
 ]
+
+
+def cut(path: Path, length: int) -> None:
+    path.write_bytes(path.read_bytes()[:length])
 
 
 def overwrite(path: Path, at: int, data: bytes) -> None:
@@ -225,11 +290,12 @@ async def test_a_lock_ends_with_its_holder(tmp_path: Path) -> None:
         assert await store.get(b"a") is None
 
 
-async def test_without_its_binding_rocksdb_is_unsupported(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("component", "package"), [(rocksdb, "rocksdict"), (lmdb, "lmdb")])
+async def test_without_its_binding_a_backend_is_unsupported(
+    component: Component, package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "rocksdict", None)
-    await refuses(rocksdb, tmp_path, Unsupported)
+    monkeypatch.setitem(sys.modules, package, None)
+    await refuses(component, tmp_path, Unsupported)
     assert names_in(tmp_path) == []
 
 
@@ -237,8 +303,8 @@ def test_declaring_the_backends_does_not_load_the_binding() -> None:
     program = (
         "import sys\nfrom supervm.plugins.storage import supervm_components\n"
         "names = [component.name for component in supervm_components()]\n"
-        "assert names == ['memory', 'sqlite', 'rocksdb'], names\n"
-        "assert 'rocksdict' not in sys.modules\n"
+        "assert names == ['memory', 'sqlite', 'rocksdb', 'lmdb', 'cached', 'postgres'], names\n"
+        "assert not {'rocksdict', 'lmdb'} & set(sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
     assert plugin.supervm_components is not None

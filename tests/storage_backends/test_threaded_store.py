@@ -27,6 +27,7 @@ from supervm.contracts.storage import (
 )
 from supervm.kernel.component import Component
 from supervm.plugins.storage import threaded
+from supervm.plugins.storage.lmdb import lmdb
 from supervm.plugins.storage.memory import memory
 from supervm.plugins.storage.rocksdb import rocksdb
 from supervm.plugins.storage.sqlite import SqliteConfig, SqliteEngine, sqlite
@@ -35,7 +36,7 @@ from supervm.testing.conformance.component import only_error, refused
 from supervm.testing.context import component_context, opened
 
 BACKENDS = pytest.mark.parametrize(
-    "component", [memory, sqlite, rocksdb], ids=lambda component: component.name
+    "component", [memory, sqlite, rocksdb, lmdb], ids=lambda component: component.name
 )
 
 
@@ -327,11 +328,11 @@ async def test_an_error_at_any_operation_leaves_nothing_of_the_batch_in_sqlite(
     calls: list[object] = []
     apply_run = SqliteEngine._apply_run
 
-    def failing(engine: SqliteEngine, kind: Any, run: Any) -> None:
+    def failing(engine: SqliteEngine, run: Any) -> None:
         if len(calls) == place:
             raise sqlite3.OperationalError("disk I/O error")
-        calls.append(kind)
-        apply_run(engine, kind, run)
+        calls.append(run)
+        apply_run(engine, run)
 
     async with opened(sqlite, tmp_path) as store:
         await store.write([Put(*row) for row in old])

@@ -1,0 +1,445 @@
+"""Making a ledger of a snapshot, in an empty store of any backend (STO-54).
+
+Nothing of a snapshot is believed. Each chunk must have the digest that its table says, and each table that of
+the manifest; the tree is built anew from the state, and its root must be the one that a final header shows;
+every header must follow the one before, up to a certificate; every block that came along must be that of
+its header. Only then is the commit marker written, in one durable batch; before that there is no ledger.
+
+Each chunk is written with the count of those done, in one batch, so a restore that broke goes on behind its
+last chunk. What is found wrong in a snapshot whose chunks are all as named is the maker's doing: nothing of
+it stays.
+
+While the state comes in the order of its keys, the tree needs it in the order of their hashes. So each entry
+leaves a row `02 || kh -> blake3(value)`, and these are read one slice of the tree after the other: memory is
+bounded whatever the state's size. They go with the last batch.
+
+`ChunkSource` says where chunks are from: a folder here, and whoever has them later.
+"""
+
+import struct
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from contextlib import aclosing
+from typing import Protocol, cast
+
+import attrs
+import trio
+
+from supervm.contracts.storage import (
+    Delete,
+    DeleteRange,
+    Durability,
+    KeyValueStore,
+    Operation,
+    Put,
+    StoreCorrupt,
+)
+from supervm.storage.creation import Progress
+from supervm.storage.errors import (
+    ChainMismatch,
+    ForeignChain,
+    NotEmpty,
+    SnapshotDamaged,
+    SnapshotUntrusted,
+    WrongRoot,
+)
+from supervm.storage.records import (
+    first_key,
+    read_block,
+    read_header,
+    read_receipts,
+    read_row,
+    sealed,
+)
+from supervm.storage.recovery import drop_ledger
+from supervm.storage.snapshot_chunks import (
+    GENESIS,
+    Entry,
+    Row,
+    check_blob,
+    damaged,
+    decode_chunk,
+    decode_table,
+)
+from supervm.storage.snapshot_folder import SnapshotFolder
+from supervm.storage.snapshot_format import Manifest, Section, VerifySignature
+from supervm.storage.spaces import (
+    BODIES,
+    CERTIFICATES,
+    CHAIN_KEY,
+    COMMIT_KEY,
+    HEADERS,
+    HISTORY,
+    INDEX,
+    LEDGER_END,
+    META_KEYS,
+    PRUNED_KEY,
+    RECEIPTS,
+    RESTORE_KEY,
+    RESTORED_KEY,
+    SCHEMA,
+    SCHEMA_KEY,
+    STATE,
+    CommitMarker,
+    Horizon,
+    certificate_key,
+    corrupt,
+    decode_place,
+    index_key,
+    unseal,
+)
+from supervm.storage.tree import SLICES, Change, build_crown, build_slice
+from supervm.storage.verify import verify_kept
+from supervm.types import smt
+from supervm.types.block import Block, BlockHeader
+from supervm.types.errors import InvalidInput
+from supervm.types.genesis import Genesis
+from supervm.types.receipt import Receipt
+
+LEAVES = HISTORY
+BATCH_OPERATIONS = 50_000
+BATCH_BYTES = 8 * 2**20
+
+_PROGRESS = struct.Struct("<B32sQ")
+_ORIGIN = struct.Struct("<BQ32s")
+
+CheckCertificate = Callable[[BlockHeader, bytes], None]
+"""(header, certificate): raises `InvalidInput` where it doesn't prove the block final. Runs in a thread."""
+
+
+class ChunkSource(Protocol):
+    """Where the bytes of chunks and tables come from, by their digest. What it gives is checked."""
+
+    async def blob(self, digest: bytes) -> bytes:
+        """Raises `ChunkMissing`, or another `SnapshotError`."""
+
+
+@attrs.frozen
+class FolderSource:
+    """The chunks of a folder of snapshots."""
+
+    folder: SnapshotFolder
+
+    async def blob(self, digest: bytes) -> bytes:
+        return await trio.to_thread.run_sync(self.folder.blob, digest)
+
+
+@attrs.frozen(kw_only=True)
+class Trust:
+    """What a snapshot must prove: it is of this chain, its maker signed it, and its blocks are final."""
+
+    chain_id: bytes
+    verify_signature: VerifySignature
+    check_certificate: CheckCertificate
+
+
+async def check_manifest(manifest: Manifest, trust: Trust) -> None:
+    """Raises `ForeignChain` or `SnapshotUntrusted`, before a chunk is asked for."""
+    if manifest.chain_id != trust.chain_id:
+        raise ForeignChain(manifest.chain_id, trust.chain_id, "snapshot")
+    manifest.check_signature(trust.verify_signature)
+    await _check_final(manifest.anchor_header, manifest.anchor_certificate, trust)
+
+
+async def _check_final(header: BlockHeader, certificate: bytes, trust: Trust) -> None:
+    try:
+        await trio.to_thread.run_sync(trust.check_certificate, header, certificate)
+    except InvalidInput as error:
+        raise SnapshotUntrusted(
+            f"nothing proves that block {header.height} is final", error, "Take a snapshot of another node."
+        ) from error
+
+
+async def read_genesis(manifest: Manifest, source: ChunkSource) -> Genesis:
+    """The genesis that a snapshot brings, which makes the manifest's chain id. Raises `SnapshotError`s."""
+    section = manifest.sections[0]
+    for entry in await _entries(section, source):
+        for _, value in await _rows(section, entry, source):
+            try:
+                genesis = Genesis.decode(value)
+            except InvalidInput as error:
+                raise damaged(entry.digest, f"it holds no genesis: {error}") from error
+            if genesis.chain_id != manifest.chain_id:
+                raise damaged(entry.digest, f"its genesis makes chain 0x{genesis.chain_id.hex()}")
+            return genesis
+    raise damaged(manifest.digest, "it has no genesis")
+
+
+async def check_chunks(manifest: Manifest, source: ChunkSource, progress: Progress | None = None) -> None:
+    """Read every chunk once and check it against tables and manifest; no store is needed."""
+    done = 0
+    for section in manifest.sections:
+        for entry in await _entries(section, source):
+            await _rows(section, entry, source)
+            done += 1
+            if progress is not None:
+                progress(done, manifest.chunks)
+
+
+async def restore_snapshot(
+    store: KeyValueStore,
+    source: ChunkSource,
+    manifest: Manifest,
+    trust: Trust,
+    progress: Progress | None = None,
+) -> CommitMarker:
+    """Make the ledger of a snapshot in a store that holds none, or go on with it; where it stands then.
+
+    Called again after anything that stopped it, it goes on. `progress` counts chunks, then slices of the
+    tree.
+    Raises `ForeignChain`, `SnapshotUntrusted`, `SnapshotTooNew`; `NotEmpty` for a store that holds something
+    else; `ChunkMissing` and `SnapshotDamaged`, after which it can be called again with a better source;
+    `WrongRoot` and `SnapshotUntrusted` for a snapshot that contradicts itself, of which nothing is left then.
+    """
+    await check_manifest(manifest, trust)
+    work = _Restore(store, source, manifest, trust, progress)
+    done = await work.begin()
+    await work.write_chunks(done)
+    try:
+        root, crown = await work.build_tree()
+        if root != manifest.state_root:
+            raise WrongRoot(root, manifest.state_root)
+        await work.check_blocks()
+    except (WrongRoot, SnapshotUntrusted, ForeignChain):
+        await drop_ledger(store)
+        raise
+    return await work.finish(crown)
+
+
+@attrs.define
+class _Restore:
+    store: KeyValueStore
+    source: ChunkSource
+    manifest: Manifest
+    trust: Trust
+    progress: Progress | None
+
+    async def begin(self) -> int:
+        """How many chunks a restore before this one has written."""
+        stored = dict(zip(META_KEYS, await self.store.get_many(META_KEYS), strict=True))
+        marker = stored[RESTORE_KEY]
+        if marker is not None and stored[COMMIT_KEY] is None:
+            digest, done = _decode_progress(unseal(RESTORE_KEY, marker))
+            if digest != self.manifest.digest:
+                raise NotEmpty(
+                    "the store holds an unfinished restore of another snapshot",
+                    f"manifest 0x{digest.hex()}, not 0x{self.manifest.digest.hex()}",
+                    "Go on with that one, or begin with an empty folder: --replace.",
+                )
+            return done
+        found = await first_key(self.store, STATE, LEDGER_END)
+        if found is not None or any(data is not None for data in stored.values()):
+            raise NotEmpty(
+                "the store holds a ledger already",
+                f"key {(found or COMMIT_KEY).hex()}",
+                "Restore into an empty folder, or set this one aside: --replace.",
+            )
+        await self.store.write(
+            [
+                sealed(SCHEMA_KEY, SCHEMA.to_bytes(4, "little")),
+                sealed(CHAIN_KEY, self.manifest.chain_id),
+                self._progress(0),
+            ],
+            Durability.DURABLE,
+        )
+        return 0
+
+    def _progress(self, done: int) -> Put:
+        return sealed(RESTORE_KEY, _PROGRESS.pack(1, self.manifest.digest, done))
+
+    async def write_chunks(self, done: int) -> None:
+        """Write every chunk from number `done` on, each in one batch with the count."""
+        number = 0
+        for section in self.manifest.sections:
+            for entry in await _entries(section, self.source):
+                number += 1
+                if number <= done:
+                    continue
+                rows = await _rows(section, entry, self.source)
+                batch = await trio.to_thread.run_sync(self._batch, section, entry, rows)
+                await self.store.write([*batch, self._progress(number)], Durability.BUFFERED)
+                self._tell(number, self.manifest.chunks)
+
+    def _batch(self, section: Section, entry: Entry, rows: Sequence[Row]) -> list[Operation]:
+        space = bytes((section.section,))
+        if section.section == GENESIS:
+            return []
+        batch: list[Operation] = []
+        for key, value in rows:
+            if not _fits(space, key, self.manifest):
+                raise damaged(entry.digest, f"no {section.name} row has key {key.hex() or 'none'}")
+            batch.append(sealed(space + key, value))
+            if space == STATE:
+                batch.append(Put(LEAVES + smt.key_hash(key), smt.value_hash(value)))
+        return batch
+
+    async def build_tree(self) -> tuple[bytes, list[Operation]]:
+        """Write the tree of the state that is in the store, but for its top pages: root, and those."""
+        height = self.manifest.height
+        slices: list[bytes] = []
+        for first in range(SLICES):
+            leaves = await self._leaves(first)
+            slot, pages = await trio.to_thread.run_sync(build_slice, leaves, height)
+            slices.append(slot)
+            for batch in _batches(pages):
+                await self.store.write(batch, Durability.BUFFERED)
+            self._tell(first + 1, SLICES)
+        root, crown = build_crown(slices, height)
+        return root, [Put(key, data) for key, data in crown.items()]
+
+    async def _leaves(self, first: int) -> list[Change]:
+        prefix = LEAVES + bytes((first,))
+        scan = cast("AsyncGenerator[tuple[bytes, bytes], None]", self.store.scan_prefix(prefix))
+        async with aclosing(scan) as rows:
+            return [(key[1:], key[1:] + value) async for key, value in rows]
+
+    async def check_blocks(self) -> None:
+        """Headers from genesis to a certificate, and every block and receipt that came along."""
+        manifest, stored = self.manifest, _StoredBlocks(self.store)
+        try:
+            async with aclosing(verify_kept(stored, self._marker(), manifest.first_block, None)) as steps:
+                async for step in steps:
+                    if step.height >= manifest.first_block:
+                        await self._check_index(step.height)
+            header = await stored.header(manifest.height)
+            assert header is not None, "verify_kept ends there"
+            if header.chain_id != self.trust.chain_id:
+                raise ForeignChain(header.chain_id, self.trust.chain_id, "snapshot")
+            await _check_final(header, await stored.certificate(manifest.height) or b"", self.trust)
+        except (StoreCorrupt, ChainMismatch) as error:
+            raise SnapshotUntrusted(
+                "the snapshot contradicts itself", error, "Nothing of it was kept. Take one of another node."
+            ) from error
+
+    async def _check_index(self, height: int) -> None:
+        """A kept block's digest leads to it, and each transaction's to this block or an earlier one."""
+        header = await read_header(self.store, height)
+        receipts = await read_receipts(self.store, height)
+        assert header is not None, height
+        keys = [index_key(header.digest()), *(index_key(receipt.digest) for receipt in receipts)]
+        for key, found in zip(keys, await self.store.get_many(keys), strict=True):
+            place = None if found is None else decode_place(key, unseal(key, found))
+            if key == keys[0]:
+                good = place == height
+            else:
+                good = not isinstance(place, int | None) and place.height <= height
+            if not good:
+                raise corrupt(key, f"it doesn't lead to block {height}")
+
+    def _marker(self) -> CommitMarker:
+        manifest = self.manifest
+        return CommitMarker(
+            manifest.height, manifest.block_digest, manifest.state_root, manifest.receipts_root
+        )
+
+    async def finish(self, crown: Sequence[Operation]) -> CommitMarker:
+        """The batch that makes it a ledger."""
+        manifest, marker = self.manifest, self._marker()
+        await self.store.write(
+            [
+                *crown,
+                DeleteRange(LEAVES, bytes([LEAVES[0] + 1])),
+                sealed(PRUNED_KEY, Horizon(manifest.first_block, manifest.height).encode()),
+                sealed(RESTORED_KEY, _ORIGIN.pack(1, manifest.height, manifest.digest)),
+                sealed(COMMIT_KEY, marker.encode()),
+                Delete(RESTORE_KEY),
+            ],
+            Durability.DURABLE,
+        )
+        return marker
+
+    def _tell(self, done: int, total: int) -> None:
+        if self.progress is not None:
+            self.progress(done, total)
+
+
+@attrs.frozen
+class _StoredBlocks:
+    """The blocks in a store that holds no ledger yet."""
+
+    store: KeyValueStore
+
+    async def header(self, height: int) -> BlockHeader | None:
+        return await read_header(self.store, height)
+
+    async def certificate(self, height: int) -> bytes | None:
+        return await read_row(self.store, certificate_key(height))
+
+    async def block(self, which: int) -> Block | None:
+        return await read_block(self.store, which)
+
+    async def receipts(self, height: int) -> list[Receipt] | None:
+        return await read_receipts(self.store, height)
+
+
+async def read_origin(store: KeyValueStore) -> tuple[int, bytes] | None:
+    """Height and manifest digest of the snapshot that a ledger was restored from; None where it wasn't."""
+    data = await read_row(store, RESTORED_KEY)
+    if data is None:
+        return None
+    if len(data) != _ORIGIN.size or data[0] != 1:
+        raise corrupt(RESTORED_KEY, "not a note of format 1")
+    _, height, digest = _ORIGIN.unpack(data)
+    return height, digest
+
+
+async def _entries(section: Section, source: ChunkSource) -> list[Entry]:
+    """The chunks of a section, in order, as its tables list them."""
+    found: list[Entry] = []
+    for table in section.tables:
+        blob = check_blob(table, await source.blob(table))
+        found += await trio.to_thread.run_sync(decode_table, table, blob)
+    sums = (sum(one.rows for one in found), sum(one.size_bytes for one in found), len(found))
+    if sums != (section.rows, section.size_bytes, section.chunks):
+        raise SnapshotDamaged(
+            f"the tables of section {section.name} don't add up to what the manifest says",
+            f"rows, bytes and chunks are {sums}",
+            "Take the snapshot again from where it is from, or another one.",
+        )
+    return found
+
+
+async def _rows(section: Section, entry: Entry, source: ChunkSource) -> list[Row]:
+    """The rows of a chunk, checked against its entry."""
+    blob = await source.blob(entry.digest)
+    return await trio.to_thread.run_sync(_decode, section, entry, blob)
+
+
+def _decode(section: Section, entry: Entry, blob: bytes) -> list[Row]:
+    rows = decode_chunk(entry.digest, check_blob(entry.digest, blob), section.section)
+    if (len(blob), len(rows)) != (entry.size_bytes, entry.rows):
+        raise damaged(entry.digest, f"{len(blob)} bytes and {len(rows)} rows, its table says otherwise")
+    return rows
+
+
+def _fits(space: bytes, key: bytes, manifest: Manifest) -> bool:
+    """Whether a row of a section may have this key: what commits make, and none above the tip."""
+    if space == STATE:
+        return bool(key)
+    if space == INDEX:
+        return len(key) == 32
+    height = int.from_bytes(key[:8], "big")
+    if space in (HEADERS, CERTIFICATES):
+        return len(key) == 8 and height <= manifest.height
+    lengths = (8, 10) if space == BODIES else (12,)
+    assert space in (BODIES, RECEIPTS), space
+    return len(key) in lengths and manifest.first_block <= height <= manifest.height
+
+
+def _batches(pages: dict[bytes, bytes]) -> Iterator[list[Operation]]:
+    batch: list[Operation] = []
+    size_bytes = 0
+    for key, data in pages.items():
+        if batch and (len(batch) == BATCH_OPERATIONS or size_bytes + len(data) > BATCH_BYTES):
+            yield batch
+            batch, size_bytes = [], 0
+        batch.append(Put(key, data))
+        size_bytes += len(key) + len(data)
+    if batch:
+        yield batch
+
+
+def _decode_progress(data: bytes) -> tuple[bytes, int]:
+    if len(data) != _PROGRESS.size or data[0] != 1:
+        raise corrupt(RESTORE_KEY, "not a restore's progress of format 1")
+    _, digest, done = _PROGRESS.unpack(data)
+    return digest, done
