@@ -12,6 +12,7 @@ import attrs
 import trio
 
 from supervm.chain.admission import Admission, Answer
+from supervm.chain.claiming import examine_transactions, used_keys, used_slots
 from supervm.chain.events import EventLog
 from supervm.chain.examine import ChainRules
 from supervm.chain.examine import refused as refusal
@@ -33,6 +34,7 @@ from supervm.contracts.application import (
     BlockInvalid,
     Engine,
     Executed,
+    ExecutedFacts,
     HeaderFacts,
     NodeIdentity,
     NotExecuted,
@@ -52,9 +54,12 @@ from supervm.execution import (
 )
 from supervm.execution.engine import BlockEngine
 from supervm.kernel.component import Context, Health, HealthState
+from supervm.storage.errors import Pruned
 from supervm.storage.ledger import Ledger, Staged
 from supervm.types.batch import Batch
 from supervm.types.block import Block
+from supervm.types.claims import Examined, Facts
+from supervm.types.digests import ZERO
 from supervm.types.errors import InvalidInput
 from supervm.types.genesis import Genesis
 from supervm.types.packed_receipts import ReceiptHead, heads_of
@@ -127,6 +132,7 @@ class Chain:
         self._pending: Pending | None = None
         self._executing = trio.Lock()
         self._thread = trio.CapacityLimiter(1)
+        self._examining = trio.CapacityLimiter(1)
         self._work = trio.Event()
         self._in_hand: dict[bytes, Entry] = {}
         self._decoded: Recent[bytes, Transaction] = Recent(DECODED_MAX)
@@ -155,8 +161,10 @@ class Chain:
 
     @property
     def epoch(self) -> int:
-        """The epoch of the next block."""
-        return self.ledger.tip.height // self.genesis.epoch_blocks + 1
+        """The epoch of the next block: the tip's, or the one after it where the tip ends its own."""
+        header = self.ledger.tip_header
+        ended = header.height == 0 or header.next_validators_digest != ZERO
+        return header.epoch + 1 if ended else header.epoch
 
     @property
     def base_price(self) -> int:
@@ -306,6 +314,65 @@ class Chain:
             refused[kept[place]] = refusal(error, transactions[place].digest)
         return Verdict(locks=checked.locks, refused=refused)
 
+    async def examine(self, transactions: Sequence[bytes], past: Sequence[Batch]) -> Examined:
+        unknown = [data for data in transactions if data not in self._in_hand]
+        judged = dict(zip(unknown, await self.examiner.examine(unknown), strict=True))
+        wrong = {
+            index: one.code
+            for index, data in enumerate(transactions)
+            if isinstance(one := judged.get(data), Refused)
+        }
+        try:
+            decoded = [self.decode(data) for data in transactions]
+            gas_sum = self.measure(transactions).gas
+        except InvalidInput as error:
+            return Examined(Facts(self.ledger.tip.height, {}, {}), (), malformed=str(error))
+        keys = {key for each in decoded for key in admission_keys(each)}
+        while True:
+            height, gas_state = self.ledger.tip.height, self.gas_state
+            state = await self.ledger.get_state(keys)
+            # What was read is of one block, and the answer says of which.
+            if self.ledger.tip.height == height:
+                break
+        return await trio.to_thread.run_sync(
+            lambda: examine_transactions(
+                decoded,
+                state,
+                height,
+                self.gas,
+                gas_state,
+                wrong=wrong,
+                gas_sum=gas_sum,
+                private_kinds=self._private_kinds,
+            ),
+            limiter=self._examining,
+        )
+
+    async def used_up(self, transactions: Sequence[bytes]) -> tuple[tuple[bytes, ...], tuple[bytes, ...]]:
+        decoded = [self.decode(data) for data in transactions]
+        state = await self.ledger.get_state(used_keys(decoded))
+        return used_slots(decoded, state), tuple(each.digest for each in decoded)
+
+    async def block(self, which: int | bytes) -> Block | None:
+        try:
+            return await self.ledger.block(which)
+        except Pruned:
+            return None
+
+    def facts(self, height: int) -> ExecutedFacts:
+        at = self._known_roots(height)
+        return ExecutedFacts(
+            height=height,
+            state_root=at.state_root,
+            receipts_root=at.receipts_root,
+            base_price=at.base_price,
+        )
+
+    def recall(self, executed: Sequence[ExecutedFacts]) -> None:
+        for each in executed:
+            if each.height < self.ledger.tip.height:
+                self._roots.put(each.height, Roots(each.state_root, each.receipts_root, each.base_price))
+
     async def apply_certified(self, batch: Batch, certificate: bytes) -> Sequence[tuple[bytes, bytes]]:
         await trio.lowlevel.checkpoint()
         return ()
@@ -389,6 +456,9 @@ class Chain:
 
     async def _roots_at(self, height: int) -> Roots:
         await trio.lowlevel.checkpoint()
+        return self._known_roots(height)
+
+    def _known_roots(self, height: int) -> Roots:
         if self._pending is not None and self._pending.executed.height == height:
             executed = self._pending.executed
             return Roots(executed.state_root, executed.receipts_root, self._pending.base_price)
