@@ -32,8 +32,8 @@ class NullifiesAfterFinalize(Ordering):
 
     def _say_again(self) -> None:
         super()._say_again()
-        highest = self._highest
-        if highest is not None and highest.number > self._final_view and highest.nullified is None:
+        highest = self._views.highest
+        if highest is not None and highest.number > self.final_view and highest.nullified is None:
             highest.nullified = vote = self._say_as.vote(VoteKind.NULLIFY, highest.number)
             self._say(vote, BareVote(vote))
 
@@ -57,7 +57,7 @@ class FinalizeLoggedAlone(Ordering):
         if not isinstance(record, BareVote):
             super()._replay(record)
             return
-        view = self._restore_view(record.vote.view)
+        view = self._views.from_log(record.vote.view)
         if view is not None:
             view.finalized = record.vote
             view.add(record.vote)

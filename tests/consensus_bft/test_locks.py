@@ -1,6 +1,5 @@
 """Locks: what may be certified together, and what becomes of it (CONS-10..17)."""
 
-import os
 from collections.abc import Iterable
 
 import pytest
@@ -22,13 +21,14 @@ from supervm.types.operations import ObjectCreate, Output, Transfer, encode_oper
 from supervm.types.state import Object, OwnerKind, object_id
 from supervm.types.transaction import Access, Body, Input, Lane, Transaction, build
 
+from . import SCALE
 from .locking_model import Broken, Model
 
 ALICE, BOB, TOKEN = b"A" * 32, b"B" * 32, bytes(32)
 ONE, TWO, THREE, PAST = (bytes([each]) * 32 for each in range(1, 5))
 BUILDER = b"builder".ljust(32)
 RICH = Facts(0, {}, {(ALICE, TOKEN): 10**9, (BOB, TOKEN): 10**9})
-RUNS = int(os.environ.get("SUPERVM_MODEL_RUNS", "600"))
+RUNS = 250 * SCALE
 
 
 def claim(

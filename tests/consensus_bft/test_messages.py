@@ -16,7 +16,7 @@ from supervm.plugins.consensus.bft.votes import ViewVote
 from supervm.types.batch import Batch, batch_header
 from supervm.types.certificate import VoteKind, vote_message
 from supervm.types.errors import DecodeError, InvalidInput
-from tests.consensus_bft import strategies
+from tests.consensus_bft import SCALE, strategies
 
 SIGNATURE = bytes(64)
 
@@ -28,7 +28,7 @@ def batch_of(items: tuple[bytes, ...]) -> Batch:
     return Batch(header, SIGNATURE, items)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=60 * SCALE, deadline=None)
 @given(strategies.messages)
 def test_a_message_is_read_back_as_it_was_written(message: Message) -> None:
     frame = encode(message)
@@ -37,7 +37,7 @@ def test_a_message_is_read_back_as_it_was_written(message: Message) -> None:
     assert len(frame) <= frame_bytes_max(frame[0])
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=60 * SCALE, deadline=None)
 @given(strategies.messages, st.data())
 def test_a_changed_frame_is_another_message_or_none(message: Message, data: st.DataObject) -> None:
     frame = bytearray(encode(message))
@@ -49,7 +49,7 @@ def test_a_changed_frame_is_another_message_or_none(message: Message, data: st.D
         assert encode(read) == bytes(frame)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=50 * SCALE, deadline=None)
 @given(strategies.messages, st.data())
 def test_a_frame_cut_short_or_followed_by_bytes_is_refused(message: Message, data: st.DataObject) -> None:
     frame = encode(message)
@@ -60,7 +60,7 @@ def test_a_frame_cut_short_or_followed_by_bytes_is_refused(message: Message, dat
         decode(frame + b"\0")
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=150 * SCALE, deadline=None)
 @given(st.integers(0, 255), st.binary(max_size=300))
 def test_garbage_is_refused_or_the_one_encoding_of_a_message(kind: int, data: bytes) -> None:
     frame = bytes([kind]) + data
@@ -132,7 +132,7 @@ def test_an_answer_of_several_items_has_at_most_4_mib_but_one_item_may_have_more
     assert caught.value.code == "TooLarge"
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=50 * SCALE, deadline=None)
 @given(strategies.log_records)
 def test_a_record_is_read_back_as_it_was_written(record: Record) -> None:
     data = encode_record(record)

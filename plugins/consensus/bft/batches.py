@@ -13,7 +13,6 @@ of one height. What is certified is examined in the same queue, ahead of what is
 spends of its transactions.
 """
 
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 
 import attrs
@@ -43,6 +42,7 @@ from supervm.plugins.consensus.bft.claims import EXECUTED_CODES, Claim, Examined
 from supervm.plugins.consensus.bft.effects import EffectsSigner
 from supervm.plugins.consensus.bft.events import Check, Fetch, Halt, Now, Received
 from supervm.plugins.consensus.bft.fetching import ANSWER_BYTES_MAX, Absent, Get, Got, Item, WantDigest, What
+from supervm.plugins.consensus.bft.holding import HeldBatches, ToldLeaders, WaitingBatches
 from supervm.plugins.consensus.bft.locks import CertificatesConflict, Judgement, LockBounds, LockTable
 from supervm.plugins.consensus.bft.messages import (
     Accept,
@@ -129,17 +129,12 @@ class BatchVoter:
         self._executed_height = self._final_height = height
         self._not_before = 0
         self._closing = False
-        self._batches: dict[Digest, Batch] = {}
+        self._held = HeldBatches()
         self._accepted: dict[Digest, None] = {}
-        self._where: dict[Digest, tuple[Digest, int]] = {}
-        self._held_bytes: dict[bytes, int] = {}
         self._learned_claims: dict[Digest, tuple[Claim, ...]] = {}
-        self._to_vote: dict[bytes, deque[Batch]] = {}
-        self._to_learn: deque[Batch] = deque()
-        self._queued: dict[Digest, None] = {}
+        self._waiting = WaitingBatches()
         self._checking: Batch | None = None
-        self._leaders: tuple[bytes, ...] = ()
-        self._told: dict[bytes, dict[Digest, None]] = {}
+        self._leaders = ToldLeaders()
 
     # What it is told
 
@@ -162,8 +157,7 @@ class BatchVoter:
                 case Applied():
                     self.effects.applied(event)
                 case Leaders(_, _, nodes):
-                    self._leaders = tuple(each for each in nodes if each != self._facts.node_id)
-                    self._told = {each: self._told.get(each, {}) for each in self._leaders}
+                    self._leaders.now(tuple(each for each in nodes if each != self._facts.node_id))
                     self._tell_leaders()
                 case EpochCloses(last_effects):
                     self._closing = True
@@ -184,14 +178,13 @@ class BatchVoter:
         for record in records:
             match record:
                 case HeldBatch(batch):
-                    self._keep(batch)
+                    self._held.keep(batch)
                 case Locked(batch_digest, builder, accepted, claims, equivocators):
                     self.table.take(claims, builder, 0.0)
                     self.table.equivocated(equivocators)
                     if accepted:
                         self._accepted[batch_digest] = None
-                        for index, claim in enumerate(claims):
-                            self._where[claim.transaction] = (batch_digest, index)
+                        self._held.accepted(batch_digest, enumerate(claims))
                 case HeldCertificate(certificate):
                     self.certificates.add(certificate)
                 case CertifiedClaims(batch_digest, claims):
@@ -218,7 +211,7 @@ class BatchVoter:
 
     def batch(self, digest: Digest) -> Batch | None:
         """A batch that is held, for whoever asks."""
-        return self._batches.get(digest)
+        return self._held.get(digest)
 
     # Messages
 
@@ -255,8 +248,7 @@ class BatchVoter:
         if missing:
             self._miss(batch, missing)
             return
-        self._queued[digest] = None
-        self._to_vote.setdefault(batch.header.builder, deque()).append(batch)
+        self._waiting.add(batch, certified=False)
 
     def _refusal(self, batch: Batch) -> str:
         """Why a batch isn't even examined; empty if it is."""
@@ -274,8 +266,8 @@ class BatchVoter:
         if (
             behind >= bounds.lag_max
             or len(self.certificates) >= bounds.certificates_max
-            or self._held_bytes.get(header.builder, 0) + header.size_bytes > share
-            or len(self._to_vote.get(header.builder, ())) >= bounds.open_max
+            or self._held.size_bytes(header.builder) + header.size_bytes > share
+            or self._waiting.count(header.builder) >= bounds.open_max
         ):
             return "Busy"
         return ""
@@ -314,46 +306,30 @@ class BatchVoter:
     def _item(self, want: WantDigest) -> Item | None:
         match want.what:
             case What.BATCH:
-                return self._batches.get(want.digest)
+                return self._held.get(want.digest)
             case What.BATCH_CERTIFICATE:
                 return self.certificates.get(want.digest)
-        batch, _ = self._where.get(want.digest, (b"", 0))
-        return self.effects.said(batch, want.digest)
+        return self.effects.said(self._held.batch_of(want.digest), want.digest)
 
     # Examining, one batch at a time
 
     def _learn(self, batch: Batch) -> None:
         if not self._is_awaited(batch.digest()):
-            self._queued[batch.digest()] = None
-            self._to_learn.append(batch)
+            self._waiting.add(batch, certified=True)
 
     def _is_awaited(self, digest: Digest) -> bool:
         """Whether a batch is in the queue or with the application."""
-        return digest in self._queued or (self._checking is not None and self._checking.digest() == digest)
+        return digest in self._waiting or (self._checking is not None and self._checking.digest() == digest)
 
     def _next_check(self) -> None:
-        while (
-            self._checking is None
-            and self._executed_height >= self._not_before
-            and (self._to_learn or self._to_vote)
-        ):
-            batch = self._to_learn.popleft() if self._to_learn else self._next_vote()
-            del self._queued[batch.digest()]
+        while self._checking is None and self._executed_height >= self._not_before and self._waiting:
+            batch = self._waiting.take()
             if self.certificates.is_settled(batch.digest()):
                 continue
             if self._closing and not self.certificates.wants_content(batch.digest()):
                 self._refuse(batch, "Closing")
                 continue
             self._check(batch)
-
-    def _next_vote(self) -> Batch:
-        """The builders take turns: who sends much waits for itself."""
-        builder = next(iter(self._to_vote))
-        waiting = self._to_vote.pop(builder)
-        batch = waiting.popleft()
-        if waiting:
-            self._to_vote[builder] = waiting
-        return batch
 
     def _check(self, batch: Batch) -> None:
         past, missing = self.certificates.past(batch.header.after)
@@ -373,18 +349,11 @@ class BatchVoter:
         if examined.facts.height != self._executed_height:
             # Facts and locks have to be of one height. The block that is executed is told soon.
             self._not_before = examined.facts.height
-            self._put_back(batch)
+            self._waiting.put_back(batch, self.certificates.wants_content(digest))
         elif self.certificates.wants_content(digest):
             self._learned(batch, examined)
         else:
             self._vote(batch, examined, now_s)
-
-    def _put_back(self, batch: Batch) -> None:
-        self._queued[batch.digest()] = None
-        if self.certificates.wants_content(batch.digest()):
-            self._to_learn.appendleft(batch)
-        else:
-            self._to_vote.setdefault(batch.header.builder, deque()).appendleft(batch)
 
     def _learned(self, batch: Batch, examined: Examined) -> None:
         """The transactions of a certified batch: what they lock and spend counts from now on."""
@@ -395,13 +364,12 @@ class BatchVoter:
             if examined.refused.get(index) not in EXECUTED_CODES
             and not _is_used(claim, examined.facts.nonces)
         )
-        if digest not in self._batches:
-            self._keep(batch)
+        if digest not in self._held:
+            self._held.keep(batch)
             self._out.log(HeldBatch(batch))
         self._out.log(CertifiedClaims(digest, claims))
         self.table.certify(digest, claims)
-        for index, claim in enumerate(examined.claims):
-            self._where.setdefault(claim.transaction, (digest, index))
+        self._held.learned(digest, enumerate(examined.claims))
         self._learned_claims[digest] = claims
         self._progressed(self.certificates.examined(digest))
 
@@ -430,11 +398,10 @@ class BatchVoter:
         self.table.equivocated(found.equivocators)
         accepted = not found.refused
         if accepted:
-            self._keep(batch)
+            self._held.keep(batch)
             self._out.log(HeldBatch(batch))
             self._accepted[digest] = None
-            for index, claim in found.locked.items():
-                self._where[claim.transaction] = (digest, index)
+            self._held.accepted(digest, found.locked.items())
         if found.locked or found.equivocators:
             locked = tuple(found.locked.values())
             self._out.log(Locked(digest, header.builder, accepted, locked, found.equivocators))
@@ -448,30 +415,24 @@ class BatchVoter:
         """Keep a proof of each equivocation, one an account, and tell the leaders (CONS-17)."""
         names = [claim.transaction for claim in examined.claims]
         for conflict in found.conflicts:
-            first = self._transaction(conflict.other)
+            first = self._held.transaction(conflict.other)
             second = batch.transactions[names.index(conflict.transaction)]
             if first and conflict.account not in self.equivocations:
                 lower, higher = sorted((first, second))
                 proof = self.equivocations[conflict.account] = Equivocation(lower, higher, conflict.slot)
-                self._out.send(self._leaders, proof)
+                self._out.send(self._leaders.nodes, proof)
 
     def _refusals(self, found: Judgement) -> tuple[Refusal, ...]:
         """What is refused, by index, with proofs of equivocation as far as a frame has room for them."""
         refusals: list[Refusal] = []
         left = PROOF_BYTES_MAX
         for index, why in sorted(found.refused.items()):
-            other = b"" if why.other is None else self._transaction(why.other)
+            other = b"" if why.other is None else self._held.transaction(why.other)
             if len(other) > left:
                 other = b""
             left -= len(other)
             refusals.append(Refusal(index, why.code, other))
         return tuple(refusals)
-
-    def _transaction(self, digest: Digest) -> bytes:
-        """The bytes of a transaction in a batch that is held; empty where there is none."""
-        batch, index = self._where.get(digest, (b"", 0))
-        held = self._batches.get(batch)
-        return b"" if held is None else held.transactions[index]
 
     # Answers
 
@@ -497,18 +458,13 @@ class BatchVoter:
 
     # What is held
 
-    def _keep(self, batch: Batch) -> None:
-        digest, builder = batch.digest(), batch.header.builder
-        if digest not in self._batches:
-            self._batches[digest] = batch
-            self._held_bytes[builder] = self._held_bytes.get(builder, 0) + batch.header.size_bytes
-
     def _progressed(self, progress: Progress) -> None:
         for digest in progress.known:
             certificate = self.certificates.get(digest)
-            assert certificate is not None, "what is known is there"
+            batch = self._held.get(digest)
+            assert certificate is not None and batch is not None, "what is known is there"
             self.effects.known(certificate)
-            self._out.put(Learned(certificate, self._batches[digest], self._learned_claims.pop(digest, ())))
+            self._out.put(Learned(certificate, batch, self._learned_claims.pop(digest, ())))
         if progress.held:
             self._tell_leaders()
 
@@ -517,7 +473,7 @@ class BatchVoter:
         digest = certificate.header.digest()
         members = self._facts.validators.members
         signers = tuple(members[number].node_id for number in numbers_of(certificate.bitmap))
-        held = self._batches.get(digest)
+        held = self._held.get(digest)
         if held is not None:
             self._learn(held)
         elif not self._is_awaited(digest):
@@ -532,13 +488,8 @@ class BatchVoter:
                 self._fetch(certificate)
 
     def _tell_leaders(self) -> None:
-        for certificate in self.certificates.unordered():
-            digest = certificate.header.digest()
-            to = tuple(each for each in self._leaders if digest not in self._told[each])
-            for each in to:
-                self._told[each][digest] = None
-            if to:
-                self._out.send(to, certificate)
+        for to, certificate in self._leaders.untold(self.certificates.unordered()):
+            self._out.send(to, certificate)
 
     def _executed(self, block: BlockExecuted) -> None:
         if block.height <= self._executed_height:
@@ -553,16 +504,11 @@ class BatchVoter:
         self.table.executed(block.used, block.transactions)
         progress = self.certificates.executed(block.batches)
         self.effects.settled(block.batches)
+        self._leaders.settled(block.batches)
+        self._held.settled(block.batches, block.transactions)
         for digest in block.batches:
             self._accepted.pop(digest, None)
-            for told in self._told.values():
-                told.pop(digest, None)
             self._learned_claims.pop(digest, None)
-            batch = self._batches.pop(digest, None)
-            if batch is not None:
-                self._held_bytes[batch.header.builder] -= batch.header.size_bytes
-        for digest in block.transactions:
-            self._where.pop(digest, None)
         self._progressed(progress)
 
 

@@ -1,8 +1,13 @@
 """What ordering keeps of its peers: whom it answered, who is ahead, what it asked for. All bounded."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
-from supervm.plugins.consensus.bft.fetching import Want
+from supervm.plugins.consensus.bft.events import Behind, Fetch, Output, Send, Stream
+from supervm.plugins.consensus.bft.fetching import VIEWS_MAX, Want, WantViews
+from supervm.plugins.consensus.bft.pacing import Pacing
+from supervm.plugins.consensus.bft.proposals import Epoch
+from supervm.plugins.consensus.bft.votes import ViewVote
+from supervm.types.certificate import Certificate, numbers_of
 from supervm.types.validators import ValidatorSet
 
 ANSWERED_MAX = 1_024
@@ -80,3 +85,71 @@ class Questions:
     def forget(self) -> None:
         """Ask for everything anew."""
         self._at_us.clear()
+
+
+class Peers:
+    """Who is behind is told where this node is; who is ahead is asked for what this node lacks (CONS-34)."""
+
+    def __init__(self, epoch: Epoch, own: int | None, pacing: Pacing) -> None:
+        self._epoch = epoch
+        self._own = own
+        self._pacing = pacing
+        self._members = epoch.validators.members
+        self._answered = Answered()
+        self._ahead = Ahead(epoch.validators)
+        self._questions = Questions()
+
+    def tell(self, peer: bytes, certificates: Sequence[Certificate], now_us: int) -> list[Output]:
+        """Send certificates to a peer that lacks them, once a D a peer."""
+        if not certificates or not self._answered.is_due(peer, now_us, self._pacing.delay_us):
+            return []
+        self._answered.answered(peer, now_us)
+        return [Send((peer,), certificate, Stream.VOTES) for certificate in dict.fromkeys(certificates)]
+
+    def of_other_epoch(self, peer: bytes, vote: ViewVote, now_us: int) -> list[Output]:
+        """A vote of another epoch: help whoever is behind, notice that this node is."""
+        if vote.epoch < self._epoch.number:
+            base = self._epoch.base_finalisation
+            return [] if base is None else self.tell(peer, [base], now_us)
+        # The set of a later epoch isn't known here: whoever is of this one and votes there counts.
+        number = self._epoch.validators.number_of(peer)
+        if number is None:
+            return []
+        self._ahead.in_epoch(number, vote.epoch)
+        later = self._ahead.in_later_epochs()
+        if not later:
+            return []
+        there = tuple(self._members[n].node_id for n in later)
+        return self._ask(WantViews(vote.epoch, 0, 0), Behind(vote.epoch, there), now_us)
+
+    def ahead(self, vote: ViewVote, now_us: int) -> list[Output]:
+        """Votes too far ahead aren't kept; of some-honest weight they say that certificates are missed."""
+        self._ahead.in_view(vote.validator, vote.view)
+        found = self._ahead.lowest_view()
+        if found is None:
+            return []
+        lowest, there = found
+        want = WantViews(self._epoch.number, lowest - 1, lowest + VIEWS_MAX - 2)
+        return self.fetch(want, now_us, tuple(self._members[number].node_id for number in there))
+
+    def entered(self, view: int) -> None:
+        self._ahead.forget_upto(view)
+
+    def signers(self, certificate: Certificate) -> tuple[bytes, ...]:
+        """Who signed a certificate, but for this node."""
+        numbers = numbers_of(certificate.bitmap)
+        return tuple(self._members[number].node_id for number in numbers if number != self._own)
+
+    def fetch(self, want: Want, now_us: int, peers: tuple[bytes, ...] = ()) -> list[Output]:
+        """Ask, unless the same was asked for less than 2D ago (CONS-63)."""
+        return self._ask(want, Fetch(want, peers), now_us)
+
+    def _ask(self, want: Want, output: Output, now_us: int) -> list[Output]:
+        return [output] if self._questions.is_due(want, now_us, self._pacing.leader_us) else []
+
+    def came(self, want: Want) -> bool:
+        """What was asked for is here: whether it was."""
+        return self._questions.take(want)
+
+    def ask_anew(self) -> None:
+        self._questions.forget()

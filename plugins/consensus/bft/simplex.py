@@ -18,26 +18,13 @@ How it is kept
 
 from collections.abc import Callable, Iterable
 
-import attrs
-
-from supervm.contracts.application import Tip
-from supervm.plugins.consensus.bft.branches import (
-    Branch,
-    Branches,
-    ForksFinal,
-    Node,
-    Unlinked,
-    node_of,
-)
+from supervm.plugins.consensus.bft.branches import Branch, ForksFinal, Node, Unlinked, node_of
 from supervm.plugins.consensus.bft.events import (
     ALL,
-    Behind,
     CancelTimer,
     EpochEnded,
     Event,
     ExecutedBlock,
-    Fetch,
-    Final,
     Halt,
     InView,
     Logged,
@@ -53,65 +40,28 @@ from supervm.plugins.consensus.bft.events import (
     TimedOut,
     Work,
 )
-from supervm.plugins.consensus.bft.fetching import VIEWS_MAX, GotBlock, Want, WantDigest, WantViews, What
+from supervm.plugins.consensus.bft.fetching import VIEWS_MAX, GotBlock, Want, WantDigest, What
+from supervm.plugins.consensus.bft.finality import Finality
 from supervm.plugins.consensus.bft.leaders import Leaders
-from supervm.plugins.consensus.bft.leading import Pool, build_block
-from supervm.plugins.consensus.bft.offences import Evidence, Offence
+from supervm.plugins.consensus.bft.leading import Leading, Pool
 from supervm.plugins.consensus.bft.pacing import Pacing, Silence
-from supervm.plugins.consensus.bft.peers import Ahead, Answered, Questions
-from supervm.plugins.consensus.bft.proposals import (
-    Broken,
-    Epoch,
-    Waits,
-    judge,
-)
+from supervm.plugins.consensus.bft.peers import Peers
+from supervm.plugins.consensus.bft.proposals import Broken, Waits, judge
+from supervm.plugins.consensus.bft.rebuilding import put_back, records_of
 from supervm.plugins.consensus.bft.records import Entered, Finalized, Notarized, Nullified, Proposed
-from supervm.plugins.consensus.bft.roots import Roots, takes_batches
+from supervm.plugins.consensus.bft.roots import Roots
+from supervm.plugins.consensus.bft.starting import Settings, Start
 from supervm.plugins.consensus.bft.statements import Statements
-from supervm.plugins.consensus.bft.views import View, is_of_quorum, weight_of
+from supervm.plugins.consensus.bft.views import View, Views, is_of_quorum, weight_of
 from supervm.plugins.consensus.bft.votes import Proposal, ViewVote
 from supervm.types.block import Block
-from supervm.types.certificate import (
-    Certificate,
-    VoteKind,
-    numbers_of,
-)
+from supervm.types.certificate import Certificate, VoteKind
 from supervm.types.digests import Digest
 from supervm.types.errors import InvalidInput
 
+__all__ = ["ADVANCE", "AGAIN", "EMPTY", "INTERVAL", "LEADER", "Ordering", "Settings", "Start"]
+
 LEADER, ADVANCE, AGAIN, EMPTY, INTERVAL = "leader", "advance", "again", "empty", "interval"
-
-
-@attrs.frozen(kw_only=True)
-class Settings:
-    """The chosen values of CONS-30, 34, 37. Times in microseconds."""
-
-    interval_min_us: int = 50_000
-    interval_max_us: int = 5_000_000
-    views_ahead_max: int = 64
-    proposals_ahead_max: int = 8
-
-
-@attrs.frozen(kw_only=True)
-class Start:
-    """Where a machine begins: the epoch, and what storage holds of it.
-
-    `own`: this validator's number, None for a node that only follows. `tip`: the last committed block,
-    `tip_view` the view in which it was proposed on its branch (0: the epoch's base). `executed`: blocks
-    that this node executed, from the tip's root height on. `ordered`, `done`: batches and epoch-done
-    numbers in the epoch's final blocks. `finalisation`: the tip's, for peers that lack it. `ended`: the finalisation of the epoch's last block, where the tip
-    is that: the machine then only answers who is behind.
-    """
-
-    epoch: Epoch
-    own: int | None
-    tip: Tip
-    tip_view: int
-    executed: tuple[ExecutedBlock, ...]
-    ordered: frozenset[Digest] = frozenset()
-    done: frozenset[int] = frozenset()
-    finalisation: Certificate | None = None
-    ended: Certificate | None = None
 
 
 class Ordering:
@@ -125,22 +75,15 @@ class Ordering:
         self.own = start.own
         self.settings = settings or Settings()
         self._say_as = Statements(start.epoch.chain_id, start.epoch.number, start.own, sign)
-        self._pool = pool
         self._members = start.epoch.validators.members
         self._leaders = Leaders(start.epoch.validators, start.epoch.chain_id, start.epoch.number)
         self._pacing = Pacing()
         self._silence = Silence(len(self._members))
-        self._branches = Branches(start.tip, start.ordered, start.done)
-        self.roots = Roots(start.executed, start.epoch.base.height)
-        self._final_view = start.tip_view
-        self._finalisation = start.finalisation
-        self._pending_finalisation: Certificate | None = None
-        self._views: dict[int, View] = {}
-        # The view with the highest notarisation known, from the last final block's view on.
-        self._highest: View | None = None
+        self._finality = Finality(start)
+        self._views = Views(start.tip_view)
+        self._leading = Leading(start.epoch, start.own, pool, self._say_as, self._views, self._finality)
         self._entry: Certificate | None = None
         self.view = start.tip_view + 1
-        self.ended = start.ended
         self.halted = ""
         # Of the current view.
         self._active = False
@@ -150,21 +93,28 @@ class Ordering:
         self._last_vote_us = 0
         self._unfinal_is_work = False
         self._last_proposal_us: int | None = None
-        self._answered = Answered()
-        self._ahead = Ahead(start.epoch.validators)
-        self._questions = Questions()
+        self._peers = Peers(start.epoch, start.own, self._pacing)
         self._now = Now(0, 0)
         self._out: list[Output] = []
 
     # What others may ask.
 
     @property
+    def ended(self) -> Certificate | None:
+        """The finalisation of the epoch's last block, once it is final."""
+        return self._finality.ended
+
+    @property
+    def roots(self) -> Roots:
+        return self._finality.roots
+
+    @property
     def final_height(self) -> int:
-        return self._branches.tip.height
+        return self._finality.branches.tip.height
 
     @property
     def final_view(self) -> int:
-        return self._final_view
+        return self._finality.view
 
     @property
     def delay_us(self) -> int:
@@ -174,12 +124,12 @@ class Ordering:
     def certificates(self, first: int, last: int) -> list[Certificate]:
         """Certificates of these views that are held, in their order: the answer to `WantViews`."""
         numbers = range(first, min(last, first + VIEWS_MAX - 1) + 1)
-        views = (self._views[number] for number in numbers if number in self._views)
+        views = (view for number in numbers if (view := self._views.get(number)) is not None)
         return [certificate for view in views for certificate in view.certificates()][:VIEWS_MAX]
 
     def block(self, digest: Digest) -> Block | None:
         """A block above the last final one, if it is held."""
-        node = self._branches.get(digest)
+        node = self._finality.branches.get(digest)
         return None if node is None else node.block
 
     # Events.
@@ -214,14 +164,13 @@ class Ordering:
             return []
         for record in records:
             self._replay(record)
-        for number in sorted(self._views):
-            view = self._views[number]
-            if number > self._final_view:
+        for view in self._views.values():
+            if view.number > self.final_view:
                 self._repeat(view)
-        for certificate in self._known_certificates():
+        for certificate in self._views.certificates():
             self._moves_on(certificate)
-            if certificate.kind == VoteKind.FINALIZE and certificate.view > self._final_view:
-                self._pending_finalisation = certificate
+            if certificate.kind == VoteKind.FINALIZE and certificate.view > self.final_view:
+                self._finality.wait(certificate)
         self._begin_view()
         if self._entry is not None:
             self._send(ALL, self._entry)
@@ -229,61 +178,12 @@ class Ordering:
         out, self._out = self._out, []
         return out
 
-    def _known_certificates(self) -> list[Certificate]:
-        return [each for number in sorted(self._views) for each in self._views[number].certificates()]
-
     def _replay(self, record: Record) -> None:
-        match record:
-            case Entered(certificate):
-                self._restore_certificate(certificate)
-            case Proposed(proposal):
-                view = self._restore_view(proposal.view)
-                if view is not None:
-                    view.proposed = view.proposal = proposal
-                    view.proposal_digest = proposal.block.digest()
-            case Notarized(vote, block):
-                view = self._restore_view(vote.view)
-                if view is not None:
-                    view.notarized = vote
-                    view.add(vote)
-                    self._branches.add(node_of(block, vote.digest))
-            case Nullified(vote):
-                view = self._restore_view(vote.view)
-                if view is not None:
-                    view.nullified = vote
-                    view.add(vote)
-            case Finalized(vote, notarisation):
-                view = self._restore_view(vote.view)
-                if view is not None:
-                    view.finalized = vote
-                    view.add(vote)
-                    self._restore_certificate(notarisation)
-
-    def _restore_view(self, number: int) -> View | None:
-        return self._view_at(number) if number >= max(self._final_view, 1) else None
-
-    def _restore_certificate(self, certificate: Certificate) -> None:
-        view = self._restore_view(certificate.view)
-        if view is not None and view.certificate(certificate.kind) is None:
-            self._keep(view, certificate)
+        put_back(record, self._views, self._finality.branches)
 
     def records(self) -> list[Record]:
         """The fewest records that this machine is rebuilt from: what a log may be shortened to."""
-        found: list[Record] = []
-        for number in sorted(self._views):
-            view = self._views[number]
-            found += [Entered(certificate) for certificate in view.certificates()]
-            if view.proposed is not None:
-                found.append(Proposed(view.proposed))
-            if view.notarized is not None:
-                node = self._branches.get(view.notarized.digest)
-                if node is not None:
-                    found.append(Notarized(view.notarized, node.block))
-            if view.nullified is not None:
-                found.append(Nullified(view.nullified))
-            if view.finalized is not None and view.notarisation is not None:
-                found.append(Finalized(view.finalized, view.notarisation))
-        return found
+        return records_of(self._views, self._finality.branches)
 
     # Messages.
 
@@ -300,28 +200,25 @@ class Ordering:
 
     def _on_vote(self, peer: bytes, vote: ViewVote) -> None:
         if vote.epoch != self.epoch.number:
-            self._on_other_epoch(peer, vote)
+            self._out += self._peers.of_other_epoch(peer, vote, self._now.monotonic_us)
             return
         if vote.validator >= len(self._members) or vote.view < 1:
             return
         self._silence.heard(vote.validator)
-        if self._is_final_view(vote.view):
+        if self._finality.covers(vote.view):
             self._answer(peer, vote.view)
             return
         if vote.view < self.view:
             self._answer(peer, vote.view)
         elif vote.view > self.view + self.settings.views_ahead_max:
-            self._on_vote_ahead(vote)
+            self._out += self._peers.ahead(vote, self._now.monotonic_us)
             return
         elif vote.view == self.view:
             self._heard.add(vote.validator)
         self._count(vote)
 
-    def _is_final_view(self, view: int) -> bool:
-        return view <= self._final_view or self.ended is not None
-
     def _count(self, vote: ViewVote) -> None:
-        view = self._view_at(vote.view)
+        view = self._views.at(vote.view)
         evidence = view.contradiction(vote)
         if evidence is not None:
             self._out.append(Offended(evidence))
@@ -336,57 +233,18 @@ class Ordering:
 
     def _answer(self, peer: bytes, view: int) -> None:
         """Help a validator that votes in an older view: where this one is, and what is final (CONS-34)."""
-        final = self.ended or (self._finalisation if view <= self._final_view else None)
-        self._tell(peer, [each for each in (self._entry, final) if each is not None])
-
-    def _tell(self, peer: bytes, certificates: list[Certificate]) -> None:
-        """Send certificates to a peer that lacks them, once a D a peer."""
-        now_us = self._now.monotonic_us
-        if certificates and self._answered.is_due(peer, now_us, self._pacing.delay_us):
-            self._answered.answered(peer, now_us)
-            for certificate in dict.fromkeys(certificates):
-                self._send((peer,), certificate)
-
-    def _on_other_epoch(self, peer: bytes, vote: ViewVote) -> None:
-        if vote.epoch < self.epoch.number:
-            if self.epoch.base_finalisation is not None:
-                self._tell(peer, [self.epoch.base_finalisation])
-            return
-        # The set of a later epoch isn't known here: whoever is of this one and votes there counts.
-        number = self.epoch.validators.number_of(peer)
-        if number is not None:
-            self._ahead.in_epoch(number, vote.epoch)
-            later = self._ahead.in_later_epochs()
-            if later:
-                peers = tuple(self._members[n].node_id for n in later)
-                self._ask(WantViews(vote.epoch, 0, 0), Behind(vote.epoch, peers))
-
-    def _on_vote_ahead(self, vote: ViewVote) -> None:
-        """Votes too far ahead aren't kept; of some-honest weight they say that certificates are missed."""
-        self._ahead.in_view(vote.validator, vote.view)
-        found = self._ahead.lowest_view()
-        if found is not None:
-            lowest, there = found
-            want = WantViews(self.epoch.number, lowest - 1, lowest + VIEWS_MAX - 2)
-            self._fetch(want, tuple(self._members[number].node_id for number in there))
+        final = self._finality.proof(view)
+        known = [each for each in (self._entry, final) if each is not None]
+        self._out += self._peers.tell(peer, known, self._now.monotonic_us)
 
     def _on_certificate(self, certificate: Certificate) -> None:
         if certificate.epoch != self.epoch.number or certificate.view < 1 or self.ended is not None:
             return
         if certificate.kind not in (VoteKind.NOTARIZE, VoteKind.NULLIFY, VoteKind.FINALIZE):
             return
-        if not self._may_learn(certificate) or not is_of_quorum(certificate, self.epoch.validators):
+        if not self._views.may_learn(certificate) or not is_of_quorum(certificate, self.epoch.validators):
             return
-        self._learn(self._view_at(certificate.view), certificate)
-
-    def _may_learn(self, certificate: Certificate) -> bool:
-        """Whether it is lacked, and of a view that isn't over for good. The notarisation of the last final
-        block counts: a leader must show it."""
-        lowest = self._final_view if certificate.kind == VoteKind.NOTARIZE else self._final_view + 1
-        if certificate.view < max(lowest, 1):
-            return False
-        view = self._views.get(certificate.view)
-        return view is None or view.certificate(certificate.kind) is None
+        self._learn(self._views.at(certificate.view), certificate)
 
     def _learn(self, view: View, certificate: Certificate) -> None:
         """A certificate that was lacked: pass it on, say finalize, move on, make final (CONS-33, 35)."""
@@ -394,17 +252,16 @@ class Ordering:
         if contradicted:
             self._halt(contradicted)
             return
-        self._keep(view, certificate)
+        self._views.keep(view, certificate)
         logged_with_vote = False
         if certificate.kind == VoteKind.NOTARIZE:
             self._quorum_came(view)
             logged_with_vote = self._finalize(view, certificate)
-        if view.number > self._final_view:
+        if view.number > self.final_view:
             self._pass_on(certificate)
         if certificate.kind == VoteKind.FINALIZE:
             self._pacing.finalised()
-            if self._pending_finalisation is None or self._pending_finalisation.view < view.number:
-                self._pending_finalisation = certificate
+            self._finality.wait(certificate)
             self._make_final()
         if not self._is_over() and view.number >= self.view:
             if certificate.kind == VoteKind.NULLIFY:
@@ -415,13 +272,6 @@ class Ordering:
             self._moves_on(certificate)
             self._begin_view()
 
-    def _keep(self, view: View, certificate: Certificate) -> None:
-        view.keep(certificate)
-        if certificate.kind == VoteKind.NOTARIZE and (
-            self._highest is None or self._highest.number < view.number
-        ):
-            self._highest = view
-
     def _pass_on(self, certificate: Certificate) -> None:
         self._send(ALL, certificate)
 
@@ -431,12 +281,6 @@ class Ordering:
             self._pacing.quorum_came(self._now.monotonic_us - since)
 
     # Views.
-
-    def _view_at(self, number: int) -> View:
-        view = self._views.get(number)
-        if view is None:
-            view = self._views[number] = View(number)
-        return view
 
     def leader_of(self, view: int) -> int:
         return self._leaders.of(view)
@@ -458,11 +302,11 @@ class Ordering:
         self._active = False
         self._unfinal_is_work = False
         self._last_vote_us = self._entered_us = self._now.monotonic_us
-        view = self._view_at(self.view)
+        view = self._views.at(self.view)
         self._heard = view.voters()
         if view.proposal is not None:
             self._heard.add(self.leader_of(self.view))
-        self._ahead.forget_upto(self.view)
+        self._peers.entered(self.view)
         self._set(EMPTY, self.settings.interval_max_us)
         members = self._members
         leader, after = self.leader_of(self.view), self.leader_of(self.view + 1)
@@ -475,34 +319,26 @@ class Ordering:
     def _on_proposal(self, peer: bytes, proposal: Proposal) -> None:
         if proposal.epoch != self.epoch.number or proposal.view < 1:
             return
-        if self._is_final_view(proposal.view) or proposal.view < self.view:
+        if self._finality.covers(proposal.view) or proposal.view < self.view:
             self._answer(peer, proposal.view)
             return
         if proposal.view > self.view + self.settings.proposals_ahead_max:
             return
         leader = self.leader_of(proposal.view)
         self._silence.heard(leader)
-        view = self._view_at(proposal.view)
+        view = self._views.at(proposal.view)
         if proposal.view == self.view:
             self._heard.add(leader)
         digest = proposal.block.digest()
         if view.proposal is not None:
-            self._second_proposal(view, leader, proposal, digest)
+            evidence = view.second_proposal(leader, proposal, digest)
+            if evidence is not None:
+                self._out.append(Offended(evidence))
             return
         view.proposal = proposal
         view.proposal_digest = digest
         view.proposal_at_us = self._last_proposal_us = self._now.monotonic_us
         self._learn_justification(proposal)
-
-    def _second_proposal(self, view: View, leader: int, proposal: Proposal, digest: Digest) -> None:
-        assert view.proposal is not None
-        if digest != view.proposal_digest and leader not in view.offenders:
-            view.offenders.add(leader)
-            first, second = (
-                ViewVote(VoteKind.PROPOSAL, each.epoch, each.view, name, leader, each.signature)
-                for each, name in ((view.proposal, view.proposal_digest), (proposal, digest))
-            )
-            self._out.append(Offended(Evidence(Offence.PROPOSALS, first, second)))
 
     def _learn_justification(self, proposal: Proposal) -> None:
         """A proposal's certificate is one received: it is passed on, and moves this validator on."""
@@ -518,7 +354,7 @@ class Ordering:
     def branch(self, digest: Digest) -> Branch:
         """As `proposals.Knowledge`."""
         try:
-            return self._branches.branch(digest)
+            return self._finality.branches.branch(digest)
         except Unlinked as error:
             want = WantDigest(What.BLOCK, error.digest)
             raise Waits("an ancestor isn't here", want) from None
@@ -526,11 +362,7 @@ class Ordering:
             raise Broken("CONS-32", "it doesn't extend the last final block") from None
 
     def first_not_nullified(self, first: int, last: int) -> int | None:
-        for number in range(first, last + 1):
-            view = self._views.get(number)
-            if view is None or view.nullification is None:
-                return number
-        return None
+        return self._views.first_not_nullified(first, last)
 
     def _judge(self, view: View) -> None:
         """Say notarize if the view's proposal is good; remember if it never will be."""
@@ -538,7 +370,7 @@ class Ordering:
         if proposal is None or view.refused or view.notarized is not None or self.own is None:
             return
         try:
-            node = self._node_proposed(view, proposal)
+            node = self._node_proposed(view)
             judge(proposal, node, self.epoch, self, self._now.wall_ms)
         except Waits as waits:
             if waits.want is not None:
@@ -551,20 +383,18 @@ class Ordering:
         else:
             self._notarize(view, node)
 
-    def _node_proposed(self, view: View, proposal: Proposal) -> Node:
-        if view.proposal_node is None:
-            try:
-                view.proposal_node = node_of(proposal.block, view.proposal_digest)
-            except InvalidInput as error:
-                raise Broken("CONS-30", str(error)) from error
-        return view.proposal_node
+    def _node_proposed(self, view: View) -> Node:
+        try:
+            return view.node()
+        except InvalidInput as error:
+            raise Broken("CONS-30", str(error)) from error
 
     # What this validator says. Each is decided at most once a view.
 
     def _notarize(self, view: View, node: Node) -> None:
         assert view.notarized is None and view.number == self.view
         view.notarized = vote = self._say_as.vote(VoteKind.NOTARIZE, view.number, node.digest)
-        self._branches.add(node)
+        self._finality.branches.add(node)
         self._say(vote, Notarized(vote, node.block))
 
     def _may_finalize(self, view: View) -> bool:
@@ -572,7 +402,7 @@ class Ordering:
 
     def _finalize(self, view: View, notarisation: Certificate) -> bool:
         """Say finalize, if nullify wasn't said; the record holds the notarisation."""
-        if self.own is None or view.number <= self._final_view or not self._may_finalize(view):
+        if self.own is None or view.number <= self.final_view or not self._may_finalize(view):
             return False
         view.finalized = vote = self._say_as.vote(VoteKind.FINALIZE, view.number, notarisation.digest)
         self._say(vote, Finalized(vote, notarisation))
@@ -582,7 +412,7 @@ class Ordering:
         return view.finalized is None and view.nullified is None
 
     def _nullify(self) -> None:
-        view = self._view_at(self.view)
+        view = self._views.at(self.view)
         if self.own is None or not self._may_nullify(view):
             return
         view.nullified = vote = self._say_as.vote(VoteKind.NULLIFY, view.number)
@@ -602,7 +432,7 @@ class Ordering:
 
     def _on_logged(self, number: int) -> None:
         for vote in self._say_as.made_durable(number):
-            if not self._is_final_view(vote.view):
+            if not self._finality.covers(vote.view):
                 if vote.view == self.view:
                     self._heard.add(vote.validator)
                 self._count(vote)
@@ -635,7 +465,7 @@ class Ordering:
             return
         self._active = True
         self._cancel(EMPTY)
-        if self._view_at(self.view).proposal is None:
+        if self._views.at(self.view).proposal is None:
             leader = self.leader_of(self.view)
             if leader != self.own and self._silence.is_silent(leader):
                 self._nullify()
@@ -656,13 +486,13 @@ class Ordering:
         self._last_vote_us = self._now.monotonic_us
         if self._entry is not None:
             self._send(ALL, self._entry)
-        self._repeat(self._view_at(self.view))
-        highest = self._highest
-        if highest is not None and highest.number > self._final_view:
+        self._repeat(self._views.at(self.view))
+        highest = self._views.highest
+        if highest is not None and highest.number > self.final_view:
             if highest.finalized is not None:
                 self._send(ALL, highest.finalized, self._say_as.after(highest.finalized))
             self._unfinal_is_work = True
-        self._questions.forget()
+        self._peers.ask_anew()
 
     def _repeat(self, view: View) -> None:
         if view.proposed is not None:
@@ -673,15 +503,15 @@ class Ordering:
     # Whatever the state allows now.
 
     def _settle(self) -> None:
-        if self._pending_finalisation is not None and not self._is_over():
+        if self._finality.pending is not None and not self._is_over():
             self._make_final()
         if self._is_over():
             return
-        view = self._view_at(self.view)
+        view = self._views.at(self.view)
         if view.proposal is not None:
             self._cancel(LEADER)
             self._judge(view)
-        if not self._active and (view.proposal is not None or self._has_work()):
+        if not self._active and (view.proposal is not None or self._leading.has_work(self._unfinal_is_work)):
             self._activate()
         if self.own is not None and self.leader_of(self.view) == self.own and view.proposed is None:
             self._lead(view)
@@ -694,29 +524,12 @@ class Ordering:
 
     def _is_restless(self) -> bool:
         """Whether something is owed: a block for work, finality for a notarised block, a missing block."""
-        highest = self._highest
+        highest = self._views.highest
         return (
             self._active
-            or self._pending_finalisation is not None
-            or (highest is not None and highest.number > self._final_view)
+            or self._finality.pending is not None
+            or (highest is not None and highest.number > self.final_view)
         )
-
-    def _has_work(self) -> bool:
-        highest = self._highest
-        try:
-            digest = (
-                highest.notarisation.digest if highest and highest.notarisation else self.epoch.base.digest
-            )
-            branch = self._branches.branch(digest)
-        except (Unlinked, ForksFinal):
-            branch = self._branches.branch(self._branches.tip.digest)
-        if self._unfinal_is_work and branch.holds_content:
-            return True
-        return branch.is_closed or self._pool.waits(branch, self._takes_batches(branch.head))
-
-    def _takes_batches(self, head: Tip) -> bool:
-        root_height = self.roots.height_after(head)
-        return root_height is None or takes_batches(head.height + 1, root_height)
 
     def _lead(self, view: View) -> None:
         """Propose: at once when there is work, an empty block when it is time (CONS-37)."""
@@ -729,7 +542,7 @@ class Ordering:
                     self._set(INTERVAL, left)
                 return
         try:
-            proposal = self._propose()
+            proposal = self._leading.propose(self.view, self, self._now.wall_ms)
         except Waits as waits:
             if waits.want is not None:
                 self._fetch(waits.want)
@@ -744,96 +557,38 @@ class Ordering:
         self._cancel(LEADER)
         self._judge(view)
 
-    def _propose(self) -> Proposal:
-        highest = self._highest
-        if highest is None and self._branches.tip.digest != self.epoch.base.digest:
-            want = WantViews(self.epoch.number, self._final_view, self._final_view)
-            raise Waits("the last final block's notarisation isn't here", want)
-        parent_view = 0 if highest is None else highest.number
-        gap = self.first_not_nullified(parent_view + 1, self.view - 1)
-        if gap is not None:
-            last = min(self.view - 1, gap + VIEWS_MAX - 1)
-            raise Waits(f"view {gap} isn't nullified", WantViews(self.epoch.number, gap, last))
-        certificate = self.epoch.base_finalisation if highest is None else highest.notarisation
-        digest = self.epoch.base.digest if highest is None or certificate is None else certificate.digest
-        branch = self.branch(digest)
-        if branch.is_closed:
-            assert branch.path and certificate is not None, "the epoch has ended"
-            closing = branch.path[0]
-            return self._say_as.proposal(self.view, closing.block, closing.digest, certificate)
-        block = self._build(branch, b"" if certificate is None else certificate.encode())
-        return self._say_as.proposal(self.view, block, block.digest(), None)
-
-    def _build(self, branch: Branch, justification: bytes) -> Block:
-        root_height = self.roots.height_after(branch.head)
-        if root_height is None:
-            raise Waits("this node hasn't executed the parent's root height")
-        assert self.own is not None
-        return build_block(
-            self.epoch,
-            branch,
-            self._pool.pick(branch, self._takes_batches(branch.head)),
-            self.roots,
-            root_height=root_height,
-            justification=justification,
-            proposer=self._members[self.own].node_id,
-            wall_ms=self._now.wall_ms,
-        )
-
     # Finality.
 
     def _make_final(self) -> None:
         """Make final what a finalisation names, once the blocks down to the final chain are here."""
-        certificate = self._pending_finalisation
-        assert certificate is not None
-        views = self._justified_views(certificate)
+        certificate = self._finality.pending
+        assert certificate is not None, "only a finalisation makes final"
         try:
-            path = self._branches.finalise(certificate.digest)
+            self._out += self._finality.advance()
         except Unlinked as error:
-            self._fetch(WantDigest(What.BLOCK, error.digest), self._signers(certificate))
+            self._fetch(WantDigest(What.BLOCK, error.digest), self._peers.signers(certificate))
             return
         except ForksFinal:
             self._halt(f"two final blocks: one of view {certificate.view} doesn't extend the final chain")
             return
-        self._pending_finalisation = None
-        self._finalisation = certificate
-        self._final_view = max(self._final_view, certificate.view)
-        for node in path:
-            own = certificate if node.digest == certificate.digest else None
-            self._out.append(Final(node.block, views[node.digest], own))
-            self.roots.claim(node.block.header)
-        self._views = {number: view for number, view in self._views.items() if number >= self._final_view}
-        if self._highest is not None and self._highest.number < self._final_view:
-            self._highest = None
+        self._views.forget_below(self.final_view)
         self._compare_roots()
-        if self._branches.tip_is_last:
-            self.ended = certificate
+        if self.ended is not None:
             self._out += [CancelTimer(name) for name in sorted(self._timers)]
             self._timers.clear()
             self._out.append(EpochEnded(certificate))
 
-    def _justified_views(self, certificate: Certificate) -> dict[Digest, int]:
-        """The view of each block on the way down, as its child's body names it."""
-        views = {certificate.digest: certificate.view}
-        node = self._branches.get(certificate.digest)
-        while node is not None:
-            parent = self._branches.get(node.parent)
-            if parent is not None:
-                views[parent.digest] = Certificate.decode(node.block.body.justification).view
-            node = parent
-        return views
-
     def _on_block(self, block: Block) -> None:
         """A block that was asked for by digest. It needs no check: a quorum notarised it or a descendant."""
         digest = block.digest()
-        if not self._questions.take(WantDigest(What.BLOCK, digest)):
+        if not self._peers.came(WantDigest(What.BLOCK, digest)):
             return
         try:
             node = node_of(block, digest)
         except InvalidInput as error:
             self._halt(f"a notarised block is malformed: {error}")
             return
-        self._branches.add(node)
+        self._finality.branches.add(node)
 
     def _on_executed(self, facts: ExecutedBlock) -> None:
         self.roots.add(facts)
@@ -841,10 +596,9 @@ class Ordering:
 
     def _compare_roots(self) -> None:
         """A final header that shows another root than this node computed: stop (CONS-43)."""
-        mismatch = self.roots.mismatch()
-        if mismatch:
-            self._halt(mismatch)
-        self.roots.forget_below(self._branches.tip.root_height)
+        contradiction = self._finality.contradiction()
+        if contradiction:
+            self._halt(contradiction)
 
     def _halt(self, reason: str) -> None:
         self.halted = reason
@@ -854,24 +608,15 @@ class Ordering:
 
     def _fetch_notarised(self) -> None:
         """A notarised block is needed by whoever extends or serves it, voted for or not."""
-        highest = self._highest
-        if highest is None or highest.notarisation is None or highest.number <= self._final_view:
+        highest = self._views.highest
+        if highest is None or highest.notarisation is None or highest.number <= self.final_view:
             return
         try:
-            self._branches.path(highest.notarisation.digest)
+            self._finality.branches.path(highest.notarisation.digest)
         except Unlinked as error:
-            self._fetch(WantDigest(What.BLOCK, error.digest), self._signers(highest.notarisation))
+            self._fetch(WantDigest(What.BLOCK, error.digest), self._peers.signers(highest.notarisation))
         except ForksFinal:
             self._halt(f"the block notarised in view {highest.number} doesn't extend the final chain")
 
-    def _signers(self, certificate: Certificate) -> tuple[bytes, ...]:
-        numbers = numbers_of(certificate.bitmap)
-        return tuple(self._members[number].node_id for number in numbers if number != self.own)
-
     def _fetch(self, want: Want, peers: tuple[bytes, ...] = ()) -> None:
-        self._ask(want, Fetch(want, peers))
-
-    def _ask(self, want: Want, output: Output) -> None:
-        """Ask, unless the same was asked for less than 2D ago."""
-        if self._questions.is_due(want, self._now.monotonic_us, self._pacing.leader_us):
-            self._out.append(output)
+        self._out += self._peers.fetch(want, self._now.monotonic_us, peers)

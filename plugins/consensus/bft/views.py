@@ -1,10 +1,10 @@
-"""What a validator knows of one view: its leader's proposal, votes, certificates, and what it said itself."""
+"""What a validator knows of views: their leaders' proposals, votes, certificates, and what it said itself."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import attrs
 
-from supervm.plugins.consensus.bft.branches import Node
+from supervm.plugins.consensus.bft.branches import Node, node_of
 from supervm.plugins.consensus.bft.offences import Evidence, Offence
 from supervm.plugins.consensus.bft.votes import Proposal, ViewVote
 from supervm.types.certificate import Certificate, VoteKind, bitmap_of, numbers_of
@@ -104,6 +104,25 @@ class View:
                 return Evidence(Offence.FINALIZE_AND_NULLIFY, finalize, vote)
         return None
 
+    def second_proposal(self, leader: int, proposal: Proposal, digest: Digest) -> Evidence | None:
+        """What a proposal beside the first proves of its leader, once (CONS-70)."""
+        assert self.proposal is not None, "there is a first proposal"
+        if digest == self.proposal_digest or leader in self.offenders:
+            return None
+        self.offenders.add(leader)
+        first, second = (
+            ViewVote(VoteKind.PROPOSAL, each.epoch, each.view, name, leader, each.signature)
+            for each, name in ((self.proposal, self.proposal_digest), (proposal, digest))
+        )
+        return Evidence(Offence.PROPOSALS, first, second)
+
+    def node(self) -> Node:
+        """The block that is proposed. Raises `DecodeError` where what it holds is malformed."""
+        if self.proposal_node is None:
+            assert self.proposal is not None, "a block is proposed"
+            self.proposal_node = node_of(self.proposal.block, self.proposal_digest)
+        return self.proposal_node
+
     def assemble(self, kind: VoteKind, digest: Digest, validators: ValidatorSet) -> Certificate | None:
         """The certificate of the votes of this kind for this digest, if they are a quorum's."""
         votes = {n: vote for n, vote in self.votes[kind].items() if vote.digest == digest}
@@ -114,6 +133,82 @@ class View:
         bitmap = bitmap_of(numbers, len(validators.members))
         signatures = tuple(votes[number].signature for number in numbers)
         return Certificate(kind, epoch, self.number, digest, bitmap, signatures)
+
+
+class Views:
+    """The views from the last final block's on, by number. `highest`: the one with the highest notarisation
+    known, unless that is below them."""
+
+    def __init__(self, lowest: int) -> None:
+        self._views: dict[int, View] = {}
+        self._lowest = lowest
+        self.highest: View | None = None
+
+    def __len__(self) -> int:
+        return len(self._views)
+
+    def __iter__(self) -> Iterator[int]:
+        """Their numbers, ascending."""
+        return iter(sorted(self._views))
+
+    def values(self) -> list[View]:
+        """The views in their order."""
+        return [self._views[number] for number in self]
+
+    def get(self, number: int) -> View | None:
+        return self._views.get(number)
+
+    def at(self, number: int) -> View:
+        """The view, made where nothing was known of it."""
+        view = self._views.get(number)
+        if view is None:
+            view = self._views[number] = View(number)
+        return view
+
+    def from_log(self, number: int) -> View | None:
+        """The view that a record of the log speaks of, unless it is below the last final block's."""
+        return self.at(number) if number >= max(self._lowest, 1) else None
+
+    def keep(self, view: View, certificate: Certificate) -> None:
+        view.keep(certificate)
+        if certificate.kind == VoteKind.NOTARIZE and (
+            self.highest is None or self.highest.number < view.number
+        ):
+            self.highest = view
+
+    def restore(self, certificate: Certificate) -> None:
+        """Keep a certificate of the log."""
+        view = self.from_log(certificate.view)
+        if view is not None and view.certificate(certificate.kind) is None:
+            self.keep(view, certificate)
+
+    def certificates(self) -> list[Certificate]:
+        """All that are known, in the order of their views."""
+        return [each for view in self.values() for each in view.certificates()]
+
+    def first_not_nullified(self, first: int, last: int) -> int | None:
+        """The lowest of these views for which no nullification is held."""
+        for number in range(first, last + 1):
+            view = self._views.get(number)
+            if view is None or view.nullification is None:
+                return number
+        return None
+
+    def may_learn(self, certificate: Certificate) -> bool:
+        """Whether it is lacked, and of a view that isn't over for good. The notarisation of the last final
+        block counts: a leader must show it."""
+        lowest = self._lowest if certificate.kind == VoteKind.NOTARIZE else self._lowest + 1
+        if certificate.view < max(lowest, 1):
+            return False
+        view = self._views.get(certificate.view)
+        return view is None or view.certificate(certificate.kind) is None
+
+    def forget_below(self, lowest: int) -> None:
+        """The last final block is of this view."""
+        self._lowest = lowest
+        self._views = {number: view for number, view in self._views.items() if number >= lowest}
+        if self.highest is not None and self.highest.number < lowest:
+            self.highest = None
 
 
 def weight_of(validators: ValidatorSet, numbers: Iterable[int]) -> int:
