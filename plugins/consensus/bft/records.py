@@ -8,6 +8,7 @@ from typing import ClassVar
 
 import attrs
 
+from supervm.plugins.consensus.bft.batch_records import BATCH_RECORDS
 from supervm.plugins.consensus.bft.events import Record
 from supervm.plugins.consensus.bft.votes import (
     BLOCK_BYTES_MAX,
@@ -127,7 +128,7 @@ class DidEpoch:
 
 _READ: dict[int, Callable[[Reader], Record]] = {
     each.RECORD: each.read for each in (Entered, Proposed, Notarized, Finalized, Nullified, DidEpoch)
-}
+} | BATCH_RECORDS
 
 
 def encode_record(record: Record) -> bytes:
