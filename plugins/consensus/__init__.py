@@ -1,8 +1,9 @@
-"""Consensus engines that ship with SuperVM: `solo`."""
+"""Consensus engines that ship with SuperVM: `solo` for one validator, `bft` for several."""
 
 from collections.abc import Iterable
 
 from supervm.api import Component, Role, hookimpl
+from supervm.plugins.consensus.bft.component import BFT
 from supervm.plugins.consensus.solo import SoloConfig, open_solo
 
 
@@ -17,3 +18,4 @@ def supervm_components() -> Iterable[Component]:
         features=frozenset({"certificates"}),
         description="one validator: blocks on demand, each certified, executed, final at once",
     )
+    yield BFT
