@@ -22,6 +22,7 @@ from supervm.kernel.component import (
     HealthState,
     Log,
     Metrics,
+    NodeMustStop,
     RoleSpec,
     Supervision,
 )
@@ -310,7 +311,7 @@ class Kernel:
                 slot.opened.set()
                 if slot.life.state is State.CLOSED:
                     return
-                if slot.policy.fatal:
+                if slot.policy.fatal or isinstance(slot.crash and leaf(slot.crash), NodeMustStop):
                     self._stop_node(slot)
                     return
                 with trio.move_on_after(self._jittered(slot)):

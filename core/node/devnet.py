@@ -21,6 +21,7 @@ from supervm.types.genesis_json import dump_genesis, load_genesis
 from supervm.types.validators import Validator, ValidatorSet
 
 LOOPBACK = "127.0.0.1"
+IDLE = "consensus.bft.block_interval_max_ms"
 
 
 @attrs.frozen(kw_only=True)
@@ -117,6 +118,9 @@ def _options(member: Member, known: Sequence[str], genesis: Path, settings: Sequ
         f"transport.tcp.peers = {text(list(known))}",
         *settings,
     ]
+    # Blocks often enough that one sees the chain go on while nothing is sent.
+    if not any(line.startswith(IDLE) for line in settings):
+        lines.append(f"{IDLE} = 1000")
     return "\n".join(lines) + "\n"
 
 

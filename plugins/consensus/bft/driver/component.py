@@ -45,7 +45,11 @@ async def open_bft(ctx: Context, config: BftConfig) -> AsyncIterator["Bft"]:
     application: CertifyingApplication = ctx.require(Role.APPLICATION)
     store: KeyValueStore = ctx.require(Role.STORAGE)
     identity = application.identity
-    engine, transports = _judge(ctx, application)
+    engine = _judge(application)
+
+    def transports() -> tuple[Transport, ...]:
+        return tuple(each for each in ctx.all(Role.TRANSPORT) if each.node_id == identity.node_id)
+
     with application.driven(engine):
         if not engine.produces:
             ctx.log.warning("read_only", reason=engine.reason)
@@ -74,8 +78,8 @@ async def open_bft(ctx: Context, config: BftConfig) -> AsyncIterator["Bft"]:
                 await stopped.wait()
 
 
-def _judge(ctx: Context, application: CertifyingApplication) -> tuple[Engine, tuple[Transport, ...]]:
-    """What this node can be on this chain, and the transports that speak for it."""
+def _judge(application: CertifyingApplication) -> Engine:
+    """What this node can be on this chain."""
     identity = application.identity
     tip = application.tip()
     validators = application.validators(max(1, tip.epoch))
@@ -85,21 +89,14 @@ def _judge(ctx: Context, application: CertifyingApplication) -> tuple[Engine, tu
             f"this node is 0x{identity.node_id.hex()}, none of the chain's {len(validators.members)} "
             "validators: it can read what it has, not produce; send transactions to a validator"
         )
-        return Engine(name="bft", produces=False, reason=reason), ()
+        return Engine(name="bft", produces=False, reason=reason)
     if validators.members[number].public_key != identity.public_key:
         raise ValidatorSetUnsupported(
             "the genesis names this node with another voting key",
             "0x" + validators.members[number].public_key.hex(),
             "start with the key file of that key",
         )
-    transports = tuple(each for each in ctx.all(Role.TRANSPORT) if each.node_id == identity.node_id)
-    if len(validators.members) > 1 and not transports:
-        raise ValidatorSetUnsupported(
-            "no transport speaks for this validator",
-            f"{len(validators.members)} validators",
-            'open one with this node\'s identity, such as --set transport.use=["tcp"]',
-        )
-    return Engine(name="bft"), transports
+    return Engine(name="bft")
 
 
 class Bft:
@@ -121,7 +118,7 @@ class Bft:
 
     def status(self) -> ConsensusStatus:
         tip, validator = self._application.tip(), self._validator
-        reason = self.engine.reason or ("" if validator is None else validator.stalled)
+        reason = self.engine.reason if validator is None else validator.stalled or validator.alone
         return ConsensusStatus(
             engine="bft",
             height=tip.height,
@@ -137,6 +134,8 @@ class Bft:
             return Health(HealthState.DEGRADED, self.engine.reason)
         if self._validator.stalled:
             return Health(HealthState.FAILING, self._validator.stalled)
+        if self._validator.alone:
+            return Health(HealthState.DEGRADED, self._validator.alone)
         return Health()
 
     async def drain(self, deadline: float) -> None:

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable
 import attrs
 
 from supervm.api import Context
+from supervm.contracts.consensus import ConsensusError
+from supervm.kernel.component import NodeMustStop
 from supervm.plugins.consensus.bft.batch_events import (
     BlockExecuted,
     BlockFinal,
@@ -71,7 +73,7 @@ from supervm.types.certificate import Certificate
 ORDERING_TIMER, BUILDER_TIMER = "ordering ", "builder "
 
 
-class Halted(Exception):
+class Halted(ConsensusError, NodeMustStop):
     """The node must stop: it found what can't be with at most f hostile validators, or a bug of its own."""
 
 
@@ -330,4 +332,5 @@ class Core:
 
     def _halt(self, reason: str) -> None:
         self.halted = self.halted or reason
-        raise Halted(reason)
+        mend = "keep the folder; compare this node's chain with others', with supervm verify"
+        raise Halted("consensus halted", reason, mend)

@@ -65,9 +65,9 @@ class _Queue:
 class Post:
     """Queues and their senders. The first of `transports` that reaches a peer takes what is for it."""
 
-    def __init__(self, ctx: Context, transports: tuple[Transport, ...], peers: Iterable[bytes]) -> None:
+    def __init__(self, ctx: Context, peers: Iterable[bytes]) -> None:
         self._ctx = ctx
-        self._transports = transports
+        self.transports: tuple[Transport, ...] = ()
         self._queues = {(peer, stream): _Queue(peer, stream) for peer in peers for stream in Stream}
         self._dropped = ctx.metrics.counter(
             "supervm_consensus_sends_dropped_total", "Messages that weren't sent", ("stream", "reason")
@@ -133,7 +133,7 @@ class Post:
 
     async def _request(self, peer: bytes, stream: Stream, payload: bytes) -> None:
         """By the first transport that reaches the peer."""
-        for transport in self._transports:
+        for transport in self.transports:
             try:
                 await transport.request(
                     peer, METHODS[stream], payload, timeout_s=TIMEOUT_S, priority=PRIORITIES[stream]

@@ -1,6 +1,6 @@
 """One validator in one epoch: the machines, the disk, the network and the application, joined and begun."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import trio
@@ -54,6 +54,7 @@ if TYPE_CHECKING:
 GROUP_MESSAGES = 256
 GROUP_BYTES = 4 * 2**20
 GATHER_MAX = 1_024
+LOOK_S = 0.1
 LIFE_SEQUENCES = 1 << 32
 """Sequence numbers that a builder may use between two starts."""
 
@@ -67,13 +68,13 @@ class Validator:
         config: "BftConfig",
         application: CertifyingApplication,
         store: KeyValueStore,
-        transports: tuple[Transport, ...],
+        transports: Callable[[], tuple[Transport, ...]],
         start: Start,
         life: int,
     ) -> None:
         self._ctx = ctx
         self._application = application
-        self._transports = transports
+        self._find_transports = transports
         identity, epoch = application.identity, start.epoch
         members = epoch.validators.members
         self._members = tuple(each.node_id for each in members)
@@ -81,7 +82,7 @@ class Validator:
         self.epoch = epoch.number
         self._disk = Disk(ctx, store)
         self._kept = KeptBlocks(store)
-        self._post = Post(ctx, transports, peers)
+        self._post = Post(ctx, peers)
         self._reception = Reception(ctx, peers)
         self._questions = Questions(ctx, peers, self._ask)
         self._answers = Answers(application, self._kept, self._young, self._answer)
@@ -180,6 +181,13 @@ class Validator:
         """Why it votes for nothing; empty if it does."""
         return self._core.halted or self._disk.stalled or self._executor.stalled
 
+    @property
+    def alone(self) -> str:
+        """Why it hears nobody; empty if it may."""
+        if len(self._members) == 1 or self._find_transports():
+            return ""
+        return "no transport speaks for this validator; open one with this node's identity, such as tcp"
+
     async def drain(self) -> None:
         """Take no more transactions into batches."""
         self._draining.cancel()
@@ -216,18 +224,27 @@ class Validator:
 
     async def run(self) -> None:
         """Until cancelled. Raises what ends a validator: `Halted`, a storage error."""
-        with self._reception.serving(self._transports):
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._disk.run)
-                nursery.start_soon(self._core.timers.run)
-                nursery.start_soon(self._post.run)
-                nursery.start_soon(self._questions.run)
-                nursery.start_soon(self._answers.run)
-                nursery.start_soon(self._executor.run)
-                nursery.start_soon(self._examine)
-                nursery.start_soon(self._gather)
-                for stream in Stream:
-                    nursery.start_soon(self._hear, stream)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._disk.run)
+            nursery.start_soon(self._core.timers.run)
+            nursery.start_soon(self._post.run)
+            nursery.start_soon(self._questions.run)
+            nursery.start_soon(self._answers.run)
+            nursery.start_soon(self._executor.run)
+            nursery.start_soon(self._examine)
+            nursery.start_soon(self._gather)
+            nursery.start_soon(self._keep_connected)
+            for stream in Stream:
+                nursery.start_soon(self._hear, stream)
+
+    async def _keep_connected(self) -> None:
+        """Speak by whichever transports are open now: one that failed comes back as another object."""
+        while True:
+            transports = self._find_transports()
+            self._post.transports = transports
+            with self._reception.serving(transports):
+                while self._find_transports() == transports:
+                    await self._ctx.clock.sleep(LOOK_S)
 
     # Messages
 
@@ -393,7 +410,7 @@ async def begin_validator(
     config: "BftConfig",
     application: CertifyingApplication,
     store: KeyValueStore,
-    transports: tuple[Transport, ...],
+    transports: Callable[[], tuple[Transport, ...]],
 ) -> Validator:
     """A validator as its log and the committed chain say. Raises `StoreCorrupt`, `DecodeError`."""
     kept = KeptBlocks(store)
