@@ -179,4 +179,5 @@ log_records = st.one_of(
     st.builds(records.Finalized, view_votes(VoteKind.FINALIZE), notarisations),
     st.builds(records.Nullified, view_votes(VoteKind.NULLIFY)),
     st.builds(records.DidEpoch, st.builds(EpochDone, u64, validators, signatures)),
+    st.builds(records.SilentBefore, u64),
 )

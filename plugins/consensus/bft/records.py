@@ -126,8 +126,24 @@ class DidEpoch:
         return cls(EpochDone.read(reader))
 
 
+@attrs.frozen
+class SilentBefore:
+    """This validator votes in no epoch below this one (0: the log was founded, nothing was ever said)."""
+
+    RECORD: ClassVar[int] = 7
+    epoch: int
+
+    def write(self, writer: Writer) -> None:
+        writer.u64(self.epoch, "epoch")
+
+    @classmethod
+    def read(cls, reader: Reader) -> "SilentBefore":
+        return cls(reader.u64("record.epoch"))
+
+
 _READ: dict[int, Callable[[Reader], Record]] = {
-    each.RECORD: each.read for each in (Entered, Proposed, Notarized, Finalized, Nullified, DidEpoch)
+    each.RECORD: each.read
+    for each in (Entered, Proposed, Notarized, Finalized, Nullified, DidEpoch, SilentBefore)
 } | BATCH_RECORDS
 
 
