@@ -13,9 +13,9 @@ from supervm.crypto.votes import verify_certificate
 from supervm.types import smt
 from supervm.types.address import parse_hex
 from supervm.types.block import BlockHeader
-from supervm.types.certificate import Certificate, VoteKind
 from supervm.types.digests import Digest
 from supervm.types.errors import ProofInvalid
+from supervm.types.finality import FinalityProof
 from supervm.types.genesis import Genesis
 
 
@@ -76,7 +76,6 @@ def _check_finality(answer: Mapping[str, Any], header: BlockHeader, digest: Dige
         raise ProofInvalid(
             "ProofInvalid", "the validators have changed since genesis", header.validators_digest, mend
         )
-    certificate = Certificate.decode(parse_hex(str(answer.get("certificate")), "certificate"))
-    if certificate.kind is not VoteKind.FINALIZE or certificate.digest != digest:
-        raise ProofInvalid("ProofInvalid", "the certificate is of another block", certificate.digest)
-    verify_certificate(certificate, genesis.chain_id, genesis.validators)
+    found = FinalityProof.decode(parse_hex(str(answer.get("certificate")), "certificate"))
+    found.check_of(digest)
+    verify_certificate(found.finalisation, genesis.chain_id, genesis.validators)

@@ -26,6 +26,7 @@ from supervm.types.batch import Batch
 from supervm.types.block import Block
 from supervm.types.certificate import BatchCertificate, Certificate
 from supervm.types.digests import Digest
+from supervm.types.finality import FinalityProof
 
 ANSWER_BYTES = 2 * 2**20
 QUEUE_MAX = 256
@@ -123,8 +124,12 @@ class Answers:
         return found
 
     async def _finalisation(self, height: int) -> Certificate | None:
+        """Of the block itself, where it has its own."""
         encoded = await self._application.certificate(height)
-        return Certificate.decode(encoded) if encoded else None
+        if not encoded:
+            return None
+        proof = FinalityProof.decode(encoded)
+        return None if proof.headers else proof.finalisation
 
 
 def _bare(block: Block) -> Block:

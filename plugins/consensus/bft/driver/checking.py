@@ -110,8 +110,10 @@ class Checker:
 
     def _item_claims(self, item: object) -> list[Claim]:
         match item:
-            case GotBlock() | Absent() | OldestHeld():
-                # A block is asked for by its digest, which a quorum signed.
+            case GotBlock(_, finalisation):
+                # A block itself is asked for by its digest, which a quorum signed.
+                return [] if finalisation is None else self._claims(finalisation)
+            case Absent() | OldestHeld():
                 return []
             case Batch() | BatchCertificate() | Certificate() | Effects():
                 return self._claims(item)

@@ -16,11 +16,13 @@ from supervm.contracts.storage import DiskFull
 from supervm.plugins.consensus.bft.driver.kept import KeptBlocks
 from supervm.plugins.consensus.bft.events import Final
 from supervm.types.batch import Batch
-from supervm.types.block import Block
-from supervm.types.certificate import BatchCertificate
+from supervm.types.block import Block, BlockHeader
+from supervm.types.certificate import BatchCertificate, Certificate
 from supervm.types.digests import Digest
+from supervm.types.finality import FinalityProof
 
 DISK_RETRY_S = 1.0
+FINALISATIONS_MAX = 4_096
 
 
 @attrs.frozen
@@ -61,6 +63,7 @@ class Executor:
         self._wake = trio.Event()
         self._needed: dict[Digest, Batch | None] = {}
         self._came = trio.Event()
+        self._finalisations: dict[Digest, Certificate] = {}
         self.stalled = ""
 
     @property
@@ -71,6 +74,12 @@ class Executor:
     def put(self, final: Final) -> None:
         self._finals.append(final)
         self._wake.set()
+
+    def finalised(self, finalisation: Certificate) -> None:
+        """A verified finalisation that came with its block: a shorter proof than a later one."""
+        self._finalisations[finalisation.digest] = finalisation
+        if len(self._finalisations) > FINALISATIONS_MAX:
+            del self._finalisations[next(iter(self._finalisations))]
 
     def needs(self, batch: Digest) -> bool:
         """Whether a block can't be executed for want of a batch."""
@@ -118,7 +127,7 @@ class Executor:
         self._committed(Committed(final, facts, batches, used, names))
 
     async def _commit(self, final: Final, facts: ExecutedFacts) -> None:
-        certificate = b"" if final.certificate is None else final.certificate.encode()
+        certificate = self._proof(final).encode()
         while True:
             try:
                 await self._kept.put(final, facts)
@@ -130,6 +139,18 @@ class Executor:
             else:
                 self.stalled = ""
                 return
+
+    def _proof(self, final: Final) -> FinalityProof:
+        """Its finalisation, or the headers up to a block that has one: they became final together."""
+        headers: list[BlockHeader] = []
+        for each in self._finals:
+            header = each.block.header
+            if header.height > final.block.header.height:
+                headers.append(header)
+            own = each.certificate or self._finalisations.get(header.digest())
+            if own is not None:
+                return FinalityProof(own, tuple(headers))
+        raise AssertionError(f"nothing proves the block of height {final.block.header.height} final")
 
     async def _with_batches(self, block: Block) -> Block:
         """The block with its batches, waiting for those that peers still have to send."""

@@ -287,8 +287,12 @@ class Validator:
                 self._executor.give(message)
             case Got(items):
                 for item in items:
-                    if isinstance(item, Batch):
-                        self._executor.give(item)
+                    match item:
+                        case Batch():
+                            self._executor.give(item)
+                        case GotBlock(block, finalisation) if finalisation is not None:
+                            if finalisation.digest == block.digest():
+                                self._executor.finalised(finalisation)
         self._core.received(peer, message)
         self._room.set()
 
