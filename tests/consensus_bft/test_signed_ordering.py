@@ -17,6 +17,7 @@ from supervm.plugins.consensus.bft.events import (
     Send,
     Work,
 )
+from supervm.plugins.consensus.bft.offences import Evidence, Offence
 from supervm.plugins.consensus.bft.proposals import Epoch
 from supervm.plugins.consensus.bft.simplex import Ordering, Start
 from supervm.plugins.consensus.bft.verifying import verify
@@ -148,6 +149,24 @@ def test_a_message_that_is_changed_anywhere_in_what_is_signed_is_refused(four: F
     for each in wrong:
         with pytest.raises(InvalidInput):
             verify(each, four.epoch, leader_of)
+
+
+def test_evidence_holds_only_with_both_signatures_of_the_validator_that_it_names(four: Four) -> None:
+    def vote(digest: bytes, signer: int) -> ViewVote:
+        unsigned = ViewVote(VoteKind.NOTARIZE, 1, 9, digest * 32, 2, bytes(64))
+        return attrs.evolve(unsigned, signature=four.keys[signer].sign(unsigned.message(CHAIN)))
+
+    evidence = Evidence(Offence.NOTARIZES, vote(b"a", 2), vote(b"b", 2))
+    leader_of = four.machines[0].leader_of
+    verify(evidence, four.epoch, leader_of)
+    slander = attrs.evolve(evidence, second=vote(b"b", 3))
+    for each in (slander, attrs.evolve(evidence, first=attrs.evolve(evidence.first, epoch=2))):
+        with pytest.raises(InvalidInput):
+            verify(each, four.epoch, leader_of)
+    proposal = next(each for each in four.sent if isinstance(each, Proposal) and each.notarisation is None)
+    body = attrs.evolve(proposal.block.body, system_operations=(messages.encode(slander),))
+    with pytest.raises(InvalidInput):
+        verify(attrs.evolve(proposal, block=attrs.evolve(proposal.block, body=body)), four.epoch, leader_of)
 
 
 def test_executed_facts_of_another_root_than_a_final_header_shows_stop_the_node(four: Four) -> None:

@@ -10,6 +10,8 @@ from collections.abc import Callable
 
 from supervm.crypto.batch import verify_many
 from supervm.plugins.consensus.bft import messages
+from supervm.plugins.consensus.bft.epochs.evidence import claims_of_evidence
+from supervm.plugins.consensus.bft.offences import Evidence
 from supervm.plugins.consensus.bft.proposals import Epoch
 from supervm.plugins.consensus.bft.votes import EndEpoch, EpochDone, Proposal, ViewVote
 from supervm.types.address import Suite
@@ -39,6 +41,8 @@ def claims_of(
         case Certificate() | EndEpoch():
             _check_epoch(message.epoch, epoch)
             return _claims_of_quorum(message, epoch, epoch.validators)
+        case Evidence():
+            return list(claims_of_evidence(message, epoch.chain_id, epoch.number, epoch.validators))
         case Proposal():
             return _claims_of_proposal(message, epoch, leader_of, base_validators)
     raise AssertionError(f"no message of ordering: {type(message).__name__}")
@@ -88,7 +92,7 @@ def _claims_of_proposal(
         claims += [(key, text, signature) for key, signature in each.signed(epoch.validators)]
     for operation in body.system_operations:
         held = messages.decode(operation)
-        if isinstance(held, EpochDone | EndEpoch):
+        if isinstance(held, EpochDone | EndEpoch | Evidence):
             claims += claims_of(held, epoch, leader_of)
     return claims
 
