@@ -16,6 +16,7 @@ from supervm.chain.claiming import examine_transactions, used_keys, used_slots
 from supervm.chain.events import EventLog
 from supervm.chain.examine import ChainRules
 from supervm.chain.examine import refused as refusal
+from supervm.chain.fast import FastLane, Now
 from supervm.chain.figures import ChainFigures
 from supervm.chain.judging import admission_keys, check_batch
 from supervm.chain.ledger_figures import LedgerFigures
@@ -32,9 +33,11 @@ from supervm.contracts.application import (
     BatchSums,
     BlockBounds,
     BlockInvalid,
+    EffectsMismatch,
     Engine,
     Executed,
     ExecutedFacts,
+    FastApplied,
     HeaderFacts,
     NodeIdentity,
     NotExecuted,
@@ -63,13 +66,14 @@ from supervm.types.digests import ZERO
 from supervm.types.errors import InvalidInput
 from supervm.types.genesis import Genesis
 from supervm.types.packed_receipts import ReceiptHead, heads_of
-from supervm.types.receipt import Receipt
+from supervm.types.receipt import Receipt, Status
 from supervm.types.state import ACCOUNT, Account
 from supervm.types.transaction import Lane, Transaction
 from supervm.types.validators import ValidatorSet
 
 DECODED_MAX = 4_096
-ROOTS_MAX = 64
+ROOTS_MAX = 256
+CERTIFIED_MAX = 100_000
 
 # Refusals at the accept that time or a block may cure; all others are for good.
 DEFERRED = frozenset({"NonceGap", "VersionBehind", "InsufficientFunds", "LockBusy", "PriceTooLow", "Busy"})
@@ -137,6 +141,8 @@ class Chain:
         self._in_hand: dict[bytes, Entry] = {}
         self._decoded: Recent[bytes, Transaction] = Recent(DECODED_MAX)
         self._roots: Recent[int, Roots] = Recent(ROOTS_MAX)
+        self.fast = FastLane(gas, ledger.get_state, self._fast_now)
+        self._certified: Recent[bytes, None] = Recent(CERTIFIED_MAX)
         tip = ledger.tip
         self._roots.put(tip.height, Roots(tip.state_root, tip.receipts_root, self.base_price))
         self._private_kinds: frozenset[int] = frozenset().union(
@@ -328,12 +334,14 @@ class Chain:
         except InvalidInput as error:
             return Examined(Facts(self.ledger.tip.height, {}, {}), (), malformed=str(error))
         keys = {key for each in decoded for key in admission_keys(each)}
+        before = [self.decode(data).digest for each in past for data in each.transactions]
         while True:
             height, gas_state = self.ledger.tip.height, self.gas_state
-            state = await self.ledger.get_state(keys)
+            entries = await self.ledger.get_state(keys)
             # What was read is of one block, and the answer says of which.
             if self.ledger.tip.height == height:
                 break
+        state = self.fast.overlay.view_of(entries, before)
         return await trio.to_thread.run_sync(
             lambda: examine_transactions(
                 decoded,
@@ -347,6 +355,29 @@ class Chain:
             ),
             limiter=self._examining,
         )
+
+    async def apply_fast(self, batch: Batch) -> Sequence[FastApplied]:
+        transactions = [self.decode(data) for data in batch.transactions]
+        return await self.fast.apply(batch.digest(), transactions)
+
+    async def resume_fast(self) -> Sequence[FastApplied]:
+        return await self.fast.resume()
+
+    def certified(self, transactions: Sequence[bytes]) -> None:
+        for digest in transactions:
+            self._certified.put(digest, None)
+            self.news.certified(digest)
+
+    def _fast_now(self) -> Now:
+        block = BlockInput(
+            height=self.ledger.tip.height + 1,
+            epoch=self.epoch,
+            timestamp_ms=0,
+            chain_id=self.chain_id,
+            limits=self.genesis.limits,
+            transactions=(),
+        )
+        return Now(height=self.ledger.tip.height, gas_state=self.gas_state, block=block)
 
     async def used_up(self, transactions: Sequence[bytes]) -> tuple[tuple[bytes, ...], tuple[bytes, ...]]:
         decoded = [self.decode(data) for data in transactions]
@@ -485,6 +516,10 @@ class Chain:
             shown, computed = getattr(header, name), getattr(facts, name)
             if shown != computed:
                 raise RootMismatch(f"the header's {name} isn't what this node computed", shown, f"{computed}")
+        names = [head.digest for head in heads_of(pending.result.receipts)]
+        wrong = self.fast.overlay.mismatch(names, lambda at: pending.result.receipts[at].effects_digest())
+        if wrong:
+            raise EffectsMismatch("a block folds other effects than were applied", wrong)
         try:
             await self.ledger.commit(block, pending.result.receipts, certificate, pending.staged)
         finally:
@@ -505,6 +540,7 @@ class Chain:
             Roots(pending.executed.state_root, pending.executed.receipts_root, pending.base_price),
         )
         self._pending = None
+        self.fast.overlay.folded([head.digest for head in heads])
         came = [self.mempool.since_s(receipt.digest) for receipt in heads]
         dropped = self.mempool.settle(
             [receipt.digest for receipt in heads], _next_nonces(pending.transactions, changes), now_s
@@ -574,6 +610,13 @@ class Chain:
         """The lane and bytes of a transaction that waits here, or None."""
         entry = self.mempool.get(digest)
         return (entry.lane, entry.transaction.data) if entry is not None else None
+
+    def fast_status(self, digest: bytes) -> Status | None:
+        """CERTIFIED where a quorum signed a transaction's effects, APPLIED where this node has applied them;
+        None where no block folds it ahead of time, or one has."""
+        if self.fast.overlay.get(digest) is None:
+            return None
+        return Status.CERTIFIED if digest in self._certified else Status.APPLIED
 
     def outcome(self, digest: bytes) -> trio.Event | None:
         """Set when a waiting transaction is in a block, or dropped; None for one that doesn't wait here."""

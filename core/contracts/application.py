@@ -25,6 +25,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import attrs
 
+from supervm.kernel.component import NodeMustStop
 from supervm.types.batch import Batch
 from supervm.types.block import Block
 from supervm.types.claims import Examined
@@ -56,6 +57,11 @@ class NotExecuted(ApplicationError):
 
 class RootMismatch(ApplicationError):
     """The header shows other roots than this node computed. Nothing was written."""
+
+
+class EffectsMismatch(ApplicationError, NodeMustStop):
+    """A block gives a FAST transaction other effects than this node applied and may have signed (CONS-41).
+    Nothing was written."""
 
 
 class BlockInvalid(ApplicationError):
@@ -326,6 +332,16 @@ class ExecutedFacts:
     base_price: int
 
 
+@attrs.frozen(kw_only=True)
+class FastApplied:
+    """What was applied now of a certified batch (CONS-20): (index, transaction, effects digest), ascending.
+    `waiting`: how many of it wait for what they need."""
+
+    batch: bytes
+    effects: tuple[tuple[int, bytes, bytes], ...]
+    waiting: int = 0
+
+
 @runtime_checkable
 class CertifyingApplication(Application, Protocol):
     """An application whose transactions several validators certify before they order them (CONS-1..24).
@@ -339,6 +355,17 @@ class CertifyingApplication(Application, Protocol):
         `past`: the certified batches before it that no executed block holds, oldest first. Nothing of it is
         `executed` yet; credits of its FAST transactions count as far as they are applied.
         """
+
+    async def apply_fast(self, batch: Batch) -> Sequence[FastApplied]:
+        """Apply the FAST transactions of a certified batch whose past was handed over before; and whatever
+        waited for them. What is applied stays until a block folds it, and is not durable by itself: after a
+        restart the engine hands over again what no block holds, and the effects are the same."""
+
+    async def resume_fast(self) -> Sequence[FastApplied]:
+        """Apply what waited and can go on, after a block."""
+
+    def certified(self, transactions: Sequence[bytes]) -> None:
+        """Effects of these are signed by a quorum: they are final (CONS-21)."""
 
     async def used_up(self, transactions: Sequence[bytes]) -> tuple[tuple[bytes, ...], tuple[bytes, ...]]:
         """Of the transactions of a committed block: the slots that the state has moved past (CONS-15), and

@@ -19,6 +19,7 @@ from supervm.plugins.consensus.bft.batch_records import UsedUp
 from supervm.plugins.consensus.bft.batches import BatchVoter, EpochFacts
 from supervm.plugins.consensus.bft.building import PASSING_CODES, Builder, BuilderBounds
 from supervm.plugins.consensus.bft.driver.answering import Answers
+from supervm.plugins.consensus.bft.driver.applying import Applier
 from supervm.plugins.consensus.bft.driver.asking import Questions
 from supervm.plugins.consensus.bft.driver.checking import Checker
 from supervm.plugins.consensus.bft.driver.core import Core, Hands
@@ -28,12 +29,13 @@ from supervm.plugins.consensus.bft.driver.kept import KeptBlocks
 from supervm.plugins.consensus.bft.driver.posting import Post
 from supervm.plugins.consensus.bft.driver.receiving import Incoming, Reception
 from supervm.plugins.consensus.bft.driver.waiting import WaitingCertificates
-from supervm.plugins.consensus.bft.events import Apply, Check, ExecutedBlock, Record, Stream
+from supervm.plugins.consensus.bft.events import Check, ExecutedBlock, Record, Stream
 from supervm.plugins.consensus.bft.fetching import GotBlock, Item, Want, WantDigest, WantViews, What
 from supervm.plugins.consensus.bft.messages import (
     Accept,
     Batch,
     BatchCertificate,
+    Effects,
     Get,
     Got,
     Message,
@@ -135,6 +137,14 @@ class Validator:
             miss=self._miss,
             committed=self._committed,
         )
+        self._applier = Applier(
+            ctx,
+            application,
+            epoch.number,
+            epoch.validators,
+            held=self._voter.batch,
+            applied=lambda applied: self._core.tell_voter(applied),
+        )
         self._core = Core(
             ctx,
             own=identity.node_id,
@@ -149,10 +159,10 @@ class Validator:
                 ask_once=self._questions.ask_once,
                 keep_asking=self._keep_asking,
                 check=self._check,
-                apply=self._apply,
+                apply=lambda apply: self._applier.put(apply.batch),
                 final=self._executor.put,
                 returned=self._returned,
-                effects=lambda message: None,
+                effects=self._applier.gather,
             ),
         )
         self._checker = Checker(
@@ -231,6 +241,7 @@ class Validator:
             nursery.start_soon(self._questions.run)
             nursery.start_soon(self._answers.run)
             nursery.start_soon(self._executor.run)
+            nursery.start_soon(self._applier.run)
             nursery.start_soon(self._examine)
             nursery.start_soon(self._gather)
             nursery.start_soon(self._keep_connected)
@@ -274,7 +285,7 @@ class Validator:
                 digest = header.digest()
                 known = self._voter.certificates
                 return digest not in known and not known.is_settled(digest)
-            case ViewVote() | Proposal() | Batch() | Accept() | Refuse() | Get() | Got():
+            case ViewVote() | Proposal() | Batch() | Accept() | Refuse() | Effects() | Get() | Got():
                 return True
         return False
 
@@ -349,9 +360,6 @@ class Validator:
             self._core.tell_voter(BatchExamined(check.batch.digest(), examined))
             self._room.set()
 
-    def _apply(self, apply: Apply) -> None:
-        """FAST transactions are final with their block."""
-
     async def _gather(self) -> None:
         """Offer the builder what the mempool has, as long as it has room."""
         bounds = BatchBounds(
@@ -398,6 +406,7 @@ class Validator:
         self._interval.observe((now_s - self._last_block_s) * 1000)
         self._last_block_s = now_s
         self._height.set(facts.height)
+        self._applier.resume()
         self._room.set()
 
 
