@@ -62,7 +62,7 @@ async def test_all_validators_stop_and_start_again_and_the_chain_goes_on(tmp_pat
         assert await net.balance(3, to) == 2
 
 
-async def test_a_fast_transfer_is_final_by_a_quorums_effects_before_any_block_holds_it(tmp_path: Path) -> None:
+async def test_a_fast_transfer_is_final_by_effects_before_any_block_holds_it(tmp_path: Path) -> None:
     # No leader proposes for a minute: what is final until then is so without a block.
     slow = BftConfig(block_interval_min_ms=60_000)
     async with network(tmp_path, config=slow) as net:
