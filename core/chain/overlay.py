@@ -184,9 +184,9 @@ class Overlay:
                 if self._sponsor_nonces.get(address) == nonce:
                     del self._sponsor_nonces[address]
             for account, amount in effect.amounts.items():
-                self._amounts[account] -= amount
-                if not self._amounts[account]:
-                    del self._amounts[account]
+                left = self._amounts.pop(account, 0) - amount
+                if left:
+                    self._amounts[account] = left
             for key in effect.entries:
                 if self._entries[key][0] == name:
                     del self._entries[key]
