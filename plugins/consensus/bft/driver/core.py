@@ -67,8 +67,9 @@ from supervm.plugins.consensus.bft.messages import (
     ViewVote,
     encode,
 )
+from supervm.plugins.consensus.bft.records import Entered
 from supervm.plugins.consensus.bft.simplex import Ordering
-from supervm.types.certificate import Certificate
+from supervm.types.certificate import Certificate, VoteKind
 
 ORDERING_TIMER, BUILDER_TIMER = "ordering ", "builder "
 
@@ -244,6 +245,8 @@ class Core:
         for output in outputs:
             match output:
                 case Log(number, record):
+                    if isinstance(record, Entered) and record.certificate.kind is VoteKind.NULLIFY:
+                        self._view_changes.inc()
                     self.ordering_rows.logged(self._ordering_journal.append(number, record), record)
                 case Send():
                     if self._ordering_gate.passes(output):
