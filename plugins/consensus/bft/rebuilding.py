@@ -24,6 +24,18 @@ def records_of(views: Views, branches: Branches) -> list[Record]:
     return found
 
 
+def epoch_of(record: Record) -> int:
+    """The epoch in which a record of ordering was made."""
+    match record:
+        case Entered(certificate):
+            return certificate.epoch
+        case Proposed(proposal):
+            return proposal.epoch
+        case Notarized(vote) | Nullified(vote) | Finalized(vote):
+            return vote.epoch
+    raise AssertionError(f"no record of ordering: {record!r}")
+
+
 def put_back(record: Record, views: Views, branches: Branches) -> None:
     """Set what a record says in its view. What storage holds already is skipped."""
     match record:

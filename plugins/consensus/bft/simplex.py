@@ -47,7 +47,7 @@ from supervm.plugins.consensus.bft.leading import Leading, Pool
 from supervm.plugins.consensus.bft.pacing import Pacing, Silence
 from supervm.plugins.consensus.bft.peers import Peers
 from supervm.plugins.consensus.bft.proposals import Broken, Waits, judge
-from supervm.plugins.consensus.bft.rebuilding import put_back, records_of
+from supervm.plugins.consensus.bft.rebuilding import epoch_of, put_back, records_of
 from supervm.plugins.consensus.bft.records import Entered, Finalized, Notarized, Nullified, Proposed
 from supervm.plugins.consensus.bft.roots import Roots
 from supervm.plugins.consensus.bft.starting import Settings, Start
@@ -156,7 +156,8 @@ class Ordering:
     def start(self, records: Iterable[Record], now: Now) -> list[Output]:
         """Begin, or begin again from the log's records: send again every vote above the last final view.
 
-        What storage holds already is skipped. Records are durable, so nothing of them is logged again.
+        What storage holds already is skipped, and what is of another epoch. Records are durable, so nothing
+        of them is logged again.
         """
         self._now = now
         self._out = []
@@ -179,7 +180,8 @@ class Ordering:
         return out
 
     def _replay(self, record: Record) -> None:
-        put_back(record, self._views, self._finality.branches)
+        if epoch_of(record) == self.epoch.number:
+            put_back(record, self._views, self._finality.branches)
 
     def records(self) -> list[Record]:
         """The fewest records that this machine is rebuilt from: what a log may be shortened to."""

@@ -50,9 +50,19 @@ class Hostile:
         if isinstance(want, WantDigest) and want.digest in self.blocks:
             self.world.post(self.number, target, GotBlock(self.blocks[want.digest]))
 
-    def _sign(self, kind: VoteKind, view: int, digest: bytes, epoch: int = 1) -> bytes:
+    @property
+    def epoch(self) -> int:
+        """The epoch in which its honest machine is."""
+        return self.world.nodes[self.number].ordering.epoch.number
+
+    @property
+    def members(self) -> int:
+        return len(self.world.nodes[self.number].ordering.epoch.validators.members)
+
+    def _sign(self, kind: VoteKind, view: int, digest: bytes, epoch: int | None = None) -> bytes:
         from tests.consensus_bft.sim.world import CHAIN, signature
 
+        epoch = self.epoch if epoch is None else epoch
         return signature(self.number, vote_message(CHAIN, epoch, kind, view, digest))
 
     def _every_vote(self, message: ViewVote, targets: list[int]) -> None:
@@ -60,7 +70,7 @@ class Hostile:
             kind = self.world.random.choice((VoteKind.NOTARIZE, VoteKind.NULLIFY, VoteKind.FINALIZE))
             digest = NO_DIGEST if kind == VoteKind.NULLIFY else self._some_digest(message.view)
             vote = ViewVote(
-                kind, 1, message.view, digest, self.number, self._sign(kind, message.view, digest)
+                kind, self.epoch, message.view, digest, self.number, self._sign(kind, message.view, digest)
             )
             self.world.post(self.number, target, vote)
 
@@ -79,9 +89,13 @@ class Hostile:
         kind = random.choice((VoteKind.NOTARIZE, VoteKind.NULLIFY, VoteKind.FINALIZE))
         digest = NO_DIGEST if kind == VoteKind.NULLIFY else b"noise".ljust(32, b".")
         vote = ViewVote(kind, epoch, view, digest, self.number, self._sign(kind, view, digest, epoch))
-        count = self.world.plan.count
         alone = Certificate(
-            kind, 1, max(view, 1), digest, bitmap_of([self.number], count), (self._sign(kind, view, digest),)
+            kind,
+            self.epoch,
+            max(view, 1),
+            digest,
+            bitmap_of([self.number], self.members),
+            (self._sign(kind, view, digest),),
         )
         for target in targets:
             self.world.post(self.number, target, vote)
@@ -127,10 +141,10 @@ class Hostile:
         view = max(proposal.view - 1, 1)
         alone = Certificate(
             VoteKind.NOTARIZE,
-            1,
+            self.epoch,
             view,
             digest,
-            bitmap_of([self.number], self.world.plan.count),
+            bitmap_of([self.number], self.members),
             (self._sign(VoteKind.NOTARIZE, view, digest),),
         )
         body = attrs.evolve(proposal.block.body, justification=alone.encode(), certificates=())

@@ -32,28 +32,43 @@ class Oracles:
     digests: dict[int, bytes] = attrs.field(factory=dict)
     batches: dict[bytes, int] = attrs.field(factory=dict)
     last_blocks: set[bytes] = attrs.field(factory=set)
-    said: dict[tuple[int, VoteKind, int], bytes] = attrs.field(factory=dict)
+    said: dict[tuple[int, int, VoteKind, int], bytes] = attrs.field(factory=dict)
 
     def on_sent(
         self, node: int, message: object, executed: int, root_of: Callable[[bytes], Block | None]
     ) -> None:
         """An honest validator lets a message go: it never says something else (CONS-60, CONS-70)."""
         if isinstance(message, Proposal):
-            self._say(node, VoteKind.PROPOSAL, message.view, message.block.digest())
+            self._say(node, message.epoch, VoteKind.PROPOSAL, message.view, message.block.digest())
         elif isinstance(message, ViewVote):
-            self._say(node, message.kind, message.view, message.digest)
+            self._say(node, message.epoch, message.kind, message.view, message.digest)
             other = {VoteKind.NULLIFY: VoteKind.FINALIZE, VoteKind.FINALIZE: VoteKind.NULLIFY}.get(
                 message.kind
             )
-            if other is not None and (node, other, message.view) in self.said:
+            if other is not None and (node, message.epoch, other, message.view) in self.said:
                 raise Violation("contradiction", f"{node} says finalize and nullify of view {message.view}")
             if message.kind == VoteKind.NOTARIZE:
                 self._check_notarize(node, message, executed, root_of(message.digest))
 
-    def _say(self, node: int, kind: VoteKind, view: int, digest: bytes) -> None:
-        earlier = self.said.setdefault((node, kind, view), digest)
+    def _say(self, node: int, epoch: int, kind: VoteKind, view: int, digest: bytes) -> None:
+        earlier = self.said.setdefault((node, epoch, kind, view), digest)
         if earlier != digest:
             raise Violation("contradiction", f"{node} says {kind.name} of view {view} for two blocks")
+
+    def _check_epoch(self, height: int, block: Block) -> None:
+        """An epoch's last block is extended by the first of the next, of the set that it names, alone."""
+        parent = self.final[height - 1].header if height > 1 else None
+        if parent is None:
+            return
+        header = block.header
+        if parent.next_validators_digest == ZERO:
+            expected = (parent.epoch, parent.validators_digest)
+        else:
+            expected = (parent.epoch + 1, parent.next_validators_digest)
+        if (header.epoch, header.validators_digest) != expected:
+            raise Violation(
+                "epoch", f"final block {height} extends the epoch's last block, or isn't of its set"
+            )
 
     def _check_notarize(self, node: int, vote: ViewVote, executed: int, block: Block | None) -> None:
         if block is None or vote.digest in self.last_blocks:
@@ -79,8 +94,7 @@ class Oracles:
             return
         if header.parent != self.digests.get(height - 1, self.base if height == 1 else None):
             raise Violation("agreement", f"final block {height} at {node} doesn't extend the final chain")
-        if height > 1 and self.final[height - 1].header.next_validators_digest != ZERO:
-            raise Violation("epoch", f"final block {height} extends the epoch's last block")
+        self._check_epoch(height, block)
         if height > 1 and not self.proves(block.body.justification, header.parent):
             raise Violation("proof", f"final block {height} doesn't prove that its parent is notarised")
         if header.timestamp_ms > latest_honest_ms + TIMESTAMP_AHEAD_MS:
@@ -90,6 +104,8 @@ class Oracles:
         if self.roots.get(header.root_height) != header.state_root:
             raise Violation("root", f"final block {height} shows a wrong root for {header.root_height}")
         for certificate in block.body.certificates:
+            if certificate.header.epoch != header.epoch:
+                raise Violation("epoch", f"final block {height} holds a batch of another epoch")
             batch = certificate.header.digest()
             if batch in self.batches:
                 raise Violation("order", f"a batch is in final blocks {self.batches[batch]} and {height}")

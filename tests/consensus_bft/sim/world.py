@@ -287,13 +287,28 @@ class World:
         """Whether bytes are a notarisation of a block by a true quorum, signed by those whom it names."""
         try:
             certificate = Certificate.decode(justification)
-            certificate.signed(self.validators)
+        except InvalidInput:
+            return False
+        kind = self.kind_proving(parent)
+        named = (certificate.kind, certificate.digest) == (kind, parent)
+        return named and self.is_signed(certificate, self.set_of(certificate.epoch))
+
+    def kind_proving(self, parent: bytes) -> VoteKind:
+        """What proves a parent: its notarisation, or, of an epoch's last block, its finalisation."""
+        return VoteKind.NOTARIZE
+
+    def set_of(self, epoch: int) -> ValidatorSet:
+        return self.validators
+
+    def is_signed(self, certificate: Certificate, validators: ValidatorSet) -> bool:
+        """Whether a quorum of a set signed, each for itself."""
+        try:
+            certificate.signed(validators)
         except InvalidInput:
             return False
         message = certificate.message(CHAIN)
         signed = zip(numbers_of(certificate.bitmap), certificate.signatures, strict=True)
-        right = all(signature(number, message) == each for number, each in signed)
-        return right and (certificate.kind, certificate.digest) == (VoteKind.NOTARIZE, parent)
+        return all(signature(number, message) == each for number, each in signed)
 
     # Machines.
 
@@ -463,22 +478,29 @@ class World:
                 return
             final = node.to_execute.pop(0)
             node.busy = False
-            digest = final.block.digest()
-            before = node.facts[-1]
-            facts = ExecutedBlock(
-                before.height + 1,
-                root_after(before.state_root, digest),
-                hash32(b"receipts", digest),
-                10_000,
-                hash32(b"next set"),
-            )
+            facts = self.facts_after(node.facts[-1], final.block)
             assert facts.height == final.block.header.height
             node.facts.append(facts)
             node.chain.append(final)
             self.deliver(node, facts, life)
             self._execute(node)
+            self.committed(node, final)
 
         self.at(self.now_us + self.between(self.plan.execute_us), executed)
+
+    def facts_after(self, before: ExecutedBlock, block: Block) -> ExecutedBlock:
+        """What a node computes of a block that follows another."""
+        digest = block.digest()
+        return ExecutedBlock(
+            before.height + 1,
+            root_after(before.state_root, digest),
+            hash32(b"receipts", digest),
+            10_000,
+            hash32(b"next set"),
+        )
+
+    def committed(self, node: Node, final: Final) -> None:
+        """A block is executed and durable at a node."""
 
     # The network.
 
