@@ -65,7 +65,7 @@ from supervm.types.claims import Examined, Facts
 from supervm.types.digests import ZERO
 from supervm.types.errors import InvalidInput
 from supervm.types.genesis import Genesis
-from supervm.types.packed_receipts import ReceiptHead, heads_of
+from supervm.types.packed_receipts import PackedReceipts, ReceiptHead, heads_of
 from supervm.types.receipt import Receipt, Status
 from supervm.types.state import ACCOUNT, Account
 from supervm.types.transaction import Lane, Transaction
@@ -516,8 +516,9 @@ class Chain:
             shown, computed = getattr(header, name), getattr(facts, name)
             if shown != computed:
                 raise RootMismatch(f"the header's {name} isn't what this node computed", shown, f"{computed}")
-        names = [head.digest for head in heads_of(pending.result.receipts)]
-        wrong = self.fast.overlay.mismatch(names, lambda at: pending.result.receipts[at].effects_digest())
+        receipts = PackedReceipts.of(pending.result.receipts)
+        names = [head.digest for head in receipts.heads]
+        wrong = self.fast.overlay.mismatch(names, lambda at: Receipt.effects_digest_of(receipts.encoded[at]))
         if wrong:
             raise EffectsMismatch("a block folds other effects than were applied", wrong)
         try:

@@ -25,7 +25,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import attrs
 
-from supervm.kernel.component import NodeMustStop
+from supervm.contracts.roles import NodeMustStop
 from supervm.types.batch import Batch
 from supervm.types.block import Block
 from supervm.types.claims import Examined

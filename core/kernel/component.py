@@ -55,14 +55,12 @@ class Breaker:
     open_max_s: float = 900.0
 
 
-class NodeMustStop(Exception):
-    """A component raises it where the node must not go on, whatever its role's policy says: the node drains
-    and exits 1 with this cause."""
-
-
 @attrs.frozen(kw_only=True)
 class Supervision:
-    """What a failure means. `fatal`: the node drains and exits 1; else restart with backoff, then break."""
+    """What a failure means. `fatal`: the node drains and exits 1; else restart with backoff, then break.
+
+    A component whose exception has a true attribute `must_stop` stops the node whatever its role's policy is.
+    """
 
     fatal: bool = False
     backoff: Backoff = Backoff()

@@ -9,8 +9,8 @@ import attrs
 import pytest
 import trio
 
+from supervm.contracts.roles import NodeMustStop
 from supervm.contracts.storage import Durability, Put
-from supervm.kernel.component import NodeMustStop
 from supervm.plugins.consensus.bft.driver.checking import Checker
 from supervm.plugins.consensus.bft.driver.core import Halted
 from supervm.plugins.consensus.bft.driver.journal import LOCKS, ORDERING

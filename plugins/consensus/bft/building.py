@@ -208,7 +208,8 @@ class Builder:
         left: deque[_Item] = deque()
         given: set[bytes] = set()
         size_bytes, gas = 0, bounds.gas_fold
-        for item in self._queue:
+        queue = iter(self._queue)
+        for item in queue:
             offered, claim = item.offered, item.claim
             fits = (
                 len(taken) < bounds.count_max
@@ -225,6 +226,8 @@ class Builder:
             given.update(claim.gives())
             size_bytes += len(offered.data)
             gas += offered.gas
+            if len(taken) >= bounds.count_max or size_bytes >= bounds.bytes_seal:
+                left.extend(queue)
         self._queue = left
         return taken
 

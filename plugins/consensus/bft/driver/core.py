@@ -11,7 +11,7 @@ import attrs
 
 from supervm.api import Context
 from supervm.contracts.consensus import ConsensusError
-from supervm.kernel.component import NodeMustStop
+from supervm.contracts.roles import NodeMustStop
 from supervm.plugins.consensus.bft.batch_events import (
     BlockExecuted,
     BlockFinal,
