@@ -4,11 +4,12 @@ What is shown: that a state key has a value, or none, under the state root of on
 header that is, is the caller's to know: a digest that he trusts, or a genesis whose validators signed it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import attrs
 
+from supervm.client.light import check_header, follow_all, from_genesis
 from supervm.crypto.votes import verify_certificate
 from supervm.types import smt
 from supervm.types.address import parse_hex
@@ -17,6 +18,7 @@ from supervm.types.digests import Digest
 from supervm.types.errors import ProofInvalid
 from supervm.types.finality import FinalityProof
 from supervm.types.genesis import Genesis
+from supervm.types.handover import HandOver
 
 
 @attrs.frozen
@@ -36,11 +38,13 @@ def check_proof(
     *,
     genesis: Genesis | None = None,
     trusted: Digest | None = None,
+    handovers: Sequence[HandOver] = (),
 ) -> Proven:
     """Check the answer of `GET /v1/proofs/..` for a state key. Raises ProofInvalid or DecodeError.
 
-    With `genesis` the block's certificate must be signed by a quorum of its validators; with `trusted`
-    the header must have that digest. Without either, the header is only what the node says it is.
+    With `genesis` the block's certificate must be signed by a quorum of its validators, or of those that
+    `handovers`, one an epoch from the first on, lead to; with `trusted` the header must have that digest.
+    Without either, the header is only what the node says it is.
     """
     header = BlockHeader.decode(parse_hex(str(answer.get("header", {}).get("bytes")), "header.bytes"))
     proof = smt.Proof.decode(parse_hex(str(answer.get("proof")), "proof"))
@@ -56,8 +60,13 @@ def check_proof(
             )
         trust = "the trusted block digest"
     if genesis is not None:
-        _check_finality(answer, header, digest, genesis)
-        trust = "signatures of the genesis validators"
+        if handovers:
+            found = FinalityProof.decode(parse_hex(str(answer.get("certificate")), "certificate"))
+            check_header(follow_all(from_genesis(genesis), handovers), header, found)
+            trust = f"signatures of validators proven from genesis through {len(handovers)} epochs"
+        else:
+            _check_finality(answer, header, digest, genesis)
+            trust = "signatures of the genesis validators"
     return Proven(key, proof.value, header, digest, trust)
 
 
