@@ -9,6 +9,7 @@ from supervm.chain.fast import FastLane, Now
 from supervm.chain.overlay import keys_of
 from supervm.execution import GAS_STATE_KEY
 from supervm.types.operations import ObjectMutate
+from supervm.types.receipt import Receipt
 from supervm.types.state import NATIVE_TOKEN, account_key
 from supervm.types.transaction import Access, Input, Lane, Transaction
 from tests.execution.builders import (
@@ -58,7 +59,7 @@ class Tip:
         result = run(self.state, *transactions, height=self.height)
         receipts = result.receipts
         names = [each.digest for each in receipts]
-        assert self.fast.overlay.mismatch(names, lambda at: receipts[at].effects_digest()) == ""
+        assert self.fast.overlay.mismatch(names, lambda at: Receipt.effects_digest_of(receipts[at].encode())) == ""
         self.fast.overlay.folded(names)
         found = await self.fast.resume()
         return [(digest, effects) for each in found for _, digest, effects in each.effects]

@@ -10,10 +10,12 @@ import pytest
 import trio
 
 from supervm.contracts.roles import NodeMustStop
-from supervm.contracts.storage import Durability, Put
+from supervm.contracts.storage import DeleteRange, Durability, Put
+from supervm.plugins.consensus.bft.batch_records import UsedUp
 from supervm.plugins.consensus.bft.driver.checking import Checker
 from supervm.plugins.consensus.bft.driver.core import Halted
-from supervm.plugins.consensus.bft.driver.journal import LOCKS, ORDERING
+from supervm.plugins.consensus.bft.driver.journal import LOCKS, ORDERING, read_records
+from supervm.plugins.consensus.bft.driver.validator import LogMissing
 from supervm.plugins.consensus.bft.events import Halt, Stream
 from supervm.plugins.consensus.bft.messages import Accept, Effects, Proposal, ViewVote, decode
 from supervm.types.batch import Batch
@@ -127,6 +129,39 @@ async def test_a_validator_that_must_halt_ends_with_the_cause_and_says_that_the_
         assert isinstance(caught.value, NodeMustStop)
         assert net.nodes[0].engine.status().producing is False
         assert "two final blocks" in net.nodes[0].engine.status().reason
+
+
+async def test_a_validator_whose_log_is_gone_doesnt_vote_again(tmp_path: Path) -> None:
+    async with network(tmp_path) as net:
+        sent = net.transfer(0, b"\x07" * 32, 1)
+        await net.nodes[0].chain.submit([sent.data])
+        await net.committed(0, sent.digest)
+        await net.stop(0)
+        for space in (LOCKS, ORDERING):
+            gone = DeleteRange(space, bytes((space[0] + 1,)))
+            await net.stores[0].write([gone])
+        with pytest.RaisesGroup(LogMissing, flatten_subgroups=True, allow_unwrapped=True):
+            await net.start(0)
+
+
+async def test_the_log_doesnt_grow_with_the_chain(tmp_path: Path) -> None:
+    async with network(tmp_path) as net:
+        sizes = []
+        for _ in range(3):
+            for _ in range(4):
+                sent = net.transfer(0, b"\x07" * 32, 1)
+                await net.nodes[0].chain.submit([sent.data])
+                await net.committed(0, sent.digest)
+            await net.stop(0)
+            store = net.stores[0]
+            found = await read_records(store, ORDERING, 1) + await read_records(store, LOCKS, 1)
+            sizes.append(sum(not isinstance(record, UsedUp) for _, record in found))
+            whole = [each for _, each in found if isinstance(each, UsedUp) and each.transactions]
+            assert len(whole) <= 4
+            await net.start(0)
+            await net.reached(0, net.nodes[1].height)
+        # What is of the last views and of batches on their way; each block brings some ten records.
+        assert max(sizes) < 60, sizes
 
 
 async def test_one_wrong_signature_anywhere_in_a_message_keeps_it_from_the_machines(tmp_path: Path) -> None:

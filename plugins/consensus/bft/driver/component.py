@@ -40,7 +40,7 @@ class BftConfig:
 async def open_bft(ctx: Context, config: BftConfig) -> AsyncIterator["Bft"]:
     """Take part in consensus until the scope ends.
 
-    Raises `AlreadyDriven`, `ValidatorSetUnsupported`, `StoreCorrupt`.
+    Raises `AlreadyDriven`, `ValidatorSetUnsupported`, `LogMissing`, `StoreCorrupt`.
     """
     application: CertifyingApplication = ctx.require(Role.APPLICATION)
     store: KeyValueStore = ctx.require(Role.STORAGE)

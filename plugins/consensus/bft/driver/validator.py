@@ -12,6 +12,7 @@ from supervm.contracts.application import (
     ExecutedFacts,
     Refused,
 )
+from supervm.contracts.consensus import ConsensusError
 from supervm.contracts.storage import KeyValueStore
 from supervm.contracts.transport import Transport
 from supervm.plugins.consensus.bft.batch_events import BatchExamined, BlockExecuted, Offer, Offered, Returned
@@ -59,6 +60,10 @@ GATHER_MAX = 1_024
 LOOK_S = 0.1
 LIFE_SEQUENCES = 1 << 32
 """Sequence numbers that a builder may use between two starts."""
+
+
+class LogMissing(ConsensusError):
+    """A validator's chain is here without its log: voting could contradict what it said before."""
 
 
 class Validator:
@@ -425,12 +430,18 @@ async def begin_validator(
     store: KeyValueStore,
     transports: Callable[[], tuple[Transport, ...]],
 ) -> Validator:
-    """A validator as its log and the committed chain say. Raises `StoreCorrupt`, `DecodeError`."""
+    """A validator as its log and the chain say. Raises `LogMissing`, `StoreCorrupt`, `DecodeError`."""
     kept = KeptBlocks(store)
     tip = application.tip()
     number = max(1, tip.epoch)
     base = await kept.base(number)
     if base is None:
+        if tip.height:
+            raise LogMissing(
+                "the folder has a chain, and nothing of what this validator said on it",
+                f"height {tip.height}",
+                "put the whole folder back, or give the node another identity: it might contradict itself",
+            )
         base = tip
         await kept.begin(base, application.facts(tip.height))
     assert base.height <= tip.height, "an epoch starts at or below the tip"
