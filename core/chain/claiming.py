@@ -15,7 +15,7 @@ from supervm.types.claims import NONCE_LOCK, SPONSOR_NONCE_LOCK, Account, Claim,
 from supervm.types.errors import InvalidInput
 from supervm.types.state import ACCOUNT, OBJECT, Object, OwnerKind
 from supervm.types.state import Account as AccountState
-from supervm.types.transaction import Transaction
+from supervm.types.transaction import Lane, Transaction
 
 
 def examine_transactions(
@@ -53,6 +53,10 @@ def examine_transactions(
             continue
         if body.nonce < sender.nonce:
             refused[index] = "NonceUsed"
+            continue
+        if body.lane is Lane.PRIVATE:
+            # No scheme says here which key images it reveals, and they would have to be locked (CONS-10).
+            refused[index] = "VerifierUnavailable"
             continue
         try:
             judge(transaction, state, gas, gas_state, lambda address, token: 0, private_kinds)
