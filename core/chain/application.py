@@ -12,9 +12,11 @@ import attrs
 import trio
 
 from supervm.chain.admission import Admission, Answer
+from supervm.chain.claiming import examine_transactions, used_keys, used_slots
 from supervm.chain.events import EventLog
 from supervm.chain.examine import ChainRules
 from supervm.chain.examine import refused as refusal
+from supervm.chain.fast import FastLane, Now
 from supervm.chain.figures import ChainFigures
 from supervm.chain.judging import admission_keys, check_batch
 from supervm.chain.ledger_figures import LedgerFigures
@@ -32,8 +34,11 @@ from supervm.contracts.application import (
     BatchSums,
     BlockBounds,
     BlockInvalid,
+    EffectsMismatch,
     Engine,
     Executed,
+    ExecutedFacts,
+    FastApplied,
     HeaderFacts,
     NodeIdentity,
     NotExecuted,
@@ -54,19 +59,23 @@ from supervm.execution import (
 )
 from supervm.execution.engine import BlockEngine
 from supervm.kernel.component import Context, Health, HealthState
+from supervm.storage.errors import Pruned
 from supervm.storage.ledger import Ledger, Staged
 from supervm.types.batch import Batch
 from supervm.types.block import Block
+from supervm.types.claims import Examined, Facts
+from supervm.types.digests import ZERO
 from supervm.types.errors import InvalidInput
 from supervm.types.genesis import Genesis
-from supervm.types.packed_receipts import ReceiptHead, heads_of
-from supervm.types.receipt import Receipt
+from supervm.types.packed_receipts import PackedReceipts, ReceiptHead, heads_of
+from supervm.types.receipt import Receipt, Status
 from supervm.types.state import ACCOUNT, Account
 from supervm.types.transaction import Lane, Transaction
 from supervm.types.validators import ValidatorSet
 
 DECODED_MAX = 4_096
-ROOTS_MAX = 64
+ROOTS_MAX = 256
+CERTIFIED_MAX = 100_000
 
 # Refusals at the accept that time or a block may cure; all others are for good.
 DEFERRED = frozenset({"NonceGap", "VersionBehind", "InsufficientFunds", "LockBusy", "PriceTooLow", "Busy"})
@@ -131,10 +140,13 @@ class Chain:
         self._pending: Pending | None = None
         self._executing = trio.Lock()
         self._thread = trio.CapacityLimiter(1)
+        self._examining = trio.CapacityLimiter(1)
         self._work = trio.Event()
         self._in_hand: dict[bytes, Entry] = {}
         self._decoded: Recent[bytes, Transaction] = Recent(DECODED_MAX)
         self._roots: Recent[int, Roots] = Recent(ROOTS_MAX)
+        self.fast = FastLane(gas, ledger.get_state, self._fast_now)
+        self._certified: Recent[bytes, None] = Recent(CERTIFIED_MAX)
         tip = ledger.tip
         self._roots.put(tip.height, Roots(tip.state_root, tip.receipts_root, self.base_price))
         self._private_kinds: frozenset[int] = frozenset().union(
@@ -159,8 +171,10 @@ class Chain:
 
     @property
     def epoch(self) -> int:
-        """The epoch of the next block."""
-        return self.ledger.tip.height // self.genesis.epoch_blocks + 1
+        """The epoch of the next block: the tip's, or the one after it where the tip ends its own."""
+        header = self.ledger.tip_header
+        ended = header.height == 0 or header.next_validators_digest != ZERO
+        return header.epoch + 1 if ended else header.epoch
 
     @property
     def base_price(self) -> int:
@@ -312,6 +326,90 @@ class Chain:
             refused[kept[place]] = refusal(error, transactions[place].digest)
         return Verdict(locks=checked.locks, refused=refused)
 
+    async def examine(self, transactions: Sequence[bytes], past: Sequence[Batch]) -> Examined:
+        unknown = [data for data in transactions if data not in self._in_hand]
+        judged = dict(zip(unknown, await self.examiner.examine(unknown), strict=True))
+        wrong = {
+            index: one.code
+            for index, data in enumerate(transactions)
+            if isinstance(one := judged.get(data), Refused)
+        }
+        try:
+            decoded = [self.decode(data) for data in transactions]
+            gas_sum = self.measure(transactions).gas
+        except InvalidInput as error:
+            return Examined(Facts(self.ledger.tip.height, {}, {}), (), malformed=str(error))
+        keys = {key for each in decoded for key in admission_keys(each)}
+        before = [self.decode(data).digest for each in past for data in each.transactions]
+        while True:
+            height, gas_state = self.ledger.tip.height, self.gas_state
+            entries = await self.ledger.get_state(keys)
+            # What was read is of one block, and the answer says of which.
+            if self.ledger.tip.height == height:
+                break
+        state = self.fast.overlay.view_of(entries, before)
+        return await trio.to_thread.run_sync(
+            lambda: examine_transactions(
+                decoded,
+                state,
+                height,
+                self.gas,
+                gas_state,
+                wrong=wrong,
+                gas_sum=gas_sum,
+                private_kinds=self._private_kinds,
+            ),
+            limiter=self._examining,
+        )
+
+    async def apply_fast(self, batch: Batch) -> Sequence[FastApplied]:
+        transactions = [self.decode(data) for data in batch.transactions]
+        return await self.fast.apply(batch.digest(), transactions)
+
+    async def resume_fast(self) -> Sequence[FastApplied]:
+        return await self.fast.resume()
+
+    def certified(self, transactions: Sequence[bytes]) -> None:
+        for digest in transactions:
+            self._certified.put(digest, None)
+            self.news.certified(digest)
+
+    def _fast_now(self) -> Now:
+        block = BlockInput(
+            height=self.ledger.tip.height + 1,
+            epoch=self.epoch,
+            timestamp_ms=0,
+            chain_id=self.chain_id,
+            limits=self.genesis.limits,
+            transactions=(),
+        )
+        return Now(height=self.ledger.tip.height, gas_state=self.gas_state, block=block)
+
+    async def used_up(self, transactions: Sequence[bytes]) -> tuple[tuple[bytes, ...], tuple[bytes, ...]]:
+        decoded = [self.decode(data) for data in transactions]
+        state = await self.ledger.get_state(used_keys(decoded))
+        return used_slots(decoded, state), tuple(each.digest for each in decoded)
+
+    async def block(self, which: int | bytes) -> Block | None:
+        try:
+            return await self.ledger.block(which)
+        except Pruned:
+            return None
+
+    def facts(self, height: int) -> ExecutedFacts:
+        at = self._known_roots(height)
+        return ExecutedFacts(
+            height=height,
+            state_root=at.state_root,
+            receipts_root=at.receipts_root,
+            base_price=at.base_price,
+        )
+
+    def recall(self, executed: Sequence[ExecutedFacts]) -> None:
+        for each in executed:
+            if each.height < self.ledger.tip.height:
+                self._roots.put(each.height, Roots(each.state_root, each.receipts_root, each.base_price))
+
     async def apply_certified(self, batch: Batch, certificate: bytes) -> Sequence[tuple[bytes, bytes]]:
         await trio.lowlevel.checkpoint()
         return ()
@@ -395,6 +493,9 @@ class Chain:
 
     async def _roots_at(self, height: int) -> Roots:
         await trio.lowlevel.checkpoint()
+        return self._known_roots(height)
+
+    def _known_roots(self, height: int) -> Roots:
         if self._pending is not None and self._pending.executed.height == height:
             executed = self._pending.executed
             return Roots(executed.state_root, executed.receipts_root, self._pending.base_price)
@@ -421,6 +522,11 @@ class Chain:
             shown, computed = getattr(header, name), getattr(facts, name)
             if shown != computed:
                 raise RootMismatch(f"the header's {name} isn't what this node computed", shown, f"{computed}")
+        receipts = PackedReceipts.of(pending.result.receipts)
+        names = [head.digest for head in receipts.heads]
+        wrong = self.fast.overlay.mismatch(names, lambda at: Receipt.effects_digest_of(receipts.encoded[at]))
+        if wrong:
+            raise EffectsMismatch("a block folds other effects than were applied", wrong)
         try:
             await self.ledger.commit(block, pending.result.receipts, certificate, pending.staged)
         except DiskFull as error:
@@ -445,6 +551,7 @@ class Chain:
             Roots(pending.executed.state_root, pending.executed.receipts_root, pending.base_price),
         )
         self._pending = None
+        self.fast.overlay.folded([head.digest for head in heads])
         came = [self.mempool.since_s(receipt.digest) for receipt in heads]
         dropped = self.mempool.settle(
             [receipt.digest for receipt in heads], _next_nonces(pending.transactions, changes), now_s
@@ -514,6 +621,13 @@ class Chain:
         """The lane and bytes of a transaction that waits here, or None."""
         entry = self.mempool.get(digest)
         return (entry.lane, entry.transaction.data) if entry is not None else None
+
+    def fast_status(self, digest: bytes) -> Status | None:
+        """CERTIFIED where a quorum signed a transaction's effects, APPLIED where this node has applied them;
+        None where no block folds it ahead of time, or one has."""
+        if self.fast.overlay.get(digest) is None:
+            return None
+        return Status.CERTIFIED if digest in self._certified else Status.APPLIED
 
     def outcome(self, digest: bytes) -> trio.Event | None:
         """Set when a waiting transaction is in a block, or dropped; None for one that doesn't wait here."""

@@ -59,12 +59,12 @@ def judge(
 
     The nonce is the caller's to check: only it knows what else is pending.
     """
-    objects = _objects(transaction, state)
+    objects = input_objects(transaction, state)
     lane, wrong = _lane(transaction, objects, private_kinds)
     quote = gas.admit(fee_terms(transaction, lane), gas_state)
     spends = max_spend(transaction)
     for (address, token), amount in spends.items():
-        have = _balance(state, address, token)
+        have = state_balance(state, address, token)
         bound = spending(address, token)
         if have < bound + amount:
             raise AcceptRefused(
@@ -137,7 +137,8 @@ def _lane(
         return (Lane.ORDERED if asked is Lane.AUTO else asked), wrong
 
 
-def _objects(transaction: Transaction, state: State) -> dict[bytes, Object | None]:
+def input_objects(transaction: Transaction, state: State) -> dict[bytes, Object | None]:
+    """The inputs by id, as the state has them."""
     objects: dict[bytes, Object | None] = {}
     for declared in transaction.body.inputs:
         data = state[OBJECT + declared.id]
@@ -145,7 +146,8 @@ def _objects(transaction: Transaction, state: State) -> dict[bytes, Object | Non
     return objects
 
 
-def _balance(state: State, address: Address, token: bytes) -> int:
+def state_balance(state: State, address: Address, token: bytes) -> int:
+    """What an address has of a token, in base units."""
     data = state[entry_key(address, token)]
     if data is None:
         return 0
@@ -205,7 +207,7 @@ def check_batch(
                 lambda address, token: spent.get((address, token), 0),
                 private_kinds,
             )
-            check_inputs(transaction, _objects(transaction, state), exact=True)
+            check_inputs(transaction, input_objects(transaction, state), exact=True)
             for lock in found.locks:
                 _check_lock(transaction, lock, locks.get(lock, held.get(lock)))
         except InvalidInput as wrong:

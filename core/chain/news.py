@@ -58,6 +58,10 @@ class News:
             self._settled(head.digest)
         self._publish("block_committed", block=block, receipts=receipts)
 
+    def certified(self, digest: bytes) -> None:
+        """A quorum signed the effects of this one: who waits for it need not wait for a block."""
+        self._settled(digest)
+
     def dropped(self, dropped: Sequence[Dropped]) -> None:
         """These left the mempool without a block: their status is unknown from now on."""
         for one in dropped:

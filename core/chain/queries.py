@@ -109,7 +109,7 @@ class Queries:
         """
         waiting = self._chain.outcome(digest) if wait_s > 0 else None
         view = await self._transaction(digest)
-        if waiting is None or view.status is not Status.PENDING:
+        if waiting is None or view.status not in (Status.PENDING, Status.APPLIED):
             return view
         with trio.move_on_after(min(wait_s, WAIT_S_MAX)):
             await waiting.wait()
@@ -132,7 +132,8 @@ class Queries:
         waiting = self._chain.pending(digest)
         if waiting is None:
             return None
-        return TransactionView(digest=digest, status=Status.PENDING, lane=waiting[0], data=waiting[1])
+        status = self._chain.fast_status(digest) or Status.PENDING
+        return TransactionView(digest=digest, status=status, lane=waiting[0], data=waiting[1])
 
     def _recent(self, digest: bytes) -> TransactionView | None:
         known = self._chain.news.recent.get(digest)

@@ -28,8 +28,7 @@ from supervm.storage.ledger import Ledger, open_ledger
 from supervm.telemetry.logs import LogConfig, Logs, open_logs
 from supervm.telemetry.metrics import Registry
 from supervm.types.block import BlockHeader
-from supervm.types.certificate import Certificate, VoteKind
-from supervm.types.errors import ProofInvalid
+from supervm.types.finality import FinalityProof
 from supervm.types.genesis import Genesis
 
 SCRATCH = "sqlite"
@@ -81,10 +80,9 @@ def finality_of(genesis: Genesis) -> Callable[[BlockHeader, bytes], None]:
     """Checks that a certificate is a quorum's word that this very block is final; raises `InvalidInput`."""
 
     def check(header: BlockHeader, certificate: bytes) -> None:
-        found = Certificate.decode(certificate)
-        if found.kind is not VoteKind.FINALIZE or found.digest != header.digest():
-            raise ProofInvalid("ProofInvalid", "the certificate is of another block", found.digest)
-        verify_certificate(found, genesis.chain_id, genesis.validators)
+        found = FinalityProof.decode(certificate)
+        found.check_of(header.digest())
+        verify_certificate(found.finalisation, genesis.chain_id, genesis.validators)
 
     return check
 

@@ -35,9 +35,15 @@ def genesis() -> None:
     "--validator",
     "validators",
     multiple=True,
-    required=True,
     metavar="KEY[=WEIGHT]",
     help="Node identity: a key file or an ed25519 public key in hex; weight 1 unless given.",
+)
+@click.option(
+    "--node",
+    "nodes",
+    multiple=True,
+    metavar="DIR[=WEIGHT]",
+    help="Data folder of a validator; its identity is made where there is none.",
 )
 @click.option(
     "--fund",
@@ -58,6 +64,7 @@ def new(
     file: Path,
     name: str,
     validators: tuple[str, ...],
+    nodes: tuple[str, ...],
     funds: tuple[str, ...],
     component: str,
     parameters: tuple[str, ...],
@@ -72,6 +79,8 @@ def new(
     Example:
       supervm genesis new chain.json --name testing \\
           --validator alice --fund alice=1000000 --gas-set price=20000
+      supervm genesis new chain.json --name four \\
+          --node n0 --node n1 --node n2 --node n3 --fund alice=1000000
     """
     from supervm.types.genesis import Genesis, GenesisGas
     from supervm.types.genesis_json import dump_genesis
@@ -84,7 +93,10 @@ def new(
         who, amount = _pair(fund, "--fund")
         address = address_of_key(who, data)
         accounts[address] = accounts.get(address, 0) + parse_amount(amount, NATIVE_DECIMALS)
-    members = sorted((_validator(text, data) for text in validators), key=lambda each: each.node_id)
+    if not validators and not nodes:
+        raise Misuse("a chain needs a validator; name one with --validator KEY or --node DIR")
+    members = [_validator(text, data) for text in validators] + [_validator_of(text) for text in nodes]
+    members.sort(key=lambda each: each.node_id)
     made = Genesis(
         name=name,
         created_ms=time.time_ns() // 1_000_000 if created_ms is None else created_ms,
@@ -133,14 +145,29 @@ def address_of_key(who: str, data: Path | None) -> bytes:
     return read_key_facts(keystore.find(who, data)).address
 
 
+def _validator_of(text: str) -> "Validator":
+    from supervm.node.chain import make_identity
+    from supervm.types.validators import Validator
+
+    folder, weight = _weighted(text, "--node")
+    data = Path(folder).expanduser()
+    key = make_identity(data, data.name)
+    return Validator(key.node_id, key.public_key, weight)
+
+
+def _weighted(text: str, flag: str) -> tuple[str, int]:
+    who, _, weight = text.partition("=")
+    if weight and not (weight.isascii() and weight.isdigit()):
+        raise Misuse(f"{flag} {text}: {weight!r} is no weight; give a whole number")
+    return who, int(weight or 1)
+
+
 def _validator(text: str, data: Path | None) -> "Validator":
     from supervm.crypto.keyfile import read_key_facts
     from supervm.types.address import Suite, node_id_of, parse_hex
     from supervm.types.validators import Validator
 
-    who, _, weight = text.partition("=")
-    if weight and not (weight.isascii() and weight.isdigit()):
-        raise Misuse(f"--validator {text}: {weight!r} is no weight; give a whole number")
+    who, weight = _weighted(text, "--validator")
     if who.startswith("0x"):
         public_key = parse_hex(who, "--validator", 32)
     else:
@@ -148,7 +175,7 @@ def _validator(text: str, data: Path | None) -> "Validator":
         if facts.suite != Suite.ED25519:
             raise Misuse(f"--validator {who}: validators sign with ed25519; make a key with that suite")
         public_key = facts.public_key
-    return Validator(node_id_of(Suite.ED25519, public_key), public_key, int(weight or 1))
+    return Validator(node_id_of(Suite.ED25519, public_key), public_key, weight)
 
 
 def _pair(text: str, flag: str) -> tuple[str, str]:

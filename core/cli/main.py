@@ -30,6 +30,8 @@ VERBS = {
     "tx": ("supervm.cli.tx:tx", "Build, sign, send and await transactions."),
     "query": ("supervm.cli.query:query", "Read from a node; proofs are checked on this side."),
     "genesis": ("supervm.cli.genesis:genesis", "Make or read a genesis file."),
+    "devnet": ("supervm.cli.devnet:devnet", "Run a whole network on this machine."),
+    "simulate": ("supervm.cli.simulate:simulate", "Run validators in the deterministic simulator."),
     "verify": ("supervm.cli.verify:verify", "Re-execute a stored chain and compare every root."),
     "snapshot": ("supervm.cli.snapshot:snapshot", "Take, list, check and restore snapshots of a chain."),
     "usage": ("supervm.cli.usage:usage", "Show what a stopped node's folder takes, by what it is for."),

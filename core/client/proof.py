@@ -4,19 +4,21 @@ What is shown: that a state key has a value, or none, under the state root of on
 header that is, is the caller's to know: a digest that he trusts, or a genesis whose validators signed it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import attrs
 
+from supervm.client.light import check_header, follow_all, from_genesis
 from supervm.crypto.votes import verify_certificate
 from supervm.types import smt
 from supervm.types.address import parse_hex
 from supervm.types.block import BlockHeader
-from supervm.types.certificate import Certificate, VoteKind
 from supervm.types.digests import Digest
 from supervm.types.errors import ProofInvalid
+from supervm.types.finality import FinalityProof
 from supervm.types.genesis import Genesis
+from supervm.types.handover import HandOver
 
 
 @attrs.frozen
@@ -36,11 +38,13 @@ def check_proof(
     *,
     genesis: Genesis | None = None,
     trusted: Digest | None = None,
+    handovers: Sequence[HandOver] = (),
 ) -> Proven:
     """Check the answer of `GET /v1/proofs/..` for a state key. Raises ProofInvalid or DecodeError.
 
-    With `genesis` the block's certificate must be signed by a quorum of its validators; with `trusted`
-    the header must have that digest. Without either, the header is only what the node says it is.
+    With `genesis` the block's certificate must be signed by a quorum of its validators, or of those that
+    `handovers`, one an epoch from the first on, lead to; with `trusted` the header must have that digest.
+    Without either, the header is only what the node says it is.
     """
     header = BlockHeader.decode(parse_hex(str(answer.get("header", {}).get("bytes")), "header.bytes"))
     proof = smt.Proof.decode(parse_hex(str(answer.get("proof")), "proof"))
@@ -56,8 +60,13 @@ def check_proof(
             )
         trust = "the trusted block digest"
     if genesis is not None:
-        _check_finality(answer, header, digest, genesis)
-        trust = "signatures of the genesis validators"
+        if handovers:
+            found = FinalityProof.decode(parse_hex(str(answer.get("certificate")), "certificate"))
+            check_header(follow_all(from_genesis(genesis), handovers), header, found)
+            trust = f"signatures of validators proven from genesis through {len(handovers)} epochs"
+        else:
+            _check_finality(answer, header, digest, genesis)
+            trust = "signatures of the genesis validators"
     return Proven(key, proof.value, header, digest, trust)
 
 
@@ -76,7 +85,6 @@ def _check_finality(answer: Mapping[str, Any], header: BlockHeader, digest: Dige
         raise ProofInvalid(
             "ProofInvalid", "the validators have changed since genesis", header.validators_digest, mend
         )
-    certificate = Certificate.decode(parse_hex(str(answer.get("certificate")), "certificate"))
-    if certificate.kind is not VoteKind.FINALIZE or certificate.digest != digest:
-        raise ProofInvalid("ProofInvalid", "the certificate is of another block", certificate.digest)
-    verify_certificate(certificate, genesis.chain_id, genesis.validators)
+    found = FinalityProof.decode(parse_hex(str(answer.get("certificate")), "certificate"))
+    found.check_of(digest)
+    verify_certificate(found.finalisation, genesis.chain_id, genesis.validators)

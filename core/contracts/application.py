@@ -25,8 +25,10 @@ from typing import Any, Protocol, runtime_checkable
 
 import attrs
 
+from supervm.contracts.roles import NodeMustStop
 from supervm.types.batch import Batch
 from supervm.types.block import Block
+from supervm.types.claims import Examined
 from supervm.types.validators import ValidatorSet
 
 
@@ -55,6 +57,11 @@ class NotExecuted(ApplicationError):
 
 class RootMismatch(ApplicationError):
     """The header shows other roots than this node computed. Nothing was written."""
+
+
+class EffectsMismatch(ApplicationError, NodeMustStop):
+    """A block gives a FAST transaction other effects than this node applied and may have signed (CONS-41).
+    Nothing was written."""
 
 
 class BlockInvalid(ApplicationError):
@@ -313,3 +320,63 @@ class Application(Protocol):
         block: nothing happens. Raises `WrongParent`, `NotExecuted`, `RootMismatch`; a storage error
         passes through and leaves the chain as it was.
         """
+
+
+@attrs.frozen(kw_only=True)
+class ExecutedFacts:
+    """What headers may show of a block that was executed. `receipts_root` is that of this block alone."""
+
+    height: int
+    state_root: bytes
+    receipts_root: bytes
+    base_price: int
+
+
+@attrs.frozen(kw_only=True)
+class FastApplied:
+    """What was applied now of a certified batch (CONS-20): (index, transaction, effects digest), ascending.
+    `waiting`: how many of it wait for what they need."""
+
+    batch: bytes
+    effects: tuple[tuple[int, bytes, bytes], ...]
+    waiting: int = 0
+
+
+@runtime_checkable
+class CertifyingApplication(Application, Protocol):
+    """An application whose transactions several validators certify before they order them (CONS-1..24).
+
+    The engine keeps the locks: it is told what they rest on. Facts are of the last committed block.
+    """
+
+    async def examine(self, transactions: Sequence[bytes], past: Sequence[Batch]) -> Examined:
+        """All that an accept asks of a batch but its locks: see `supervm.types.claims.Examined`.
+
+        `past`: the certified batches before it that no executed block holds, oldest first. Nothing of it is
+        `executed` yet; credits of its FAST transactions count as far as they are applied.
+        """
+
+    async def apply_fast(self, batch: Batch) -> Sequence[FastApplied]:
+        """Apply the FAST transactions of a certified batch whose past was handed over before; and whatever
+        waited for them. What is applied stays until a block folds it, and is not durable by itself: after a
+        restart the engine hands over again what no block holds, and the effects are the same."""
+
+    async def resume_fast(self) -> Sequence[FastApplied]:
+        """Apply what waited and can go on, after a block."""
+
+    def certified(self, transactions: Sequence[bytes]) -> None:
+        """Effects of these are signed by a quorum: they are final (CONS-21)."""
+
+    async def used_up(self, transactions: Sequence[bytes]) -> tuple[tuple[bytes, ...], tuple[bytes, ...]]:
+        """Of the transactions of a committed block: the slots that the state has moved past (CONS-15), and
+        their digests."""
+
+    async def block(self, which: int | bytes) -> Block | None:
+        """A committed block with its batches, by height or digest; None where there is none, or where it was
+        pruned."""
+
+    def facts(self, height: int) -> ExecutedFacts:
+        """Of an executed block among the last ones. Raises `NotExecuted` for any other."""
+
+    def recall(self, executed: Sequence[ExecutedFacts]) -> None:
+        """Facts of blocks below the tip, which the engine kept over a restart: later headers show them."""

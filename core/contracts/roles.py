@@ -25,6 +25,13 @@ class Role(StrEnum):
     SURFACE = "surface"
 
 
+class NodeMustStop(Exception):
+    """A component raises it where the node must not go on, whatever its role's policy says: the node drains
+    and exits 1 with this cause."""
+
+    must_stop = True
+
+
 # Storage is never restarted in place: after a failed write nobody knows what is durable.
 ROLES: dict[str, RoleSpec] = {
     spec.name: spec

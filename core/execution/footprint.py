@@ -5,6 +5,10 @@ from collections.abc import Iterable, Mapping
 from supervm.contracts.gas import FeeTerms, GasPolicy, reserve_of
 from supervm.execution.working import GAS_STATE_KEY
 from supervm.types.address import Address
+from supervm.types.claims import NONCE_LOCK as NONCE_LOCK
+from supervm.types.claims import OBJECT_LOCK as OBJECT_LOCK
+from supervm.types.claims import SPONSOR_NONCE_LOCK as SPONSOR_NONCE_LOCK
+from supervm.types.claims import object_lock as object_lock
 from supervm.types.operations import Burn, Mint, ObjectCreate, TokenCreate, Transfer
 from supervm.types.state import (
     ACCOUNT,
@@ -18,10 +22,6 @@ from supervm.types.state import (
     token_id,
 )
 from supervm.types.transaction import Lane, Transaction
-
-NONCE_LOCK = b"\x01"
-SPONSOR_NONCE_LOCK = b"\x02"
-OBJECT_LOCK = b"\x03"
 
 
 def fee_terms(transaction: Transaction, lane: Lane) -> FeeTerms:
@@ -115,10 +115,6 @@ def nonce_lock(sender: Address, nonce: int) -> bytes:
 
 def sponsor_nonce_lock(fee_payer: Address, nonce: int) -> bytes:
     return SPONSOR_NONCE_LOCK + fee_payer + nonce.to_bytes(8, "little")
-
-
-def object_lock(object_id: bytes, version: int) -> bytes:
-    return OBJECT_LOCK + object_id + version.to_bytes(8, "little")
 
 
 def locks_of(transaction: Transaction, objects: Mapping[bytes, Object | None]) -> tuple[bytes, ...]:

@@ -61,7 +61,10 @@ class Breaker:
 
 @attrs.frozen(kw_only=True)
 class Supervision:
-    """What a failure means. `fatal`: the node drains and exits 1; else restart with backoff, then break."""
+    """What a failure means. `fatal`: the node drains and exits 1; else restart with backoff, then break.
+
+    A component whose exception has a true attribute `must_stop` stops the node whatever its role's policy is.
+    """
 
     fatal: bool = False
     backoff: Backoff = Backoff()

@@ -310,7 +310,7 @@ class Kernel:
                 slot.opened.set()
                 if slot.life.state is State.CLOSED:
                     return
-                if slot.policy.fatal:
+                if slot.policy.fatal or getattr(slot.crash and leaf(slot.crash), "must_stop", False):
                     self._stop_node(slot)
                     return
                 with trio.move_on_after(self._jittered(slot)):

@@ -76,6 +76,15 @@ def open_chain(data: Path, genesis_file: Path | None, name: str, gas: GenesisGas
     return OwnChain(identity=identity, genesis=genesis, created=tuple(created))
 
 
+def make_identity(data: Path, name: str) -> KeyPair:
+    """The identity of the node whose data folder this is; made, with the folder, where there is none.
+
+    So a genesis can name validators that never ran. Raises `ChainUnusable`, `KeyFileError`, OSError.
+    """
+    data.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return _identity(data / IDENTITY, name, [])
+
+
 def _identity(path: Path, name: str, created: list[str]) -> KeyPair:
     """The node's own key: plain, since the node must start by itself, and readable by its user only."""
     if path.exists():

@@ -29,6 +29,7 @@ class VoteKind(IntEnum):
     NULLIFY = 9
     FINALIZE = 10
     EPOCH_DONE = 14
+    END_EPOCH = 15
     TELL_EPOCH = 21
 
 

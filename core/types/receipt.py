@@ -72,6 +72,11 @@ class Receipt:
         """Return the digest of everything but height and index: what an effects quorum signs."""
         return digest(digests.EFFECTS, self._effects())
 
+    @staticmethod
+    def effects_digest_of(encoded: bytes) -> Digest:
+        """The same of an encoded receipt, without decoding it: height and index are its last 12 bytes."""
+        return digest(digests.EFFECTS, encoded[:-12])
+
     def _effects(self) -> bytes:
         writer = (
             Writer()

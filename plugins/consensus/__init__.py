@@ -1,8 +1,10 @@
-"""Consensus engines that ship with SuperVM: `solo`."""
+"""Consensus engines that ship with SuperVM: `solo` for one validator, `bft` for several."""
 
 from collections.abc import Iterable
+from typing import Any
 
 from supervm.api import Component, Role, hookimpl
+from supervm.plugins.consensus.bft.component import BFT
 from supervm.plugins.consensus.solo import SoloConfig, open_solo
 
 
@@ -17,3 +19,12 @@ def supervm_components() -> Iterable[Component]:
         features=frozenset({"certificates"}),
         description="one validator: blocks on demand, each certified, executed, final at once",
     )
+    yield BFT
+
+
+@hookimpl
+def supervm_cli(group: Any) -> None:
+    # The verb alone needs the simulator.
+    from supervm.plugins.consensus.simulation.command import simulate
+
+    group.add_command(simulate)

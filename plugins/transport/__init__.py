@@ -1,9 +1,10 @@
-"""Transports that ship: `memory`, between nodes of one process."""
+"""Transports that ship: `memory`, between nodes of one process, and `tcp`, between machines."""
 
 from collections.abc import Iterator
 
 from supervm.api import Component, Role, hookimpl
 from supervm.plugins.transport.memory import MemoryTransportConfig, open_memory_transport
+from supervm.plugins.transport.tcp.component import TCP
 
 
 @hookimpl
@@ -15,3 +16,4 @@ def supervm_components() -> Iterator[Component]:
         config=MemoryTransportConfig,
         description="nodes of one process; latency, loss and cuts can be set",
     )
+    yield TCP

@@ -234,6 +234,21 @@ async def test_a_fatal_failure_while_running_tells_the_node_to_stop_with_the_cau
     assert sum(line == "opening base" for line in rig.notes.lines) == 1, "storage is never restarted in place"
 
 
+class MustStop(Exception):
+    must_stop = True
+
+
+async def test_a_component_whose_role_is_restarted_can_still_say_that_the_node_must_stop(
+    rig: Rig, autojump_clock: MockClock
+) -> None:
+    async def act(ctx: Context) -> None:
+        ctx.nursery.start_soon(fail_after, 5.0, MustStop("two final blocks"))
+
+    async with rig.run(component("base", "bb", rig.notes), component("one", "oo", rig.notes, act)) as kernel:
+        assert await kernel.wait_fatal() == "one.oo failed: MustStop: two final blocks"
+    assert sum(line == "opening one" for line in rig.notes.lines) == 1
+
+
 class Foreign(BaseException):
     """As another event loop's cancellation is: no `Exception`."""
 

@@ -17,7 +17,7 @@ from supervm.plugins.transport.network import network
 from supervm.testing.conformance.transport import ECHO, PROTOCOL, TOPIC, TransportConformance, echo
 from supervm.testing.context import opened
 
-(MEMORY,) = supervm_components()
+MEMORY, _ = supervm_components()
 _names = (f"test-{number}" for number in itertools.count())
 
 

@@ -1,0 +1,154 @@
+"""A light client's checks: sets from hand-over to hand-over, headers by certificates, state by headers.
+
+Pure functions over what a node gave; its word is taken for nothing (CONS-71..74). One certificate is verified
+a header that the client cares about, and one an epoch that it goes through. Whatever is wrong raises
+`ProofInvalid`.
+"""
+
+from collections.abc import Iterable, Sequence
+
+import attrs
+
+from supervm.crypto.votes import verify_certificate
+from supervm.types import merkle, smt
+from supervm.types.block import BlockHeader
+from supervm.types.certificate import Certificate, VoteKind
+from supervm.types.digests import Digest
+from supervm.types.errors import ProofInvalid
+from supervm.types.finality import FinalityProof
+from supervm.types.genesis import Genesis
+from supervm.types.handover import Checkpoint, HandOver
+from supervm.types.validators import ValidatorSet
+
+UNBONDING_MS = 21 * 24 * 3_600_000
+"""How long a set that left can still be punished (chosen). What is older proves nothing by itself."""
+
+
+@attrs.frozen(kw_only=True)
+class Trusted:
+    """The set of an epoch that a client believes, and the block from which it has it.
+
+    `height`, `timestamp_ms`: of the last block of the epoch before, or of the checkpoint; genesis at first.
+    """
+
+    chain_id: bytes
+    epoch: int
+    validators: ValidatorSet
+    height: int
+    timestamp_ms: int
+
+
+def from_genesis(genesis: Genesis) -> Trusted:
+    return Trusted(
+        chain_id=genesis.chain_id,
+        epoch=1,
+        validators=genesis.validators,
+        height=0,
+        timestamp_ms=genesis.created_ms,
+    )
+
+
+def from_checkpoint(checkpoint: Checkpoint) -> Trusted:
+    return Trusted(
+        chain_id=checkpoint.chain_id,
+        epoch=checkpoint.epoch,
+        validators=checkpoint.validators,
+        height=checkpoint.height,
+        timestamp_ms=checkpoint.timestamp_ms,
+    )
+
+
+def check_age(trusted: Trusted, now_ms: int, unbonding_ms: int = UNBONDING_MS) -> None:
+    """Refuse to begin from what is older than the unbonding time: validators that left since could have
+    signed another history at no cost (CONS-73). `now_ms` is UTC milliseconds."""
+    age_ms = now_ms - trusted.timestamp_ms
+    if age_ms > unbonding_ms:
+        raise ProofInvalid(
+            "TooOld",
+            "what this client trusts is older than the unbonding time",
+            f"{age_ms} ms",
+            "give a checkpoint of a source that you trust",
+        )
+
+
+def follow(trusted: Trusted, handover: HandOver) -> Trusted:
+    """The next epoch's set, proven by the one that is trusted (CONS-54)."""
+    header = handover.header
+    _check_header_of(trusted, header)
+    if header.next_validators_digest != handover.validators.digest():
+        raise ProofInvalid(
+            "ProofInvalid",
+            "another set than the header names (zeros: it ends no epoch)",
+            handover.validators.digest(),
+            f"0x{header.next_validators_digest.hex()}",
+        )
+    _check_finalisation(trusted, handover.finalisation, header.digest())
+    return Trusted(
+        chain_id=trusted.chain_id,
+        epoch=trusted.epoch + 1,
+        validators=handover.validators,
+        height=header.height,
+        timestamp_ms=header.timestamp_ms,
+    )
+
+
+def follow_all(trusted: Trusted, handovers: Iterable[HandOver]) -> Trusted:
+    """As `follow`, one epoch after the other."""
+    for handover in handovers:
+        trusted = follow(trusted, handover)
+    return trusted
+
+
+def check_header(trusted: Trusted, header: BlockHeader, proof: FinalityProof) -> None:
+    """Refuse a header of the trusted epoch that isn't final: by its finalisation, or by the headers from it
+    up to one that has one (CONS-72)."""
+    _check_header_of(trusted, header)
+    height = header.height
+    for above in proof.headers:
+        _check_header_of(trusted, above)
+        height += 1
+        if above.height != height:
+            raise ProofInvalid("ProofInvalid", "a header of another height", above.height, f"{height}")
+    proof.check_of(header.digest())
+    _check_finalisation(trusted, proof.finalisation, proof.finalisation.digest)
+
+
+def check_batch(header: BlockHeader, batch: Digest, index: int, count: int, path: Sequence[Digest]) -> None:
+    """Refuse a batch that isn't number `index` of the `count` that a header orders (CONS-71)."""
+    merkle.verify(header.transactions_root, batch, index, count, path)
+
+
+def check_state(header: BlockHeader, height: int, proof: smt.Proof) -> bytes | None:
+    """The value of the proof's key after the block at `height`, None where it has none (CONS-74).
+
+    `header` is a checked one whose root is of that height, which is below its own.
+    """
+    if header.root_height != height:
+        raise ProofInvalid(
+            "ProofInvalid", "the header shows the root of another height", header.root_height, f"{height}"
+        )
+    smt.verify(header.state_root, proof)
+    return proof.value
+
+
+def _check_header_of(trusted: Trusted, header: BlockHeader) -> None:
+    for name, found, expected in (
+        ("chain", header.chain_id, trusted.chain_id),
+        ("epoch", header.epoch, trusted.epoch),
+        ("validator set", header.validators_digest, trusted.validators.digest()),
+    ):
+        if found != expected:
+            raise ProofInvalid("ProofInvalid", f"the header is of another {name}", found, f"{expected!r}")
+    if header.height <= trusted.height:
+        raise ProofInvalid(
+            "ProofInvalid", "a header not above what is trusted", header.height, f"above {trusted.height}"
+        )
+    if header.timestamp_ms < trusted.timestamp_ms:
+        raise ProofInvalid("ProofInvalid", "a header before what is trusted", header.timestamp_ms)
+
+
+def _check_finalisation(trusted: Trusted, certificate: Certificate, digest: Digest) -> None:
+    named = (certificate.kind, certificate.epoch, certificate.digest)
+    if named != (VoteKind.FINALIZE, trusted.epoch, digest):
+        raise ProofInvalid("ProofInvalid", "the certificate is of something else", certificate.digest)
+    verify_certificate(certificate, trusted.chain_id, trusted.validators)

@@ -1,0 +1,136 @@
+"""Answering what peers miss: from the machines what is young, from the ledger what is committed.
+
+An answer is bounded; what has no room in it is asked for again. A peer's questions wait in a bounded queue,
+beyond which they are dropped.
+"""
+
+from collections.abc import Callable, Iterable
+
+import trio
+
+from supervm.contracts.application import CertifyingApplication
+from supervm.plugins.consensus.bft.driver.kept import KeptBlocks
+from supervm.plugins.consensus.bft.fetching import (
+    Absent,
+    Got,
+    GotBlock,
+    Item,
+    Want,
+    WantBlocks,
+    WantDigest,
+    WantViews,
+    What,
+    encode_item,
+)
+from supervm.types.batch import Batch
+from supervm.types.block import Block
+from supervm.types.certificate import BatchCertificate, Certificate
+from supervm.types.digests import Digest
+from supervm.types.finality import FinalityProof
+
+ANSWER_BYTES = 2 * 2**20
+QUEUE_MAX = 256
+
+Young = Callable[[Want], Iterable[Item]]
+"""What the machines hold of it now; nothing where they don't."""
+
+
+class Answers:
+    """Questions of peers, answered one after the other. `send(peer, got)` carries an answer."""
+
+    def __init__(
+        self,
+        application: CertifyingApplication,
+        kept: KeptBlocks,
+        young: Young,
+        send: Callable[[bytes, Got], None],
+    ) -> None:
+        self._application = application
+        self._kept = kept
+        self._young = young
+        self._answer = send
+        self._ask, self._asked = trio.open_memory_channel[tuple[bytes, tuple[Want, ...]]](QUEUE_MAX)
+
+    def put(self, peer: bytes, wants: tuple[Want, ...]) -> bool:
+        """Answer some time; False where too much waits, and it is dropped."""
+        try:
+            self._ask.send_nowait((peer, wants))
+        except trio.WouldBlock:
+            return False
+        return True
+
+    async def run(self) -> None:
+        async for peer, wants in self._asked:
+            items: list[Item] = []
+            size_bytes = 0
+            for want in wants:
+                for item in await self._items(want):
+                    item_bytes = len(encode_item(item))
+                    if items and size_bytes + item_bytes > ANSWER_BYTES:
+                        break
+                    items.append(item)
+                    size_bytes += item_bytes
+                if size_bytes > ANSWER_BYTES:
+                    break
+            self._answer(peer, Got(tuple(items[:256])))
+
+    async def _items(self, want: Want) -> list[Item]:
+        young = list(self._young(want))
+        if young and not isinstance(want, WantViews):
+            return young
+        old = young
+        match want:
+            case WantDigest(What.BLOCK, digest):
+                block = await self._application.block(digest)
+                if block is not None:
+                    old.append(GotBlock(_bare(block), await self._finalisation(block.header.height)))
+            case WantDigest(What.BATCH, digest):
+                batch = await self._batch(digest, lambda block, index: block.batches[index])
+                old += [] if batch is None else [batch]
+            case WantDigest(What.BATCH_CERTIFICATE, digest):
+                found = await self._batch(digest, lambda block, index: block.body.certificates[index])
+                old += [] if found is None else [found]
+            case WantBlocks(height, count):
+                old += await self._blocks(height, count)
+            case WantViews():
+                tip = self._application.tip().height
+                finalisation = await self._finalisation(tip) if tip else None
+                old += [] if finalisation is None else [finalisation]
+        return old or [Absent(want)]
+
+    async def _batch(
+        self, digest: Digest, part: Callable[[Block, int], Batch | BatchCertificate]
+    ) -> Batch | BatchCertificate | None:
+        place = await self._kept.place(digest)
+        if place is None:
+            return None
+        height, index = place
+        block = await self._application.block(height)
+        if block is None or index >= len(block.batches):
+            return None
+        found = part(block, index)
+        # A row of a block that was never committed may name another block's place.
+        return found if found.header.digest() == digest else None
+
+    async def _blocks(self, height: int, count: int) -> list[Item]:
+        found: list[Item] = []
+        size_bytes = 0
+        for each in range(height, height + count):
+            block = await self._application.block(each)
+            if block is None or size_bytes > ANSWER_BYTES:
+                break
+            found.append(GotBlock(_bare(block), await self._finalisation(each)))
+            size_bytes += len(block.encode())
+        return found
+
+    async def _finalisation(self, height: int) -> Certificate | None:
+        """Of the block itself, where it has its own."""
+        encoded = await self._application.certificate(height)
+        if not encoded:
+            return None
+        proof = FinalityProof.decode(encoded)
+        return None if proof.headers else proof.finalisation
+
+
+def _bare(block: Block) -> Block:
+    return Block(block.header, block.body)

@@ -1,0 +1,145 @@
+"""Component `bft`: its options, and the life of a validator (CONS-80)."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import attrs
+import trio
+from attrs.validators import ge, in_, le
+
+from supervm.api import Context, Health, HealthState, Role
+from supervm.contracts.application import CertifyingApplication, Engine
+from supervm.contracts.consensus import CERTIFICATES, ConsensusStatus, ValidatorSetUnsupported
+from supervm.contracts.storage import KeyValueStore
+from supervm.contracts.transport import Transport
+from supervm.plugins.consensus.bft.driver.validator import Validator, begin_validator
+from supervm.types.batch import BATCH_BYTES_MAX, BATCH_TRANSACTIONS_MAX
+
+
+@attrs.frozen(kw_only=True)
+class BftConfig:
+    """How this validator takes part. Times in milliseconds, sizes in bytes of transactions.
+
+    `block_interval_min_ms`: it proposes no sooner after the proposal before; `block_interval_max_ms`: an
+    empty block after so long without work. A batch is sealed after `batch_seal_ms`, at `batch_seal_bytes`, or
+    at `batch_transactions_max`. `builder_queue_max`: transactions that wait for a batch; beyond it the
+    mempool keeps them.
+    """
+
+    block_interval_min_ms: int = attrs.field(default=50, validator=in_(range(60_001)))
+    block_interval_max_ms: int = attrs.field(default=5_000, validator=ge(1))
+    batch_seal_ms: int = attrs.field(default=20, validator=in_(range(60_001)))
+    batch_seal_bytes: int = attrs.field(default=256 * 1024, validator=[ge(1), le(BATCH_BYTES_MAX)])
+    batch_transactions_max: int = attrs.field(
+        default=BATCH_TRANSACTIONS_MAX, validator=[ge(1), le(BATCH_TRANSACTIONS_MAX)]
+    )
+    builder_queue_max: int = attrs.field(default=16_384, validator=in_(range(1, 65_537)))
+
+
+@asynccontextmanager
+async def open_bft(ctx: Context, config: BftConfig) -> AsyncIterator["Bft"]:
+    """Take part in consensus until the scope ends.
+
+    Raises `AlreadyDriven`, `ValidatorSetUnsupported`, `LogMissing`, `StoreCorrupt`.
+    """
+    application: CertifyingApplication = ctx.require(Role.APPLICATION)
+    store: KeyValueStore = ctx.require(Role.STORAGE)
+    identity = application.identity
+    engine = _judge(application)
+
+    def transports() -> tuple[Transport, ...]:
+        return tuple(each for each in ctx.all(Role.TRANSPORT) if each.node_id == identity.node_id)
+
+    with application.driven(engine):
+        if not engine.produces:
+            ctx.log.warning("read_only", reason=engine.reason)
+            yield Bft(ctx, application, engine, None)
+            return
+        validator = await begin_validator(ctx, config, application, store, transports)
+        served = Bft(ctx, application, engine, validator)
+        stopped = trio.Event()
+        scope = trio.CancelScope()
+
+        async def run() -> None:
+            try:
+                with scope:
+                    await validator.run()
+            finally:
+                stopped.set()
+
+        ctx.log.info("validator_begins", node=identity.node_id.hex(), height=application.tip().height)
+        ctx.nursery.start_soon(run)
+        try:
+            yield served
+        finally:
+            scope.cancel()
+            # The wheel is let go only when no task of ours can still turn it.
+            with trio.CancelScope(shield=True):
+                await stopped.wait()
+
+
+def _judge(application: CertifyingApplication) -> Engine:
+    """What this node can be on this chain."""
+    identity = application.identity
+    tip = application.tip()
+    validators = application.validators(max(1, tip.epoch))
+    number = validators.number_of(identity.node_id)
+    if number is None:
+        reason = (
+            f"this node is 0x{identity.node_id.hex()}, none of the chain's {len(validators.members)} "
+            "validators: it can read what it has, not produce; send transactions to a validator"
+        )
+        return Engine(name="bft", produces=False, reason=reason)
+    if validators.members[number].public_key != identity.public_key:
+        raise ValidatorSetUnsupported(
+            "the genesis names this node with another voting key",
+            "0x" + validators.members[number].public_key.hex(),
+            "start with the key file of that key",
+        )
+    return Engine(name="bft")
+
+
+class Bft:
+    """What the component serves."""
+
+    capabilities = frozenset({CERTIFICATES})
+
+    def __init__(
+        self,
+        ctx: Context,
+        application: CertifyingApplication,
+        engine: Engine,
+        validator: Validator | None,
+    ) -> None:
+        self._ctx = ctx
+        self._application = application
+        self.engine = engine
+        self._validator = validator
+
+    def status(self) -> ConsensusStatus:
+        tip, validator = self._application.tip(), self._validator
+        reason = self.engine.reason if validator is None else validator.stalled or validator.alone
+        return ConsensusStatus(
+            engine="bft",
+            height=tip.height,
+            epoch=tip.epoch if validator is None else validator.epoch,
+            view=0 if validator is None else validator.view,
+            validator=validator is not None,
+            producing=validator is not None and not reason,
+            reason=reason,
+        )
+
+    async def health(self) -> Health:
+        if self._validator is None:
+            return Health(HealthState.DEGRADED, self.engine.reason)
+        if self._validator.stalled:
+            return Health(HealthState.FAILING, self._validator.stalled)
+        if self._validator.alone:
+            return Health(HealthState.DEGRADED, self._validator.alone)
+        return Health()
+
+    async def drain(self, deadline: float) -> None:
+        """See the contract. No transaction is taken into a batch any more; what is said is on disk."""
+        if self._validator is not None:
+            with trio.move_on_after(max(0.0, deadline - self._ctx.clock.monotonic())):
+                await self._validator.drain()

@@ -1,0 +1,339 @@
+"""The machines of one epoch, and the carrying out of what they say (CONS-80).
+
+Steps don't overlap: what a machine is told while another's outputs are carried out waits in a queue. A
+message leaves when the records that it rests on are durable; one to oneself is an event like any other.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable
+
+import attrs
+
+from supervm.api import Context
+from supervm.contracts.consensus import ConsensusError
+from supervm.contracts.roles import NodeMustStop
+from supervm.plugins.consensus.bft.batch_events import (
+    BlockExecuted,
+    BlockFinal,
+    BuilderEvent,
+    Certified,
+    Leaders,
+    Learned,
+    Paced,
+    Returned,
+    VoterEvent,
+)
+from supervm.plugins.consensus.bft.batches import BatchVoter
+from supervm.plugins.consensus.bft.building import Builder
+from supervm.plugins.consensus.bft.driver.journal import Journal
+from supervm.plugins.consensus.bft.driver.shortening import LockRows, OrderingRows
+from supervm.plugins.consensus.bft.driver.timers import Timers
+from supervm.plugins.consensus.bft.events import (
+    ALL,
+    Apply,
+    Behind,
+    CancelTimer,
+    Check,
+    EpochEnded,
+    Event,
+    ExecutedBlock,
+    Fetch,
+    Final,
+    Halt,
+    InView,
+    Log,
+    Logged,
+    Now,
+    Offended,
+    Received,
+    Refused,
+    Send,
+    SetTimer,
+    Stream,
+    TimedOut,
+    Work,
+)
+from supervm.plugins.consensus.bft.fetching import GotBlock, Want
+from supervm.plugins.consensus.bft.messages import (
+    Accept,
+    Batch,
+    BatchCertificate,
+    Effects,
+    Get,
+    Got,
+    Message,
+    Proposal,
+    Refuse,
+    ViewVote,
+    encode,
+)
+from supervm.plugins.consensus.bft.records import Entered
+from supervm.plugins.consensus.bft.simplex import Ordering
+from supervm.types.certificate import Certificate, VoteKind
+
+ORDERING_TIMER, BUILDER_TIMER = "ordering ", "builder "
+
+
+class Halted(ConsensusError, NodeMustStop):
+    """The node must stop: it found what can't be with at most f hostile validators, or a bug of its own."""
+
+
+@attrs.define(kw_only=True)
+class Hands:
+    """What carries out outputs that reach beyond the machines. None of these blocks."""
+
+    post: Callable[[bytes, Stream, bytes], None]
+    ask_once: Callable[[Want, tuple[bytes, ...]], None]
+    keep_asking: Callable[[Want, tuple[bytes, ...]], None]
+    check: Callable[[Check], None]
+    apply: Callable[[Apply], None]
+    final: Callable[[Final], None]
+    returned: Callable[[Returned], None]
+    effects: Callable[[Effects], None]
+
+
+class _Gate:
+    """Messages of one machine that wait for its records to be durable."""
+
+    def __init__(self) -> None:
+        self.durable = 0
+        self._held: deque[Send] = deque()
+
+    def passes(self, send: Send) -> bool:
+        """Whether it may leave now; else it is held."""
+        if send.after <= self.durable:
+            return True
+        self._held.append(send)
+        return False
+
+    def opened(self, number: int) -> list[Send]:
+        """What may leave once all records up to this one are durable."""
+        self.durable = max(self.durable, number)
+        free = [send for send in self._held if send.after <= self.durable]
+        self._held = deque(send for send in self._held if send.after > self.durable)
+        return free
+
+
+class Core:
+    """The machines of one epoch. `tell_*` take an event and carry out what comes of it, and of that."""
+
+    def __init__(
+        self,
+        ctx: Context,
+        *,
+        own: bytes,
+        peers: tuple[bytes, ...],
+        ordering: Ordering,
+        voter: BatchVoter,
+        builder: Builder,
+        ordering_journal: Journal,
+        voter_journal: Journal,
+        hands: Hands,
+    ) -> None:
+        self.ordering, self.voter, self.builder = ordering, voter, builder
+        self._ctx = ctx
+        self._own = own
+        self._peers = peers
+        self._hands = hands
+        self._ordering_journal, self._voter_journal = ordering_journal, voter_journal
+        self.ordering_rows, self.lock_rows = OrderingRows(ordering_journal), LockRows(voter_journal)
+        self._ordering_gate, self._voter_gate = _Gate(), _Gate()
+        self.timers = Timers(ctx, self._fired)
+        self._todo: deque[Callable[[], None]] = deque()
+        self._busy = False
+        self.halted = ""
+        metrics = ctx.metrics
+        self._view = metrics.gauge("supervm_consensus_view", "View of this validator in its epoch")
+        self._view_changes = metrics.counter(
+            "supervm_consensus_view_changes_total", "Views that ended without a final block"
+        )
+        self._refused = metrics.counter(
+            "supervm_consensus_proposals_refused_total", "Proposals that this validator refused", ("rule",)
+        )
+        self._offences = metrics.counter(
+            "supervm_consensus_offences_total", "Contradicting votes of validators", ("offence",)
+        )
+        self._certified = metrics.counter(
+            "supervm_consensus_batches_certified_total", "Batches of this builder that were certified"
+        )
+
+    # What it is told
+
+    def tell_ordering(self, event: Event) -> None:
+        self._do(lambda: self._carry_ordering(self.ordering.step(event, self.now())))
+
+    def tell_voter(self, event: VoterEvent) -> None:
+        self._do(lambda: self._step_voter(event))
+
+    def tell_builder(self, event: BuilderEvent) -> None:
+        self._do(lambda: self._carry_builder(self.builder.step(event, self.now())))
+
+    def received(self, peer: bytes, message: Message) -> None:
+        """A verified message."""
+        match message:
+            case ViewVote() | Certificate() | Proposal():
+                self.tell_ordering(Received(peer, message))
+            case Accept() | Refuse():
+                self.tell_builder(Received(peer, message))
+            case Batch() | BatchCertificate() | Get():
+                self.tell_voter(Received(peer, message))
+            case Effects():
+                self._hands.effects(message)
+            case Got(items):
+                for item in items:
+                    if isinstance(item, GotBlock | Certificate):
+                        self.tell_ordering(Received(peer, item))
+                if any(isinstance(item, Batch | BatchCertificate) for item in items):
+                    self.tell_voter(Received(peer, message))
+
+    def executed(self, event: BlockExecuted, facts: ExecutedBlock | None, view: int) -> None:
+        """A final block is executed and durable. `facts` is None where ordering knows them already."""
+        self.tell_voter(event)
+        self.tell_builder(event)
+        if facts is not None:
+            self.tell_ordering(facts)
+        self._do(lambda: self.ordering_rows.committed(view))
+
+    def begin(self, outputs: Iterable[object]) -> None:
+        """Carry out what a machine said when it was rebuilt."""
+        self._do(lambda: self._carry_voter(outputs))
+
+    def begin_ordering(self, outputs: Iterable[object]) -> None:
+        self._do(lambda: self._carry_ordering(outputs))
+
+    def ordering_durable(self, number: int) -> None:
+        for send in self._ordering_gate.opened(number):
+            self._send(send)
+        self.tell_ordering(Logged(number))
+
+    def voter_durable(self, number: int) -> None:
+        for send in self._voter_gate.opened(number):
+            self._send(send)
+
+    def now(self) -> Now:
+        clock = self._ctx.clock
+        return Now(int(clock.monotonic() * 1_000_000), clock.wall_ms())
+
+    # One step after the other
+
+    def _do(self, step: Callable[[], None]) -> None:
+        self._todo.append(step)
+        if self._busy:
+            return
+        self._busy = True
+        try:
+            while self._todo and not self.halted:
+                self._todo.popleft()()
+        finally:
+            self._busy = False
+
+    def _fired(self, name: str) -> None:
+        if name.startswith(ORDERING_TIMER):
+            self.tell_ordering(TimedOut(name.removeprefix(ORDERING_TIMER)))
+        else:
+            self.tell_builder(TimedOut(name.removeprefix(BUILDER_TIMER)))
+
+    def _step_voter(self, event: VoterEvent) -> None:
+        before = len(self.voter.duties())
+        self._carry_voter(self.voter.step(event, self.now()))
+        if len(self.voter.duties()) != before:
+            self.tell_ordering(Work())
+
+    # What they say
+
+    def _carry_ordering(self, outputs: Iterable[object]) -> None:
+        for output in outputs:
+            match output:
+                case Log(number, record):
+                    if isinstance(record, Entered) and record.certificate.kind is VoteKind.NULLIFY:
+                        self._view_changes.inc()
+                    self.ordering_rows.logged(self._ordering_journal.append(number, record), record)
+                case Send():
+                    if self._ordering_gate.passes(output):
+                        self._send(output)
+                case SetTimer(name, delay_us):
+                    self.timers.set(ORDERING_TIMER + name, delay_us)
+                case CancelTimer(name):
+                    self.timers.cancel(ORDERING_TIMER + name)
+                case Fetch(want, peers):
+                    self._hands.ask_once(want, peers)
+                case Final(block, _, _):
+                    batches = tuple(each.header.digest() for each in block.body.certificates)
+                    self._hands.final(output)
+                    self.tell_voter(BlockFinal(block.header.height, batches))
+                case InView():
+                    self._in_view(output)
+                case Offended(evidence):
+                    self._offences.inc(offence=evidence.offence.name.lower())
+                    self._ctx.log.warning("offence", offence=evidence.offence.name.lower())
+                case Refused(view, leader, rule, problem):
+                    self._refused.inc(rule=rule)
+                    self._ctx.log.warning(
+                        "proposal_refused", view=view, leader=leader.hex(), rule=rule, problem=problem
+                    )
+                case Halt(reason):
+                    self._halt(reason)
+                case EpochEnded() | Behind():
+                    self._ctx.log.info("epoch_left", why=type(output).__name__)
+                case _:
+                    raise AssertionError(f"ordering doesn't say {output!r}")
+
+    def _carry_voter(self, outputs: Iterable[object]) -> None:
+        for output in outputs:
+            match output:
+                case Log(number, record):
+                    self.lock_rows.logged(self._voter_journal.append(number, record), record)
+                case Send():
+                    if self._voter_gate.passes(output):
+                        self._send(output)
+                case Fetch(want, peers):
+                    self._hands.keep_asking(want, peers)
+                case Check():
+                    self._hands.check(output)
+                case Apply():
+                    self._hands.apply(output)
+                case Learned():
+                    self.tell_builder(output)
+                case Halt(reason):
+                    self._halt(reason)
+                case _:
+                    raise AssertionError(f"a voter doesn't say {output!r}")
+
+    def _carry_builder(self, outputs: Iterable[object]) -> None:
+        for output in outputs:
+            match output:
+                case Send():
+                    self._send(output)
+                case SetTimer(name, delay_us):
+                    self.timers.set(BUILDER_TIMER + name, delay_us)
+                case CancelTimer(name):
+                    self.timers.cancel(BUILDER_TIMER + name)
+                case Returned():
+                    self._hands.returned(output)
+                case Certified():
+                    self._certified.inc()
+                case _:
+                    raise AssertionError(f"a builder doesn't say {output!r}")
+
+    def _in_view(self, entered: InView) -> None:
+        self._view.set(entered.view)
+        nodes = tuple(dict.fromkeys((entered.leader, entered.next_leader)))
+        self.tell_voter(Leaders(entered.epoch, entered.view, nodes))
+        self.tell_builder(Paced(self.ordering.delay_us))
+
+    def _send(self, send: Send) -> None:
+        to = self._peers if send.to is ALL else send.to
+        assert not isinstance(to, type(ALL))
+        others = [each for each in to if each != self._own]
+        if len(others) < len(to):
+            self._do(lambda: self.received(self._own, send.message))
+        if others:
+            stream = Stream.BULK if isinstance(send.message, Got) else send.stream
+            frame = encode(send.message)
+            for each in others:
+                self._hands.post(each, stream, frame)
+
+    def _halt(self, reason: str) -> None:
+        self.halted = self.halted or reason
+        mend = "keep the folder; compare this node's chain with others', with supervm verify"
+        raise Halted("consensus halted", reason, mend)

@@ -1,0 +1,148 @@
+"""What a validator keeps of committed blocks beside the ledger, in space 0d: facts that no header shows yet,
+views, finalisations, and in which block a batch lies.
+
+A row of a block is written before its commit, in the same store: after a crash the store holds a prefix of
+what was written, so a committed block has its row. A row without its block is written over.
+"""
+
+import attrs
+
+from supervm.contracts.application import ExecutedFacts, Tip
+from supervm.contracts.storage import Delete, Durability, KeyValueStore, Operation, Put, StoreCorrupt
+from supervm.plugins.consensus.bft.driver.journal import ORDERING
+from supervm.plugins.consensus.bft.events import Final
+from supervm.storage.spaces import seal, unseal
+from supervm.types.certificate import Certificate
+from supervm.types.codec import Reader, Writer
+from supervm.types.digests import Digest
+
+BLOCKS = ORDERING + b"f"
+BATCHES = ORDERING + b"b"
+EPOCHS = ORDERING + b"e"
+LIVES = ORDERING + b"l"
+FACTS_KEPT = 2_048
+"""Rows of blocks kept below the tip: more than execution may be behind, by far."""
+
+
+@attrs.frozen
+class Kept:
+    """A committed block: the view in which it was proposed, what was executed, and its finalisation if it
+    has one of its own."""
+
+    view: int
+    facts: ExecutedFacts
+    finalisation: Certificate | None
+
+    def encode(self) -> bytes:
+        facts = self.facts
+        writer = Writer().u8(1).u64(self.view, "view").u64(facts.height, "height")
+        writer.bytes32(facts.state_root).bytes32(facts.receipts_root).u64(facts.base_price, "base_price")
+        writer.byte_string(b"" if self.finalisation is None else self.finalisation.encode())
+        return writer.done()
+
+    @classmethod
+    def decode(cls, data: bytes) -> "Kept":
+        reader = Reader(data)
+        reader.format_byte("kept.format", 1)
+        view, height = reader.u64("kept.view"), reader.u64("kept.height")
+        state_root, receipts_root = reader.bytes32("kept.state_root"), reader.bytes32("kept.receipts_root")
+        base_price = reader.u64("kept.base_price")
+        encoded = reader.byte_string("kept.finalisation")
+        reader.finish("kept")
+        facts = ExecutedFacts(
+            height=height, state_root=state_root, receipts_root=receipts_root, base_price=base_price
+        )
+        return cls(view, facts, Certificate.decode(encoded) if encoded else None)
+
+
+class KeptBlocks:
+    """The rows, by height and by batch."""
+
+    def __init__(self, store: KeyValueStore) -> None:
+        self._store = store
+
+    async def put(self, final: Final, facts: ExecutedFacts) -> None:
+        """Before the commit of this block."""
+        height = facts.height
+        key = _height_key(height)
+        row = Kept(final.view, facts, final.certificate).encode()
+        operations: list[Operation] = [Put(key, seal(key, row))]
+        for index, certificate in enumerate(final.block.body.certificates):
+            place = BATCHES + certificate.header.digest()
+            value = height.to_bytes(8, "big") + index.to_bytes(2, "big")
+            operations.append(Put(place, seal(place, value)))
+        if height > FACTS_KEPT:
+            operations.append(Delete(_height_key(height - FACTS_KEPT)))
+        await self._store.write(operations, Durability.BUFFERED)
+
+    async def begin(self, base: Tip, facts: ExecutedFacts) -> None:
+        """The block that an epoch starts from, durably, before anything else is kept of the epoch."""
+        writer = Writer().u8(1).u64(base.height, "height").bytes32(base.digest).u64(base.epoch, "epoch")
+        writer.u64(base.timestamp_ms, "timestamp_ms").u64(base.root_height, "root_height")
+        row = writer.bytes32(base.state_root).done()
+        key, block = _epoch_key(base.epoch + 1), _height_key(base.height)
+        operations: list[Operation] = [Put(key, seal(key, row))]
+        if await self._store.get(block) is None:
+            operations.append(Put(block, seal(block, Kept(0, facts, None).encode())))
+        await self._store.write(operations, Durability.DURABLE)
+
+    async def base(self, epoch: int) -> Tip | None:
+        """The block that an epoch starts from; None where this node hasn't begun it."""
+        key = _epoch_key(epoch)
+        stored = await self._store.get(key)
+        if stored is None:
+            return None
+        reader = Reader(unseal(key, stored))
+        reader.format_byte("base.format", 1)
+        found = Tip(
+            height=reader.u64("base.height"),
+            digest=reader.bytes32("base.digest"),
+            epoch=reader.u64("base.epoch"),
+            timestamp_ms=reader.u64("base.timestamp_ms"),
+            root_height=reader.u64("base.root_height"),
+            state_root=reader.bytes32("base.state_root"),
+        )
+        reader.finish("base")
+        return found
+
+    async def get(self, height: int) -> Kept:
+        """Of a committed block among the last ones. Raises `StoreCorrupt` where it is missing."""
+        key = _height_key(height)
+        stored = await self._store.get(key)
+        if stored is None:
+            mend = "restore the node's folder from a backup, or start from an empty one"
+            raise StoreCorrupt("a committed block has no row of consensus", height, mend)
+        return Kept.decode(unseal(key, stored))
+
+    async def place(self, batch: Digest) -> tuple[int, int] | None:
+        """The height and index at which a committed block holds a batch."""
+        key = BATCHES + batch
+        stored = await self._store.get(key)
+        if stored is None:
+            return None
+        value = unseal(key, stored)
+        return int.from_bytes(value[:8], "big"), int.from_bytes(value[8:], "big")
+
+    async def ordered(self, first: int, last: int) -> frozenset[Digest]:
+        """The batches in committed blocks of these heights."""
+        found: list[Digest] = []
+        async for key, stored in self._store.scan_prefix(BATCHES):
+            height = int.from_bytes(unseal(key, stored)[:8], "big")
+            if first <= height <= last:
+                found.append(key[len(BATCHES) :])
+        return frozenset(found)
+
+    async def begin_life(self) -> int:
+        """Count a start of this validator, durably: its builder's numbers begin above those before."""
+        stored = await self._store.get(LIVES)
+        life = 1 + (0 if stored is None else int.from_bytes(unseal(LIVES, stored), "big"))
+        await self._store.write([Put(LIVES, seal(LIVES, life.to_bytes(8, "big")))], Durability.DURABLE)
+        return life
+
+
+def _epoch_key(epoch: int) -> bytes:
+    return EPOCHS + epoch.to_bytes(8, "big")
+
+
+def _height_key(height: int) -> bytes:
+    return BLOCKS + height.to_bytes(8, "big")

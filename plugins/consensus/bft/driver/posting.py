@@ -1,0 +1,144 @@
+"""What a validator sends: to each peer three queues, for votes, dissemination and bulk (CONS-39).
+
+A request carries as many frames as wait, and its empty answer says that the peer took them. Each queue is
+bounded; at its bound the oldest message goes: what was said last says most, and the machines say again what
+is still needed. So does what is meant for a peer that can't be reached now.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
+
+import attrs
+import trio
+
+from supervm.api import Context
+from supervm.contracts.transport import LIMITS, Priority, Transport, TransportError, Unreachable
+from supervm.plugins.consensus.bft.events import Stream
+from supervm.types.codec import Reader, Writer
+
+METHODS: Mapping[Stream, int] = MappingProxyType(
+    {Stream.VOTES: 0x0310, Stream.DISSEMINATION: 0x0311, Stream.BULK: 0x0312}
+)
+PRIORITIES: Mapping[Stream, Priority] = MappingProxyType(
+    {Stream.VOTES: Priority.HIGH, Stream.DISSEMINATION: Priority.NORMAL, Stream.BULK: Priority.BULK}
+)
+QUEUE_BYTES_MAX: Mapping[Stream, int] = MappingProxyType(
+    {Stream.VOTES: 16 * 2**20, Stream.DISSEMINATION: 64 * 2**20, Stream.BULK: 32 * 2**20}
+)
+QUEUE_FRAMES_MAX = 8_192
+UNDER_WAY_MAX = 8
+PARCEL_BYTES = 512 * 1024
+PARCEL_FRAMES_MAX = 1_024
+FRAME_BYTES_MAX = LIMITS.request_bytes_max - 64
+TIMEOUT_S = 10.0
+UNREACHABLE_PAUSE_S = 0.05
+
+
+def pack(frames: Sequence[bytes]) -> bytes:
+    """A request's payload: a list of frames, each a byte string."""
+    writer = Writer().count(len(frames), "frames")
+    for frame in frames:
+        writer.byte_string(frame, "frame")
+    return writer.done()
+
+
+def unpack(payload: bytes) -> list[bytes]:
+    """The frames of a payload. Raises `DecodeError`."""
+    reader = Reader(payload)
+    count = reader.count("parcel.frames", PARCEL_FRAMES_MAX, item_bytes_min=5)
+    frames = [reader.byte_string("parcel.frame", LIMITS.request_bytes_max) for _ in range(count)]
+    reader.finish("parcel")
+    return frames
+
+
+@attrs.define
+class _Queue:
+    peer: bytes
+    stream: Stream
+    frames: deque[bytes] = attrs.Factory(deque)
+    size_bytes: int = 0
+    wake: trio.Event = attrs.Factory(trio.Event)
+    free: trio.Semaphore = attrs.Factory(lambda: trio.Semaphore(UNDER_WAY_MAX))
+
+
+class Post:
+    """Queues and their senders. The first of `transports` that reaches a peer takes what is for it."""
+
+    def __init__(self, ctx: Context, peers: Iterable[bytes]) -> None:
+        self._ctx = ctx
+        self.transports: tuple[Transport, ...] = ()
+        self._queues = {(peer, stream): _Queue(peer, stream) for peer in peers for stream in Stream}
+        self._dropped = ctx.metrics.counter(
+            "supervm_consensus_sends_dropped_total", "Messages that weren't sent", ("stream", "reason")
+        )
+        self._sent = ctx.metrics.counter(
+            "supervm_consensus_messages_sent_total", "Messages sent, by stream", ("stream",)
+        )
+        self._sent_bytes = ctx.metrics.counter(
+            "supervm_consensus_sent_bytes_total", "Bytes of messages sent, by stream", ("stream",)
+        )
+
+    def put(self, peer: bytes, stream: Stream, frame: bytes) -> None:
+        """Send a frame some time. Never blocks."""
+        queue = self._queues.get((peer, stream))
+        if queue is None:
+            self._dropped.inc(stream=stream.name.lower(), reason="nobody")
+            return
+        if len(frame) > FRAME_BYTES_MAX:
+            self._dropped.inc(stream=stream.name.lower(), reason="too_large")
+            return
+        queue.frames.append(frame)
+        queue.size_bytes += len(frame)
+        while len(queue.frames) > QUEUE_FRAMES_MAX or queue.size_bytes > QUEUE_BYTES_MAX[stream]:
+            queue.size_bytes -= len(queue.frames.popleft())
+            self._dropped.inc(stream=stream.name.lower(), reason="full")
+        queue.wake.set()
+
+    async def run(self) -> None:
+        async with trio.open_nursery() as nursery:
+            for queue in self._queues.values():
+                nursery.start_soon(self._serve, queue, nursery)
+
+    async def _serve(self, queue: _Queue, nursery: trio.Nursery) -> None:
+        while True:
+            await queue.wake.wait()
+            await queue.free.acquire()
+            parcel: list[bytes] = []
+            size_bytes = 0
+            while queue.frames and len(parcel) < PARCEL_FRAMES_MAX:
+                if parcel and size_bytes + len(queue.frames[0]) > PARCEL_BYTES:
+                    break
+                parcel.append(queue.frames.popleft())
+                size_bytes += len(parcel[-1])
+            queue.size_bytes -= size_bytes
+            if not queue.frames:
+                queue.wake = trio.Event()
+            nursery.start_soon(self._deliver, queue, parcel)
+
+    async def _deliver(self, queue: _Queue, parcel: list[bytes]) -> None:
+        name = queue.stream.name.lower()
+        try:
+            await self._request(queue.peer, queue.stream, pack(parcel))
+        except Unreachable:
+            self._dropped.inc(len(parcel), stream=name, reason="unreachable")
+            await self._ctx.clock.sleep(UNREACHABLE_PAUSE_S)
+        except TransportError as error:
+            self._dropped.inc(len(parcel), stream=name, reason=type(error).__name__)
+        else:
+            self._sent.inc(len(parcel), stream=name)
+            self._sent_bytes.inc(sum(map(len, parcel)), stream=name)
+        finally:
+            queue.free.release()
+
+    async def _request(self, peer: bytes, stream: Stream, payload: bytes) -> None:
+        """By the first transport that reaches the peer."""
+        for transport in self.transports:
+            try:
+                await transport.request(
+                    peer, METHODS[stream], payload, timeout_s=TIMEOUT_S, priority=PRIORITIES[stream]
+                )
+            except Unreachable:
+                continue
+            return
+        raise Unreachable("no transport reaches it", peer)

@@ -1,0 +1,170 @@
+"""What peers send, as far as its bytes say: decoded, bounded, in turns by peer.
+
+Only validators are heard. Each has a bounded share of each stream's queue; beyond it the sender is told that
+this node is overloaded, and what it sent is gone: the machines of both sides say again what is needed. Who
+sends what doesn't decode or isn't signed is counted, and not heard for a while after too much of it.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager, ExitStack
+from types import MappingProxyType
+
+import attrs
+import trio
+
+from supervm.api import Context
+from supervm.contracts.transport import ErrorCode, Handler, Refusal, Transport
+from supervm.plugins.consensus.bft import messages
+from supervm.plugins.consensus.bft.driver.posting import METHODS, unpack
+from supervm.plugins.consensus.bft.events import Stream
+from supervm.plugins.consensus.bft.messages import Message
+from supervm.types.errors import InvalidInput
+
+_DISSEMINATED = frozenset(range(messages.BATCH, messages.PROPOSAL)) | {messages.GET}
+_VOTED = frozenset(range(messages.PROPOSAL, messages.GET)) | {messages.ASK_EPOCH, messages.TELL_EPOCH}
+KINDS: Mapping[Stream, frozenset[int]] = MappingProxyType(
+    {
+        Stream.VOTES: _VOTED,
+        Stream.DISSEMINATION: _DISSEMINATED,
+        Stream.BULK: frozenset({messages.GET, messages.GOT}),
+    }
+)
+SHARE_MESSAGES_MAX = 2_048
+SHARE_BYTES_MAX = 16 * 2**20
+FAULTS_MAX = 64
+"""So many bad messages in a row of silences, and a peer isn't heard for `DEAF_S`."""
+DEAF_S = 60.0
+
+
+@attrs.frozen
+class Incoming:
+    """A decoded message whose signatures are still to be verified. `size_bytes`: of its frame."""
+
+    peer: bytes
+    message: Message
+    size_bytes: int
+
+
+@attrs.define
+class _Share:
+    waiting: deque[Incoming] = attrs.Factory(deque)
+    size_bytes: int = 0
+
+
+@attrs.define
+class _Standing:
+    faults: int = 0
+    deaf_until_s: float = 0.0
+
+
+class Inbox:
+    """What waits on one stream, by peer; taken in turns."""
+
+    def __init__(self, peers: Iterable[bytes]) -> None:
+        self._shares = {peer: _Share() for peer in peers}
+        self._turns = deque(self._shares)
+        self._some = trio.Event()
+
+    def has_room(self, peer: bytes, count: int, size_bytes: int) -> bool:
+        """Whether a peer may leave so much. One parcel always has room where nothing waits."""
+        share = self._shares[peer]
+        if not share.waiting:
+            return True
+        return (
+            len(share.waiting) + count <= SHARE_MESSAGES_MAX
+            and share.size_bytes + size_bytes <= SHARE_BYTES_MAX
+        )
+
+    def put(self, incoming: Incoming) -> None:
+        share = self._shares[incoming.peer]
+        share.waiting.append(incoming)
+        share.size_bytes += incoming.size_bytes
+        self._some.set()
+
+    async def take(self, count_max: int, bytes_max: int) -> list[Incoming]:
+        """Wait for messages; give some of each peer in turn."""
+        while True:
+            await self._some.wait()
+            taken = self._take(count_max, bytes_max)
+            if taken:
+                return taken
+            self._some = trio.Event()
+
+    def _take(self, count_max: int, bytes_max: int) -> list[Incoming]:
+        taken: list[Incoming] = []
+        size_bytes = idle = 0
+        while idle < len(self._turns) and len(taken) < count_max and size_bytes < bytes_max:
+            share = self._shares[self._turns[0]]
+            self._turns.rotate(-1)
+            if not share.waiting:
+                idle += 1
+                continue
+            idle = 0
+            taken.append(share.waiting.popleft())
+            share.size_bytes -= taken[-1].size_bytes
+            size_bytes += taken[-1].size_bytes
+        return taken
+
+
+class Reception:
+    """Serves the three methods on every transport, and keeps how peers behave."""
+
+    def __init__(self, ctx: Context, peers: tuple[bytes, ...]) -> None:
+        self._ctx = ctx
+        self.inboxes = {stream: Inbox(peers) for stream in Stream}
+        self._standing = {peer: _Standing() for peer in peers}
+        self._faults = ctx.metrics.counter(
+            "supervm_consensus_bad_messages_total", "Messages of validators that were dropped", ("code",)
+        )
+        self._received = ctx.metrics.counter(
+            "supervm_consensus_messages_received_total", "Messages received, by stream", ("stream",)
+        )
+
+    def serving(self, transports: Iterable[Transport]) -> AbstractContextManager[object]:
+        """Hear peers for the length of a `with`."""
+        stack = ExitStack()
+        for transport in transports:
+            for stream, method in METHODS.items():
+                stack.enter_context(transport.serve(method, self._handler(stream)))
+        return stack
+
+    def blame(self, peer: bytes, code: str) -> None:
+        """A peer sent what no honest one sends."""
+        self._faults.inc(code=code)
+        standing = self._standing[peer]
+        standing.faults += 1
+        if standing.faults >= FAULTS_MAX:
+            standing.faults = 0
+            standing.deaf_until_s = self._ctx.clock.monotonic() + DEAF_S
+            self._ctx.log.warning("peer_not_heard", peer=peer.hex(), seconds=DEAF_S, last_fault=code)
+
+    def _handler(self, stream: Stream) -> Handler:
+        inbox = self.inboxes[stream]
+
+        async def take(peer: bytes, payload: bytes) -> bytes:
+            standing = self._standing.get(peer)
+            if standing is None:
+                raise Refusal(ErrorCode.UNAUTHORIZED, "only validators are heard")
+            if standing.deaf_until_s > self._ctx.clock.monotonic():
+                raise Refusal(ErrorCode.POLICY_REFUSED, "too much of what came from you was bad")
+            try:
+                frames = unpack(payload)
+                if not inbox.has_room(peer, len(frames), len(payload)):
+                    raise Refusal(ErrorCode.OVERLOADED, "too much waits", retry_after_ms=100)
+                found = [self._read(peer, stream, frame) for frame in frames]
+            except InvalidInput as error:
+                self.blame(peer, error.code)
+                raise Refusal(ErrorCode.BAD_REQUEST, str(error)[:200]) from None
+            for each in found:
+                inbox.put(each)
+            self._received.inc(len(found), stream=stream.name.lower())
+            return b""
+
+        return take
+
+    def _read(self, peer: bytes, stream: Stream, frame: bytes) -> Incoming:
+        message = messages.decode(frame)
+        if messages.kind_of(message) not in KINDS[stream]:
+            raise InvalidInput("WrongStream", "a message on another stream", messages.kind_of(message))
+        return Incoming(peer, message, len(frame))

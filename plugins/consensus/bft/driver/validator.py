@@ -1,0 +1,481 @@
+"""One validator in one epoch: the machines, the disk, the network and the application, joined and begun."""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING
+
+import trio
+
+from supervm.api import Context
+from supervm.contracts.application import (
+    BatchBounds,
+    CertifyingApplication,
+    ExecutedFacts,
+    Refused,
+)
+from supervm.contracts.consensus import ConsensusError
+from supervm.contracts.storage import KeyValueStore
+from supervm.contracts.transport import Transport
+from supervm.plugins.consensus.bft.batch_events import BatchExamined, BlockExecuted, Offer, Offered, Returned
+from supervm.plugins.consensus.bft.batch_records import UsedUp
+from supervm.plugins.consensus.bft.batches import BatchVoter, EpochFacts
+from supervm.plugins.consensus.bft.building import PASSING_CODES, Builder, BuilderBounds
+from supervm.plugins.consensus.bft.driver.answering import Answers
+from supervm.plugins.consensus.bft.driver.applying import Applier
+from supervm.plugins.consensus.bft.driver.asking import Questions
+from supervm.plugins.consensus.bft.driver.checking import Checker
+from supervm.plugins.consensus.bft.driver.core import Core, Hands
+from supervm.plugins.consensus.bft.driver.executing import Committed, Executor
+from supervm.plugins.consensus.bft.driver.journal import LOCKS, ORDERING, Disk, Journal, read_records
+from supervm.plugins.consensus.bft.driver.kept import KeptBlocks
+from supervm.plugins.consensus.bft.driver.posting import Post
+from supervm.plugins.consensus.bft.driver.receiving import Incoming, Reception
+from supervm.plugins.consensus.bft.driver.waiting import WaitingCertificates
+from supervm.plugins.consensus.bft.events import Check, ExecutedBlock, Record, Stream
+from supervm.plugins.consensus.bft.fetching import GotBlock, Item, Want, WantDigest, WantViews, What
+from supervm.plugins.consensus.bft.messages import (
+    Accept,
+    Batch,
+    BatchCertificate,
+    Effects,
+    Get,
+    Got,
+    Message,
+    Proposal,
+    Refuse,
+    ViewVote,
+    encode,
+)
+from supervm.plugins.consensus.bft.proposals import Epoch
+from supervm.plugins.consensus.bft.simplex import Ordering, Settings, Start
+from supervm.types.certificate import BatchCertificate as CertificateOfBatch
+from supervm.types.certificate import Certificate, numbers_of
+from supervm.types.digests import Digest
+
+if TYPE_CHECKING:
+    from supervm.plugins.consensus.bft.driver.component import BftConfig
+
+GROUP_MESSAGES = 256
+GROUP_BYTES = 4 * 2**20
+GATHER_MAX = 1_024
+LOOK_S = 0.1
+LIFE_SEQUENCES = 1 << 32
+"""Sequence numbers that a builder may use between two starts."""
+
+
+class LogMissing(ConsensusError):
+    """A validator's chain is here without its log: voting could contradict what it said before."""
+
+
+class Validator:
+    """The tasks of a validator. Made by `begin_validator`, run once by `run`."""
+
+    def __init__(
+        self,
+        ctx: Context,
+        config: "BftConfig",
+        application: CertifyingApplication,
+        store: KeyValueStore,
+        transports: Callable[[], tuple[Transport, ...]],
+        start: Start,
+        life: int,
+    ) -> None:
+        self._ctx = ctx
+        self._application = application
+        self._find_transports = transports
+        identity, epoch = application.identity, start.epoch
+        members = epoch.validators.members
+        self._members = tuple(each.node_id for each in members)
+        peers = tuple(each for each in self._members if each != identity.node_id)
+        self.epoch = epoch.number
+        self._disk = Disk(ctx, store)
+        self._kept = KeptBlocks(store)
+        self._post = Post(ctx, peers)
+        self._reception = Reception(ctx, peers)
+        self._questions = Questions(ctx, peers, self._ask)
+        self._answers = Answers(application, self._kept, self._young, self._answer)
+        bounds = application.bounds
+        self._batch_gas_max = max(bounds.gas_max // 4, bounds.batch_gas_floor)
+        self._gas_fold = application.measure(()).gas
+        facts = EpochFacts(
+            chain_id=epoch.chain_id,
+            epoch=epoch.number,
+            validators=epoch.validators,
+            node_id=identity.node_id,
+            builders=frozenset(self._members),
+            batch_gas_max=self._batch_gas_max,
+        )
+        self._voter = BatchVoter(facts, identity.sign, height=epoch.base.height)
+        self._builder = Builder(
+            facts,
+            identity.sign,
+            first_sequence=life * LIFE_SEQUENCES,
+            bounds=BuilderBounds(
+                count_max=config.batch_transactions_max,
+                bytes_seal=config.batch_seal_bytes,
+                seal_us=config.batch_seal_ms * 1000,
+                gas_max=self._batch_gas_max,
+                gas_fold=self._gas_fold,
+            ),
+        )
+        self._queue_max = config.builder_queue_max
+        self._ordering = Ordering(
+            start,
+            identity.sign,
+            WaitingCertificates(self._voter.duties, bounds),
+            Settings(
+                interval_min_us=config.block_interval_min_ms * 1000,
+                interval_max_us=config.block_interval_max_ms * 1000,
+            ),
+        )
+        ordering_journal = Journal(
+            self._disk, ORDERING, epoch.number, lambda number: self._core.ordering_durable(number)
+        )
+        voter_journal = Journal(
+            self._disk, LOCKS, epoch.number, lambda number: self._core.voter_durable(number)
+        )
+        self._journals = (ordering_journal, voter_journal)
+        self._executor = Executor(
+            ctx,
+            application,
+            self._kept,
+            held=self._voter.batch,
+            miss=self._miss,
+            committed=self._committed,
+        )
+        self._applier = Applier(
+            ctx,
+            application,
+            epoch.number,
+            epoch.validators,
+            held=self._voter.batch,
+            applied=lambda applied: self._core.tell_voter(applied),
+        )
+        self._core = Core(
+            ctx,
+            own=identity.node_id,
+            peers=peers,
+            ordering=self._ordering,
+            voter=self._voter,
+            builder=self._builder,
+            ordering_journal=ordering_journal,
+            voter_journal=voter_journal,
+            hands=Hands(
+                post=self._post.put,
+                ask_once=self._questions.ask_once,
+                keep_asking=self._keep_asking,
+                check=self._check,
+                apply=lambda apply: self._applier.put(apply.batch),
+                final=self._executor.put,
+                returned=self._returned,
+                effects=self._applier.gather,
+            ),
+        )
+        self._checker = Checker(
+            epoch, self._ordering.leader_of, {each.node_id: each.public_key for each in members}
+        )
+        self._checks, self._to_check = trio.open_memory_channel[Check](1)
+        self._room = trio.Event()
+        self._draining = trio.CancelScope()
+        self._height = ctx.metrics.gauge("supervm_consensus_height", "Height of the last final block")
+        self._interval = ctx.metrics.summary(
+            "supervm_consensus_block_interval_ms", "Milliseconds between final blocks"
+        )
+        self._last_block_s = ctx.clock.monotonic()
+        self._batch_refused = ctx.metrics.counter(
+            "supervm_consensus_batch_refused_total", "Transactions refused at the accept", ("code",)
+        )
+
+    # What others may ask
+
+    @property
+    def view(self) -> int:
+        return self._ordering.view
+
+    @property
+    def stalled(self) -> str:
+        """Why it votes for nothing; empty if it does."""
+        return self._core.halted or self._disk.stalled or self._executor.stalled
+
+    @property
+    def alone(self) -> str:
+        """Why it hears nobody; empty if it may."""
+        if len(self._members) == 1 or self._find_transports():
+            return ""
+        return "no transport speaks for this validator; open one with this node's identity, such as tcp"
+
+    async def drain(self) -> None:
+        """Take no more transactions into batches."""
+        self._draining.cancel()
+        await trio.lowlevel.checkpoint()
+
+    # Its life
+
+    async def restore(
+        self,
+        ordering: Sequence[tuple[int, Record]],
+        locks: Sequence[tuple[int, Record]],
+    ) -> None:
+        """Rebuild the machines from the log, before `run`."""
+        for journal, rows in zip(self._journals, (ordering, locks), strict=True):
+            journal.next_row = max((row for row, _ in rows), default=0) + 1
+        for row, record in ordering:
+            self._core.ordering_rows.logged(row, record)
+        for row, record in locks:
+            self._core.lock_rows.logged(row, record)
+        records = [record for _, record in locks]
+        self._core.begin(self._voter.restore(records))  # type: ignore[arg-type]
+        heights = [each.height for each in records if isinstance(each, UsedUp)]
+        tip = self._application.tip().height
+        for height in range(max(heights, default=0) + 1, tip + 1):
+            self._core.tell_voter(await self._executed_before(height))
+        self._core.begin_ordering(self._ordering.start([record for _, record in ordering], self._core.now()))
+
+    async def _executed_before(self, height: int) -> BlockExecuted:
+        block = await self._application.block(height)
+        assert block is not None, f"the block of height {height} is gone, and the log doesn't know of it"
+        used, names = await self._application.used_up(block.transactions)
+        batches = tuple(each.header.digest() for each in block.body.certificates)
+        return BlockExecuted(height, batches, used, names)
+
+    async def run(self) -> None:
+        """Until cancelled. Raises what ends a validator: `Halted`, a storage error."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._disk.run)
+            nursery.start_soon(self._core.timers.run)
+            nursery.start_soon(self._post.run)
+            nursery.start_soon(self._questions.run)
+            nursery.start_soon(self._answers.run)
+            nursery.start_soon(self._executor.run)
+            nursery.start_soon(self._applier.run)
+            nursery.start_soon(self._examine)
+            nursery.start_soon(self._gather)
+            nursery.start_soon(self._keep_connected)
+            for stream in Stream:
+                nursery.start_soon(self._hear, stream)
+
+    async def _keep_connected(self) -> None:
+        """Speak by whichever transports are open now: one that failed comes back as another object."""
+        while True:
+            transports = self._find_transports()
+            self._post.transports = transports
+            with self._reception.serving(transports):
+                while self._find_transports() == transports:
+                    await self._ctx.clock.sleep(LOOK_S)
+
+    # Messages
+
+    async def _hear(self, stream: Stream) -> None:
+        inbox = self._reception.inboxes[stream]
+        while True:
+            await self._disk.wait_for_room()
+            group = [each for each in await inbox.take(GROUP_MESSAGES, GROUP_BYTES) if self._is_of_use(each)]
+            if not group:
+                continue
+            wrong = await self._checker.judge([each.message for each in group])
+            for each, code in zip(group, wrong, strict=True):
+                if code:
+                    self._reception.blame(each.peer, code)
+                else:
+                    self._deliver(each.peer, each.message)
+
+    def _is_of_use(self, incoming: Incoming) -> bool:
+        """Whether a machine could do anything with a message: else its signatures aren't looked at."""
+        match incoming.message:
+            case Certificate() as certificate:
+                if certificate.epoch != self.epoch:
+                    return True
+                held = self._ordering.certificates(certificate.view, certificate.view)
+                return all(each.kind != certificate.kind for each in held)
+            case BatchCertificate(header):
+                digest = header.digest()
+                known = self._voter.certificates
+                return digest not in known and not known.is_settled(digest)
+            case ViewVote() | Proposal() | Batch() | Accept() | Refuse() | Effects() | Get() | Got():
+                return True
+        return False
+
+    def _deliver(self, peer: bytes, message: Message) -> None:
+        match message:
+            case Get(wants):
+                self._answers.put(peer, wants)
+                return
+            case Batch():
+                self._executor.give(message)
+            case Got(items):
+                for item in items:
+                    match item:
+                        case Batch():
+                            self._executor.give(item)
+                        case GotBlock(block, finalisation) if finalisation is not None:
+                            if finalisation.digest == block.digest():
+                                self._executor.finalised(finalisation)
+        self._core.received(peer, message)
+        self._room.set()
+
+    # What is missed
+
+    def _ask(self, peer: bytes, question: Get) -> None:
+        self._post.put(peer, Stream.DISSEMINATION, encode(question))
+
+    def _answer(self, peer: bytes, answer: Got) -> None:
+        self._post.put(peer, Stream.BULK, encode(answer))
+
+    def _keep_asking(self, want: Want, peers: tuple[bytes, ...]) -> None:
+        self._questions.keep_asking(want, peers, lambda: self._wants(want))
+
+    def _miss(self, certificate: CertificateOfBatch) -> None:
+        signers = tuple(self._members[number] for number in numbers_of(certificate.bitmap))
+        self._keep_asking(WantDigest(What.BATCH, certificate.header.digest()), signers)
+
+    def _wants(self, want: Want) -> bool:
+        if not isinstance(want, WantDigest):
+            return False
+        known = self._voter.certificates
+        if want.what is What.BATCH:
+            return known.wants_content(want.digest) or self._executor.needs(want.digest)
+        return not known.is_held(want.digest) and not known.is_settled(want.digest)
+
+    def _young(self, want: Want) -> Iterable[Item]:
+        """What the machines hold of what is asked for."""
+        found: Item | None = None
+        match want:
+            case WantViews(epoch, first, last) if epoch == self.epoch:
+                return self._ordering.certificates(first, last)
+            case WantDigest(What.BLOCK, digest):
+                block = self._ordering.block(digest)
+                found = None if block is None else GotBlock(block)
+            case WantDigest(What.BATCH, digest):
+                found = self._voter.batch(digest)
+            case WantDigest(What.BATCH_CERTIFICATE, digest):
+                found = self._voter.certificates.get(digest)
+        return () if found is None else (found,)
+
+    # The application
+
+    def _check(self, check: Check) -> None:
+        # The voter asks of one batch at a time, so there is room.
+        self._checks.send_nowait(check)
+
+    async def _examine(self) -> None:
+        async for check in self._to_check:
+            past = [batch for each in check.past if (batch := self._voter.batch(each)) is not None]
+            examined = await self._application.examine(check.batch.transactions, past)
+            for code in examined.refused.values():
+                self._batch_refused.inc(code=code)
+            self._core.tell_voter(BatchExamined(check.batch.digest(), examined))
+            self._room.set()
+
+    async def _gather(self) -> None:
+        """Offer the builder what the mempool has, as long as it has room."""
+        bounds = BatchBounds(
+            count_max=GATHER_MAX,
+            bytes_max=2**20,
+            gas_max=self._batch_gas_max,
+            seal_after_s=0.0,
+        )
+        with self._draining:
+            while True:
+                while self._builder.queued >= self._queue_max:
+                    self._room = trio.Event()
+                    await self._room.wait()
+                data = await self._application.gather(bounds)
+                examined = await self._application.examine(data, ())
+                offered: list[Offered] = []
+                refused: dict[int, Refused] = {}
+                for index, (each, claim) in enumerate(zip(data, examined.claims, strict=True)):
+                    code = examined.refused.get(index)
+                    if code is not None and code not in PASSING_CODES:
+                        refused[index] = _refusal(code)
+                    else:
+                        gas = self._application.measure((each,)).gas - self._gas_fold
+                        offered.append(Offered(each, claim, gas))
+                gone = sorted(refused)
+                self._application.give_back(
+                    [data[index] for index in gone], {at: refused[index] for at, index in enumerate(gone)}
+                )
+                self._core.tell_builder(Offer(tuple(offered)))
+
+    def _returned(self, returned: Returned) -> None:
+        refused = {0: _refusal(returned.code)} if returned.code else None
+        self._application.give_back((returned.data,), refused)
+
+    def _committed(self, committed: Committed) -> None:
+        facts = committed.facts
+        validators = self._application.validators(self.epoch + 1).digest()
+        self._core.executed(
+            BlockExecuted(facts.height, committed.batches, committed.used, committed.transactions),
+            ExecutedBlock(facts.height, facts.state_root, facts.receipts_root, facts.base_price, validators),
+            committed.final.view,
+        )
+        now_s = self._ctx.clock.monotonic()
+        self._interval.observe((now_s - self._last_block_s) * 1000)
+        self._last_block_s = now_s
+        self._height.set(facts.height)
+        self._applier.resume()
+        self._room.set()
+
+
+def _refusal(code: str) -> Refused:
+    return Refused(code=code, field="batch", value=code, mend="validators refused it at the accept")
+
+
+def _no_operations(operations: Sequence[bytes]) -> str:
+    return f"{len(operations)} system operations, and none is known" if operations else ""
+
+
+async def begin_validator(
+    ctx: Context,
+    config: "BftConfig",
+    application: CertifyingApplication,
+    store: KeyValueStore,
+    transports: Callable[[], tuple[Transport, ...]],
+) -> Validator:
+    """A validator as its log and the chain say. Raises `LogMissing`, `StoreCorrupt`, `DecodeError`."""
+    kept = KeptBlocks(store)
+    tip = application.tip()
+    number = max(1, tip.epoch)
+    base = await kept.base(number)
+    if base is None:
+        if tip.height:
+            raise LogMissing(
+                "the folder has a chain, and nothing of what this validator said on it",
+                f"height {tip.height}",
+                "put the whole folder back, or give the node another identity: it might contradict itself",
+            )
+        base = tip
+        await kept.begin(base, application.facts(tip.height))
+    assert base.height <= tip.height, "an epoch starts at or below the tip"
+    rows = [await kept.get(height) for height in range(tip.root_height, tip.height + 1)]
+    application.recall([each.facts for each in rows])
+    validators = application.validators(number)
+    epoch = Epoch(
+        chain_id=application.chain_id,
+        number=number,
+        validators=validators,
+        base=base,
+        base_finalisation=None,
+        bounds=application.bounds,
+        judge_operations=_no_operations,
+    )
+    next_validators = application.validators(number + 1).digest()
+    start = Start(
+        epoch=epoch,
+        own=validators.number_of(application.identity.node_id),
+        tip=tip,
+        tip_view=rows[-1].view,
+        executed=tuple(_executed(each.facts, next_validators) for each in rows),
+        ordered=await kept.ordered(base.height + 1, tip.height),
+        finalisation=rows[-1].finalisation,
+    )
+    ordering = await read_records(store, ORDERING, number)
+    locks = await read_records(store, LOCKS, number)
+    life = await kept.begin_life()
+    validator = Validator(ctx, config, application, store, transports, start, life)
+    await validator.restore(ordering, locks)
+    return validator
+
+
+def _executed(facts: ExecutedFacts, next_validators: Digest) -> ExecutedBlock:
+    return ExecutedBlock(
+        facts.height, facts.state_root, facts.receipts_root, facts.base_price, next_validators
+    )

@@ -1,0 +1,159 @@
+"""System operations: what waits to be placed, and what makes those of a block invalid (CONS-17, 30, 50)."""
+
+from collections.abc import Callable, Sequence
+
+from supervm.plugins.consensus.bft import messages
+from supervm.plugins.consensus.bft.branches import Branch
+from supervm.plugins.consensus.bft.epochs.evidence import SlotsOf, check_evidence, validator_of
+from supervm.plugins.consensus.bft.leading import Content, Pool
+from supervm.plugins.consensus.bft.messages import EndEpoch, EpochDone, Equivocation, Evidence, Message
+from supervm.types.block import SYSTEM_OPERATIONS_BYTES_MAX, Block
+from supervm.types.certificate import bitmap_of, signed_by_quorum
+from supervm.types.errors import InvalidInput, ProofInvalid
+from supervm.types.validators import ValidatorSet
+
+WAITING_BYTES_MAX = 8 * 2**20
+"""Of evidence and proofs that wait (chosen); beyond it new ones are dropped."""
+
+DONE, END, EVIDENCE, EQUIVOCATION = range(4)
+
+CheckEquivocation = Callable[[Equivocation], str]
+"""Why two transactions don't prove that their sender signed both for one lock; empty if they do."""
+
+
+class SystemOperations:
+    """What waits to be placed, verified before it is added. A `leading.Pool` of operations alone.
+
+    One epoch-done a validator, one end-epoch, one evidence a validator and offence, one proof a lock.
+    """
+
+    def __init__(self, epoch: int, validators: ValidatorSet) -> None:
+        self._epoch = epoch
+        self._validators = validators
+        self._waiting: dict[tuple[int, bytes], bytes] = {}
+        self._bytes = 0
+        self.closing = False
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def add(self, message: Message) -> bool:
+        """Keep what isn't here yet; whether it was new."""
+        key = self._key(message)
+        if key is None or key in self._waiting:
+            return False
+        encoded = messages.encode(message)
+        if not isinstance(message, EpochDone | EndEpoch) and self._bytes + len(encoded) > WAITING_BYTES_MAX:
+            return False
+        self._waiting[key] = encoded
+        self._bytes += len(encoded)
+        return True
+
+    def _key(self, message: Message) -> tuple[int, bytes] | None:
+        """Its kind's rank, and which of that kind it is; None for what is no operation of this epoch."""
+        match message:
+            case EpochDone(epoch, validator):
+                known = epoch == self._epoch and validator < len(self._validators.members)
+                return (DONE, validator.to_bytes(2, "big")) if known else None
+            case EndEpoch(epoch):
+                return (END, b"") if epoch == self._epoch else None
+            case Evidence(offence):
+                return (EVIDENCE, bytes([offence]) + validator_of(message).to_bytes(2, "big"))
+            case Equivocation(_, _, lock):
+                return (EQUIVOCATION, lock)
+        return None
+
+    def waits(self, branch: Branch, batches: bool) -> bool:
+        """While the epoch closes there is always work (CONS-51)."""
+        return self.closing or bool(self._next(branch))
+
+    def pick(self, branch: Branch, batches: bool) -> Content:
+        """What isn't on the branch, epoch-dones first, within the bytes of a block."""
+        return Content(tuple(self._next(branch)))
+
+    def _next(self, branch: Branch) -> list[bytes]:
+        done = branch.done()
+        chosen: list[bytes] = []
+        left = SYSTEM_OPERATIONS_BYTES_MAX
+        for rank, which in sorted(self._waiting):
+            operation = self._waiting[rank, which]
+            is_done = rank == DONE and int.from_bytes(which, "big") in done
+            if is_done or branch.holds_operation(operation):
+                continue
+            if len(operation) <= left:
+                chosen.append(operation)
+                left -= len(operation)
+        return chosen
+
+    def placed(self, block: Block) -> None:
+        """A final block holds its operations."""
+        held = frozenset(block.body.system_operations)
+        for key in [key for key, operation in self._waiting.items() if operation in held]:
+            self._bytes -= len(self._waiting.pop(key))
+
+
+class Both:
+    """A `leading.Pool` of system operations and of what another pool has."""
+
+    def __init__(self, operations: SystemOperations, certificates: Pool) -> None:
+        self._operations = operations
+        self._certificates = certificates
+
+    def waits(self, branch: Branch, batches: bool) -> bool:
+        return self._operations.waits(branch, batches) or self._certificates.waits(branch, batches)
+
+    def pick(self, branch: Branch, batches: bool) -> Content:
+        operations = self._operations.pick(branch, batches).operations
+        return Content(operations, self._certificates.pick(branch, batches).certificates)
+
+
+def judge_operations(
+    operations: Sequence[bytes],
+    chain_id: bytes,
+    epoch: int,
+    validators: ValidatorSet,
+    slots_of: SlotsOf,
+    check_equivocation: CheckEquivocation,
+) -> str:
+    """Why a block's operations aren't valid by their own bytes and the epoch's set; empty if they are.
+
+    Signatures of validators are verified with the proposal (`verifying.claims_of`), those of clients by
+    `check_equivocation`.
+    """
+    for operation in operations:
+        try:
+            message = messages.decode(operation)
+            match message:
+                case EpochDone():
+                    _check_epoch(message.epoch, epoch)
+                    if message.validator >= len(validators.members):
+                        return "an epoch-done of nobody in the set"
+                case EndEpoch():
+                    _check_epoch(message.epoch, epoch)
+                    signed_by_quorum(message.bitmap, message.signatures, validators)
+                case Evidence():
+                    check_evidence(message, chain_id, epoch, validators, slots_of)
+                case Equivocation():
+                    problem = check_equivocation(message)
+                    if problem:
+                        return problem
+                case _:
+                    return f"a system operation of kind {operation[0]}"
+        except InvalidInput as error:
+            return str(error)
+    return ""
+
+
+def _check_epoch(found: int, epoch: int) -> None:
+    if found != epoch:
+        raise ProofInvalid("WrongEpoch", "of another epoch", found, f"epoch {epoch}")
+
+
+def end_epoch(signatures: dict[int, bytes], epoch: int, validators: ValidatorSet) -> EndEpoch | None:
+    """The operation that closes an epoch early, once a quorum signed `VoteKind.END_EPOCH` (CONS-50)."""
+    weight = sum(validators.members[number].weight for number in signatures)
+    if not validators.is_quorum(weight):
+        return None
+    numbers = sorted(signatures)
+    bitmap = bitmap_of(numbers, len(validators.members))
+    return EndEpoch(epoch, bitmap, tuple(signatures[number] for number in numbers))

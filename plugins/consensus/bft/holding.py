@@ -1,0 +1,143 @@
+"""What a validator holds of batches, what waits to be examined, and whom it told of what."""
+
+from collections import deque
+from collections.abc import Iterable, Sequence
+
+from supervm.plugins.consensus.bft.claims import Claim
+from supervm.types.batch import Batch
+from supervm.types.certificate import BatchCertificate
+from supervm.types.digests import Digest
+
+
+class HeldBatches:
+    """Batches that this validator accepted or learned, and where their transactions stand in them.
+
+    Bounded by whoever keeps: bytes are counted by builder.
+    """
+
+    def __init__(self) -> None:
+        self._batches: dict[Digest, Batch] = {}
+        self._bytes: dict[bytes, int] = {}
+        self._where: dict[Digest, tuple[Digest, int]] = {}
+
+    def __contains__(self, batch: Digest) -> bool:
+        return batch in self._batches
+
+    def get(self, batch: Digest) -> Batch | None:
+        return self._batches.get(batch)
+
+    def size_bytes(self, builder: bytes) -> int:
+        """Bytes of transactions in the batches of a builder."""
+        return self._bytes.get(builder, 0)
+
+    def keep(self, batch: Batch) -> None:
+        digest, builder = batch.digest(), batch.header.builder
+        if digest not in self._batches:
+            self._batches[digest] = batch
+            self._bytes[builder] = self._bytes.get(builder, 0) + batch.header.size_bytes
+
+    def accepted(self, batch: Digest, claims: Iterable[tuple[int, Claim]]) -> None:
+        """Transactions stand in this batch, at these indices."""
+        for index, claim in claims:
+            self._where[claim.transaction] = (batch, index)
+
+    def learned(self, batch: Digest, claims: Iterable[tuple[int, Claim]]) -> None:
+        """As `accepted`, of those that stand nowhere else."""
+        for index, claim in claims:
+            self._where.setdefault(claim.transaction, (batch, index))
+
+    def batch_of(self, transaction: Digest) -> Digest:
+        """The batch in which a transaction stands; empty where there is none."""
+        return self._where.get(transaction, (b"", 0))[0]
+
+    def transaction(self, digest: Digest) -> bytes:
+        """The bytes of a transaction in a batch that is held; empty where there is none."""
+        batch, index = self._where.get(digest, (b"", 0))
+        held = self._batches.get(batch)
+        return b"" if held is None else held.transactions[index]
+
+    def settled(self, batches: Iterable[Digest], transactions: Iterable[Digest]) -> None:
+        """An executed block holds these."""
+        for digest in batches:
+            batch = self._batches.pop(digest, None)
+            if batch is not None:
+                self._bytes[batch.header.builder] -= batch.header.size_bytes
+        for digest in transactions:
+            self._where.pop(digest, None)
+
+
+class WaitingBatches:
+    """Batches to be examined: certified ones first, then builders in turn, so that who sends much waits for
+    itself."""
+
+    def __init__(self) -> None:
+        self._certified: deque[Batch] = deque()
+        self._offered: dict[bytes, deque[Batch]] = {}
+        self._digests: dict[Digest, None] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._digests)
+
+    def __contains__(self, batch: Digest) -> bool:
+        return batch in self._digests
+
+    def count(self, builder: bytes) -> int:
+        """How many of a builder wait for an answer."""
+        return len(self._offered.get(builder, ()))
+
+    def add(self, batch: Batch, certified: bool) -> None:
+        self._digests[batch.digest()] = None
+        self._queue(batch, certified).append(batch)
+
+    def put_back(self, batch: Batch, certified: bool) -> None:
+        """It comes next again, among its builder's or among the certified."""
+        self._digests[batch.digest()] = None
+        self._queue(batch, certified).appendleft(batch)
+
+    def take(self) -> Batch:
+        batch = self._certified.popleft() if self._certified else self._next_offered()
+        del self._digests[batch.digest()]
+        return batch
+
+    def _queue(self, batch: Batch, certified: bool) -> deque[Batch]:
+        return self._certified if certified else self._offered.setdefault(batch.header.builder, deque())
+
+    def _next_offered(self) -> Batch:
+        builder = next(iter(self._offered))
+        waiting = self._offered.pop(builder)
+        batch = waiting.popleft()
+        if waiting:
+            self._offered[builder] = waiting
+        return batch
+
+
+class ToldLeaders:
+    """The leaders of the current and the next view, and which certificates each was sent (CONS-23)."""
+
+    def __init__(self) -> None:
+        self.nodes: tuple[bytes, ...] = ()
+        self._told: dict[bytes, dict[Digest, None]] = {}
+
+    def now(self, nodes: tuple[bytes, ...]) -> None:
+        """These lead now."""
+        self.nodes = nodes
+        self._told = {each: self._told.get(each, {}) for each in nodes}
+
+    def untold(
+        self, certificates: Sequence[BatchCertificate]
+    ) -> list[tuple[tuple[bytes, ...], BatchCertificate]]:
+        """What to send to whom; it counts as sent."""
+        found = []
+        for certificate in certificates:
+            digest = certificate.header.digest()
+            to = tuple(each for each in self.nodes if digest not in self._told[each])
+            for each in to:
+                self._told[each][digest] = None
+            if to:
+                found.append((to, certificate))
+        return found
+
+    def settled(self, batches: Iterable[Digest]) -> None:
+        for digest in batches:
+            for told in self._told.values():
+                told.pop(digest, None)

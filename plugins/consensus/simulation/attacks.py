@@ -1,0 +1,269 @@
+"""What hostile validators do. Each runs the honest code, so that it keeps up, and lies where it meets others.
+
+A hostile validator's own messages pass through `Tongue` on their way out, peer by peer, and what comes in
+passes its ears. It signs with its own key only: whatever it says could be said by anybody with that key and
+the messages that it got.
+"""
+
+import random
+from collections import deque
+from collections.abc import Callable
+from enum import Enum
+from typing import Any
+
+import attrs
+
+from supervm.plugins.consensus.bft.driver.posting import METHODS, pack, unpack
+from supervm.plugins.consensus.bft.events import Stream
+from supervm.plugins.consensus.bft.fetching import Absent, Got, GotBlock, Item, WantDigest, What
+from supervm.plugins.consensus.bft.messages import Message, decode, encode
+from supervm.plugins.consensus.bft.votes import Accept, Proposal, ViewVote
+from supervm.types.batch import Batch
+from supervm.types.certificate import (
+    NO_DIGEST,
+    BatchCertificate,
+    Certificate,
+    VoteKind,
+    bitmap_of,
+    vote_message,
+)
+from supervm.types.errors import InvalidInput
+
+
+class Attack(Enum):
+    """What a hostile validator does, beside running the honest code."""
+
+    SILENT = "sends no vote"
+    HOARD = "sends certificates and batches to one peer only"
+    PARTIAL = "sends half of its messages"
+    SPLIT = "proposes two blocks, each to some"
+    EVERY_VOTE = "votes for whatever it sees, and against"
+    ACCEPT_ALL = "accepts every batch that it sees, whatever is locked"
+    TWO_BATCHES = "builds two batches of one number, each for some"
+    ORPHAN = "proposes on a parent that isn't notarised"
+    WRONG_ROOT = "proposes a root that nobody computed"
+    FUTURE = "proposes with a time in the future"
+    STALE_PARENT = "proposes beside an old block"
+    DISORDER = "proposes a batch twice"
+    GARBAGE = "sends bytes that mean nothing, and damaged messages"
+    STALE = "sends what it has seen long ago"
+    LIE = "answers who is behind with what is wrong"
+
+
+VOTES, DISSEMINATION = METHODS[Stream.VOTES], METHODS[Stream.DISSEMINATION]
+SEEN_MAX = 256
+
+
+@attrs.define(eq=False)
+class Tongue:
+    """One hostile validator's, for all its lives."""
+
+    number: int
+    count: int
+    chain_id: bytes
+    sign: Callable[[bytes], bytes]
+    attacks: frozenset[Attack]
+    random: random.Random
+    _seen: deque[tuple[int, bytes]] = attrs.Factory(lambda: deque(maxlen=SEEN_MAX))
+    _blocks: dict[bytes, GotBlock] = attrs.Factory(dict)
+    _digests: dict[int, set[bytes]] = attrs.Factory(dict)
+    _certificates: deque[BatchCertificate] = attrs.Factory(lambda: deque(maxlen=64))
+    _proposals: deque[Proposal] = attrs.Factory(lambda: deque(maxlen=8))
+    _forged: dict[bytes, bytes] = attrs.Factory(dict)
+
+    def say(self, target: int, method: int, payload: bytes) -> list[tuple[int, bytes]]:
+        """What it sends to a peer where the honest code would send this: (method, payload) of each."""
+        frames: list[bytes] = []
+        more: list[tuple[int, bytes]] = []
+        for frame in unpack(payload):
+            frames += self._instead(target, method, frame)
+            if Attack.GARBAGE in self.attacks and self.random.random() < 0.2:
+                frames.append(self._garbage(frame))
+        if Attack.STALE in self.attacks and self._seen and self.random.random() < 0.3:
+            old_method, old = self._seen[self.random.randrange(len(self._seen))]
+            more.append((old_method, pack([old])))
+        return ([(method, pack(frames))] if frames else []) + more
+
+    def hear(self, method: int, payload: bytes) -> list[bytes]:
+        """Take note of what a peer sent. Gives votes on batches to send back at once."""
+        answers = []
+        for frame in unpack(payload):
+            self._seen.append((method, frame))
+            try:
+                message = decode(frame)
+            except InvalidInput:
+                continue
+            self._note(message)
+            if isinstance(message, Batch) and Attack.ACCEPT_ALL in self.attacks:
+                header = message.header
+                digest = header.digest()
+                signature = self._sign(VoteKind.ACCEPT, 0, digest, header.epoch)
+                answers.append(encode(Accept(header.epoch, digest, self.number, signature)))
+        return answers
+
+    def _note(self, message: Message) -> None:
+        if isinstance(message, ViewVote) and message.digest != NO_DIGEST:
+            self._digests.setdefault(message.view, set()).add(message.digest)
+        elif isinstance(message, Proposal):
+            self._digests.setdefault(message.view, set()).add(message.block.digest())
+            self._proposals.append(message)
+            self._certificates.extend(message.block.body.certificates)
+        while len(self._digests) > SEEN_MAX:
+            del self._digests[min(self._digests)]
+
+    def _instead(self, target: int, method: int, frame: bytes) -> list[bytes]:
+        attacks, rng = self.attacks, self.random
+        if Attack.SILENT in attacks and method == VOTES:
+            return []
+        if Attack.PARTIAL in attacks and rng.random() < 0.5:
+            return []
+        message = decode(frame)
+        self._note(message)
+        if Attack.HOARD in attacks and isinstance(message, Batch | BatchCertificate | Certificate):
+            return [frame] if target == (self.number + 1) % self.count else []
+        match message:
+            case Proposal():
+                return [encode(self._proposal(target, message))]
+            case ViewVote() if Attack.EVERY_VOTE in attacks:
+                return [frame, encode(self._some_vote(message))]
+            case Batch() if Attack.TWO_BATCHES in attacks and target % 2:
+                return [encode(self._twin(message))]
+            case Got() if Attack.LIE in attacks:
+                return [encode(self._lie(message))]
+        return [frame]
+
+    def _sign(self, kind: VoteKind, view: int, digest: bytes, epoch: int) -> bytes:
+        return self.sign(vote_message(self.chain_id, epoch, kind, view, digest))
+
+    def _some_vote(self, vote: ViewVote) -> ViewVote:
+        kind = self.random.choice((VoteKind.NOTARIZE, VoteKind.NULLIFY, VoteKind.FINALIZE))
+        known = sorted(self._digests.get(vote.view, ())) or [b"nowhere".ljust(32, b".")]
+        digest = NO_DIGEST if kind == VoteKind.NULLIFY else self.random.choice(known)
+        signature = self._sign(kind, vote.view, digest, vote.epoch)
+        return ViewVote(kind, vote.epoch, vote.view, digest, self.number, signature)
+
+    def _garbage(self, frame: bytes) -> bytes:
+        if self.random.random() < 0.5:
+            return self.random.randbytes(self.random.randint(0, 200))
+        damaged = bytearray(frame)
+        damaged[self.random.randrange(len(damaged))] ^= 1 << self.random.randrange(8)
+        return bytes(damaged)
+
+    def _twin(self, batch: Batch) -> Batch:
+        """Another batch of the same number: the gas in its header is higher by one."""
+        header = attrs.evolve(batch.header, gas=batch.header.gas + 1)
+        signature = self._sign(VoteKind.BATCH, 0, header.digest(), header.epoch)
+        return Batch(header, signature, batch.transactions)
+
+    # Proposals
+
+    def _proposal(self, target: int, proposal: Proposal) -> Proposal:
+        """The same to all peers, but for what is split."""
+        if proposal.notarisation is not None:
+            return proposal
+        digest = proposal.block.digest()
+        forged = self._forged.get(digest)
+        if forged is None:
+            forgeries = [attack for attack in _FORGERIES if attack in self.attacks]
+            other = self.random.choice(forgeries) if forgeries else None
+            made = _FORGERIES[other](self, proposal) if other is not None else None
+            forged = self._forged[digest] = encode(made or proposal)
+            while len(self._forged) > 8:
+                del self._forged[next(iter(self._forged))]
+        said = decode(forged)
+        assert isinstance(said, Proposal)
+        if Attack.SPLIT in self.attacks and target % 2:
+            return self._with_header(said, timestamp_ms=said.block.header.timestamp_ms + 1)
+        return said
+
+    def _signed(self, proposal: Proposal, **changes: Any) -> Proposal:
+        block = attrs.evolve(proposal.block, **changes)
+        digest = block.digest()
+        self._blocks[digest] = GotBlock(block)
+        while len(self._blocks) > SEEN_MAX:
+            del self._blocks[next(iter(self._blocks))]
+        signature = self._sign(VoteKind.PROPOSAL, proposal.view, digest, proposal.epoch)
+        return Proposal(proposal.epoch, proposal.view, block, None, signature)
+
+    def _with_header(self, proposal: Proposal, **changes: Any) -> Proposal:
+        return self._signed(proposal, header=attrs.evolve(proposal.block.header, **changes))
+
+    def _with_certificates(self, proposal: Proposal, chosen: tuple[BatchCertificate, ...]) -> Proposal:
+        body = attrs.evolve(proposal.block.body, certificates=chosen)
+        header = attrs.evolve(
+            proposal.block.header, body_digest=body.digest(), transactions_root=body.transactions_root()
+        )
+        return self._signed(proposal, header=header, body=body)
+
+    def _orphan(self, proposal: Proposal) -> Proposal:
+        """On a parent that nobody notarised: the certificate in the body is this node's alone."""
+        header = proposal.block.header
+        parent = self._with_header(proposal, timestamp_ms=header.timestamp_ms + 1).block
+        digest, view = parent.digest(), max(proposal.view - 1, 1)
+        signature = self._sign(VoteKind.NOTARIZE, view, digest, proposal.epoch)
+        bitmap = bitmap_of([self.number], self.count)
+        alone = Certificate(VoteKind.NOTARIZE, proposal.epoch, view, digest, bitmap, (signature,))
+        body = attrs.evolve(proposal.block.body, justification=alone.encode(), certificates=())
+        child = attrs.evolve(
+            parent.header,
+            height=header.height + 1,
+            parent=digest,
+            body_digest=body.digest(),
+            transactions_root=body.transactions_root(),
+        )
+        return self._signed(proposal, header=child, body=body)
+
+    def _wrong_root(self, proposal: Proposal) -> Proposal:
+        header = proposal.block.header
+        height = self.random.choice((header.root_height, max(header.height - 2, header.root_height)))
+        return self._with_header(proposal, root_height=height, state_root=b"wrong root".ljust(32, b"."))
+
+    def _future(self, proposal: Proposal) -> Proposal:
+        ahead_ms = self.random.choice((900, 5_000, 3_600_000))
+        return self._with_header(proposal, timestamp_ms=proposal.block.header.timestamp_ms + ahead_ms)
+
+    def _stale_parent(self, proposal: Proposal) -> Proposal | None:
+        """Beside the parent that it should extend: on that one's own parent, with a true certificate."""
+        wanted = proposal.block.header.parent
+        parent = next((each.block for each in self._proposals if each.block.digest() == wanted), None)
+        if parent is None:
+            return None
+        header = attrs.evolve(parent.header, timestamp_ms=parent.header.timestamp_ms + 1)
+        return self._signed(proposal, header=header, body=parent.body)
+
+    def _disorder(self, proposal: Proposal) -> Proposal | None:
+        """A batch without its past where one is known, else one that was proposed before."""
+        known = list(self._certificates)
+        wrong = [each for each in known if each.header.after] or known
+        return self._with_certificates(proposal, (self.random.choice(wrong),)) if wrong else None
+
+    # Sync
+
+    def _lie(self, got: Got) -> Got:
+        return Got(tuple(self._lie_of(item) for item in got.items))
+
+    def _lie_of(self, item: Item) -> Item:
+        rng = self.random
+        match item:
+            case GotBlock(block, finalisation):
+                if rng.random() < 0.3:
+                    return Absent(WantDigest(What.BLOCK, block.digest()))
+                header = attrs.evolve(block.header, timestamp_ms=block.header.timestamp_ms + 1)
+                twin = attrs.evolve(block, header=header)
+                if finalisation is not None and rng.random() < 0.5:
+                    return GotBlock(twin, attrs.evolve(finalisation, digest=twin.digest()))
+                return GotBlock(twin, finalisation)
+            case Batch():
+                return self._twin(item)
+            case BatchCertificate():
+                return attrs.evolve(item, header=attrs.evolve(item.header, gas=item.header.gas + 1))
+        return item
+
+
+_FORGERIES: dict[Attack, Callable[[Tongue, Proposal], Proposal | None]] = {
+    Attack.ORPHAN: Tongue._orphan,
+    Attack.WRONG_ROOT: Tongue._wrong_root,
+    Attack.FUTURE: Tongue._future,
+    Attack.STALE_PARENT: Tongue._stale_parent,
+    Attack.DISORDER: Tongue._disorder,
+}

@@ -1,0 +1,216 @@
+"""A virtual network between validators: delay, loss, duplication, reordering, cuts in one way or both.
+
+It offers what the transport contract promises to the engine, requests and their answers, and breaks them in
+every way that the contract leaves open: a message may be late, be lost silently until its time-out, be
+lost at once with an error, arrive although its sender got an error, and, which no transport of ours does,
+arrive twice.
+"""
+
+import random
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractAsyncContextManager, contextmanager
+
+import attrs
+import trio
+
+from supervm.contracts.transport import (
+    LIMITS,
+    Broadcast,
+    DeadlineExceeded,
+    ErrorCode,
+    Handler,
+    IncomingStream,
+    Medium,
+    MessageTooLarge,
+    PeerInfo,
+    Priority,
+    Refusal,
+    TransportError,
+    TransportLimits,
+    Unreachable,
+)
+from supervm.plugins.consensus.simulation.trace import Trace, brief
+
+RESET_S = 0.02
+"""After so long who sends to a node that is down, or over a connection that broke, knows it."""
+LOSSY = 0.5
+SLOW_MS = 400.0
+
+
+@attrs.define(eq=False)
+class Network:
+    """What lies between the nodes. `links`: who is up, by node id."""
+
+    random: random.Random
+    trace: Trace
+    nursery: trio.Nursery
+    numbers: dict[bytes, int]
+    delay_ms: tuple[float, float]
+    loss: float = 0.0
+    duplicates: float = 0.0
+    links: dict[bytes, "Link"] = attrs.Factory(dict)
+    watch: Callable[[int, bytes], None] = lambda number, payload: None
+    _lossy: frozenset[int] = frozenset()
+    _slow: frozenset[int] = frozenset()
+    _cuts: frozenset[tuple[int, int]] = frozenset()
+    _mended: trio.Event = attrs.Factory(trio.Event)
+
+    def set(self, *, cuts: Iterable[tuple[int, int]], lossy: Iterable[int], slow: Iterable[int]) -> None:
+        """From now on nothing passes from the first to the second of each pair; much from and to who is
+        lossy is lost; what is from or to who is slow takes long."""
+        self._cuts, self._lossy, self._slow = frozenset(cuts), frozenset(lossy), frozenset(slow)
+        self._mended.set()
+        self._mended = trio.Event()
+
+    def heal(self) -> None:
+        """Everything passes from now on, in the time that it takes."""
+        self.loss = self.duplicates = 0.0
+        self.set(cuts=(), lossy=(), slow=())
+
+    def delay_s(self, source: int, target: int) -> float:
+        low, high = self.delay_ms
+        delay_ms = self.random.uniform(low, high)
+        return (delay_ms + SLOW_MS * ((source in self._slow) + (target in self._slow))) / 1000
+
+    def is_lost(self, source: int, target: int) -> bool:
+        loss = LOSSY if source in self._lossy or target in self._lossy else self.loss
+        return loss > 0 and self.random.random() < loss
+
+    async def post(self, link: "Link", peer: bytes, method: int, payload: bytes) -> None:
+        """Carry what nobody waits for; what is lost is lost."""
+        try:
+            await Link.request(link, peer, method, payload, timeout_s=10.0)
+        except TransportError:
+            self.trace.note("gone", link.number, self.numbers[peer])
+
+    async def pass_cut(self, source: int, target: int) -> bool:
+        """Wait until the way is open; False where the message is lost or its connection breaks before."""
+        while (source, target) in self._cuts:
+            fate = self.random.random()
+            if fate < 0.4:
+                return False
+            if fate < 0.6:
+                await trio.sleep_forever()
+            await self._mended.wait()
+            # What real streams send again comes a while after the way is open.
+            await trio.sleep(self.random.uniform(0.0, 0.5))
+        return True
+
+
+@attrs.define(eq=False)
+class Link:
+    """One node's end, for one life of it: a `Transport` as far as requests go."""
+
+    node_id: bytes
+    number: int
+    network: Network
+    limits: TransportLimits = LIMITS
+    medium: Medium = Medium(name="virtual")
+    dead: bool = False
+    _handlers: dict[int, Handler] = attrs.Factory(dict)
+
+    def die(self) -> None:
+        """Nothing comes from it or to it any more."""
+        self.dead = True
+        if self.network.links.get(self.node_id) is self:
+            del self.network.links[self.node_id]
+
+    def peers(self) -> tuple[PeerInfo, ...]:
+        others = sorted(set(self.network.links) - {self.node_id})
+        return tuple(PeerInfo(node_id=each, address="virtual") for each in others)
+
+    @contextmanager
+    def serve(self, method: int, handler: Handler) -> Iterator[None]:
+        assert method not in self._handlers, f"method {method:#06x} has a handler already"
+        self._handlers[method] = handler
+        try:
+            yield
+        finally:
+            del self._handlers[method]
+
+    async def request(
+        self,
+        peer: bytes,
+        method: int,
+        payload: bytes,
+        *,
+        timeout_s: float,
+        priority: Priority = Priority.NORMAL,
+    ) -> bytes:
+        if len(payload) > self.limits.request_bytes_max:
+            raise MessageTooLarge(f"{len(payload)} bytes", peer, "send it in parts")
+        if self.dead:
+            raise Unreachable("the node has crashed", peer)
+        with trio.move_on_after(timeout_s):
+            return await self._carry(peer, method, payload)
+        raise DeadlineExceeded(f"no answer within {timeout_s:g} s", peer)
+
+    async def _carry(self, peer: bytes, method: int, payload: bytes) -> bytes:
+        network, target = self.network, self.network.numbers[peer]
+        network.watch(self.number, payload)
+        network.trace.note("send", self.number, target, f"{method:x}", len(payload), brief(payload))
+        if not await network.pass_cut(self.number, target):
+            await trio.sleep(RESET_S)
+            raise Unreachable("the connection broke", peer)
+        if network.is_lost(self.number, target):
+            await self._lose(peer)
+        await trio.sleep(network.delay_s(self.number, target))
+        if network.duplicates and network.random.random() < network.duplicates:
+            network.nursery.start_soon(self._again, peer, method, payload)
+        reply = await self._deliver(peer, method, payload)
+        if network.is_lost(target, self.number):
+            await self._lose(peer)
+        await trio.sleep(network.delay_s(target, self.number))
+        if isinstance(reply, Refusal):
+            raise reply
+        return reply
+
+    async def _lose(self, peer: bytes) -> None:
+        """Silently, or as a connection that breaks."""
+        if self.network.random.random() < 0.3:
+            await trio.sleep_forever()
+        await trio.sleep(RESET_S)
+        raise Unreachable("the connection broke", peer)
+
+    async def _deliver(self, peer: bytes, method: int, payload: bytes) -> bytes | Refusal:
+        link = self.network.links.get(peer)
+        if link is None:
+            await trio.sleep(RESET_S)
+            raise Unreachable("the peer is down", peer)
+        self.network.trace.note("take", self.number, link.number, f"{method:x}", brief(payload))
+        return await link.answer(self.node_id, method, payload)
+
+    async def _again(self, peer: bytes, method: int, payload: bytes) -> None:
+        await trio.sleep(self.network.delay_s(self.number, self.network.numbers[peer]))
+        try:
+            await self._deliver(peer, method, payload)
+        except Unreachable:
+            self.network.trace.note("gone", self.number, self.network.numbers[peer])
+
+    async def answer(self, peer: bytes, method: int, payload: bytes) -> bytes | Refusal:
+        handler = self._handlers.get(method)
+        if handler is None:
+            return Refusal(ErrorCode.UNKNOWN_METHOD, f"method {method:#06x}", peer=self.node_id)
+        try:
+            return await handler(peer, payload)
+        except Refusal as refusal:
+            return Refusal(refusal.code, refusal.text, peer=self.node_id)
+
+    # The engine asks for none of these; a node that did would be told so.
+
+    async def broadcast(self, topic: str, payload: bytes, *, priority: Priority = Priority.NORMAL) -> None:
+        raise Unreachable("the virtual network carries requests only")
+
+    @contextmanager
+    def subscribe(
+        self, topic: str, *, queue_max: int = 256
+    ) -> Iterator[trio.MemoryReceiveChannel[Broadcast]]:
+        sender, receiver = trio.open_memory_channel[Broadcast](queue_max)
+        with sender, receiver:
+            yield receiver
+
+    async def open_stream(self, peer: bytes, protocol: str) -> trio.abc.HalfCloseableStream:
+        raise Unreachable("the virtual network carries requests only", peer)
+
+    def listen(self, protocol: str) -> AbstractAsyncContextManager[trio.MemoryReceiveChannel[IncomingStream]]:
+        raise Unreachable("the virtual network carries requests only")

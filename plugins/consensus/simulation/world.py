@@ -1,0 +1,360 @@
+"""One run of a plan: faults, clients, healing, and the wait until everything is final everywhere."""
+
+import random
+from typing import Any, TextIO
+
+import attrs
+import trio
+
+from supervm.execution.supply import recorded_supply, supply
+from supervm.plugins.consensus.simulation import clients, turns
+from supervm.plugins.consensus.simulation.attacks import Tongue
+from supervm.plugins.consensus.simulation.clients import Clients
+from supervm.plugins.consensus.simulation.disk import VirtualDisk
+from supervm.plugins.consensus.simulation.network import Link, Network
+from supervm.plugins.consensus.simulation.node import ORIGIN_MS, HostileLink, Life, Place
+from supervm.plugins.consensus.simulation.oracles import Oracles
+from supervm.plugins.consensus.simulation.plan import LOSING, Fault, Mishap, Plan, Request
+from supervm.plugins.consensus.simulation.trace import Trace
+from supervm.types.block import Block
+from supervm.types.genesis import Genesis
+from supervm.types.transaction import Transaction
+from supervm.types.validators import Validator, ValidatorSet
+
+PROGRESS_S = 60.0
+"""After healing all that was asked for is final everywhere within so many seconds."""
+INSIST_S = 1.0
+EVENTS_MAX = 500_000
+"""Of a trace; a hundred times what a run has."""
+STATE = (b"\x01", b"\x02", b"\x03")
+
+
+@attrs.frozen
+class Outcome:
+    """How a run ended. `oracle` is empty when nothing was violated, "stalled" when it only stood still."""
+
+    oracle: str
+    problem: str
+    digest: str
+    height: int
+    events: int
+    healed_in_s: float
+
+
+def run_plan(plan: Plan, out: TextIO | None = None) -> Outcome:
+    """Run a plan to its end, in this thread; see `turns` for what it does to the process meanwhile."""
+    world = World(plan, Trace(out))
+    turns.run(world.main, f"{plan.profile}/{plan.count}/{plan.seed}")
+    height = max(world.oracles.digests, default=0)
+    return Outcome(
+        world.violated, world.problem, world.trace.digest(), height, world.trace.events, world.healed_in_s
+    )
+
+
+class World:
+    """The validators of a plan, and what lies between them."""
+
+    def __init__(self, plan: Plan, trace: Trace) -> None:
+        self.plan = plan
+        self.trace = trace
+        self.violated = self.problem = ""
+        self.healed_in_s = 0.0
+        self._random = self._rng("world")
+        self._scope = trio.CancelScope()
+        self._active: list[Mishap] = []
+        self._down = [0] * plan.count
+        self._lives_begun = [0] * plan.count
+        self._lives: dict[int, Life] = {}
+        self._lost: set[int] = set()
+        self._moved = trio.Event()
+        keys = [clients.key(900 + each) for each in range(plan.count)]
+        self._keys = sorted(keys, key=lambda each: each.node_id)
+        self.validators = ValidatorSet(
+            tuple(
+                Validator(each.node_id, each.public_key, weight)
+                for each, weight in zip(self._keys, plan.weights, strict=True)
+            )
+        )
+        people = Clients(b"", plan.count)
+        self.genesis = Genesis(
+            name="simulation",
+            created_ms=ORIGIN_MS,
+            development=True,
+            validators=self.validators,
+            accounts=tuple(sorted((each, clients.FUNDS) for each in people.addresses)),
+        )
+        self.clients = Clients(self.genesis.chain_id, plan.count)
+        self._network: Network | None = None
+        self.oracles = Oracles(b"", self.fail)
+        self._places = [self._place(number) for number in range(plan.count)]
+
+    def _rng(self, name: str) -> random.Random:
+        plan = self.plan
+        return random.Random(f"{plan.profile}/{plan.count}/{plan.seed}/{name}")
+
+    def _place(self, number: int) -> Place:
+        plan, key = self.plan, self._keys[number]
+        attacks = frozenset(attack for each, attack in plan.attacks if each == number)
+        tongue = None
+        if attacks:
+            rng = self._rng(f"tongue/{number}")
+            tongue = Tongue(number, plan.count, self.genesis.chain_id, key.sign, attacks, rng)
+        return Place(
+            number=number,
+            key=key,
+            genesis=self.genesis,
+            skew_ms=plan.skews_ms[number] if plan.skews_ms else 0,
+            disk=VirtualDisk(),
+            trace=self.trace,
+            sync_s=turns.drawing(self._rng(f"disk/{number}"), *plan.sync_ms),
+            committed=self._committed,
+            tongue=tongue,
+        )
+
+    @property
+    def honest(self) -> list[int]:
+        """Validators that neither are hostile nor have lost what they said."""
+        bad = self.plan.hostile | self._lost
+        return [number for number in range(self.plan.count) if number not in bad]
+
+    def fail(self, oracle: str, problem: str) -> None:
+        """Something that must hold doesn't: the run ends. The first one counts."""
+        if not self.violated:
+            self.violated, self.problem = oracle, problem
+            self.trace.note("violated", oracle, problem)
+            self._scope.cancel()
+
+    async def main(self) -> None:
+        self._scope.deadline = self.plan.heal_s + 2 * PROGRESS_S
+        with self._scope:
+            async with trio.open_nursery() as nursery:
+                plan = self.plan
+                self._nursery = nursery
+                self._network = Network(
+                    random=self._rng("network"),
+                    trace=self.trace,
+                    nursery=nursery,
+                    numbers={key.node_id: number for number, key in enumerate(self._keys)},
+                    delay_ms=plan.delay_ms,
+                    loss=plan.loss,
+                    duplicates=plan.duplicates,
+                    watch=self._sent,
+                )
+                async with trio.open_nursery() as starting:
+                    for number in range(plan.count):
+                        starting.start_soon(self._start, number)
+                for request in plan.requests:
+                    nursery.start_soon(self._request, request)
+                nursery.start_soon(self._insist)
+                async with trio.open_nursery() as faults:
+                    # All end by then, but for nodes that are down a little longer.
+                    faults.start_soon(trio.sleep_until, plan.heal_s)
+                    for mishap in plan.mishaps:
+                        faults.start_soon(self._happen, mishap)
+                await self._heal()
+                nursery.cancel_scope.cancel()
+        if self._scope.cancelled_caught and not self.violated:
+            self.fail("stalled", f"the run doesn't end by {self._scope.deadline:g} s")
+
+    # Lives
+
+    async def _start(self, number: int) -> None:
+        """Begin a life of a validator; returns when it is open, or has ended already."""
+        assert self._network is not None
+        place = self._places[number]
+        self._lives_begun[number] += 1
+        link: Link
+        if place.tongue is not None:
+            link = HostileLink(place.key.node_id, number, self._network)
+            link.tongue = place.tongue
+        else:
+            link = Link(place.key.node_id, number, self._network)
+        self._network.links[place.key.node_id] = link
+        life = self._lives[number] = Life(place, link)
+        self._nursery.start_soon(self._live, life)
+        await life.settled.wait()
+        if life.chain is not None and number in self.honest:
+            tip = life.chain.ledger.tip
+            if not self.oracles.genesis:
+                self.oracles.genesis = tip.block_digest
+            self.oracles.on_start(number, tip.height, tip.block_digest)
+            self._moved.set()
+
+    async def _live(self, life: Life) -> None:
+        number = life.number
+        low_ms, high_ms = self.plan.work_ms
+        work = turns.drawing(self._rng(f"work/{number}/{self._lives_begun[number]}"), low_ms, high_ms)
+        turns.WORK.set(work)
+        try:
+            await life.live(f"{self.plan.seed}/{number}/{self._lives_begun[number]}")
+        except Exception as error:
+            if life.is_killed:
+                # What a node does while it dies is nobody's business: nothing of it is written or sent.
+                return
+            causes = leaves(error)
+            self.trace.note("failed", number, *(type(each).__name__ for each in causes))
+            if number in self.honest:
+                self.fail("failed", f"{number} ends by itself: {'; '.join(map(_said, causes))}")
+            # Who is hit by a bad disk stops by itself, and is given an empty one.
+            elif number in self._lost:
+                life.place.disk.lose()
+                self._nursery.start_soon(self._again, number)
+
+    async def _again(self, number: int) -> None:
+        await self._lives[number].gone.wait()
+        await trio.sleep(0.1)
+        if not self._down[number]:
+            await self._start(number)
+
+    async def _stop(self, number: int) -> None:
+        life = self._lives[number]
+        life.crash()
+        await life.gone.wait()
+        lost = life.place.disk.crash(self._random)
+        self.trace.note("crash", number, lost)
+
+    # Faults
+
+    async def _happen(self, mishap: Mishap) -> None:
+        await trio.sleep_until(mishap.at_s)
+        self.trace.note("fault", mishap)
+        if mishap.fault is Fault.CRASH or mishap.fault in LOSING:
+            await self._crash(mishap)
+        else:
+            self._active.append(mishap)
+            self._apply()
+            await trio.sleep_until(mishap.until_s)
+            self._active.remove(mishap)
+            self._apply()
+
+    async def _crash(self, mishap: Mishap) -> None:
+        for number in mishap.nodes:
+            self._down[number] += 1
+            if self._down[number] == 1:
+                await self._stop(number)
+            disk = self._places[number].disk
+            if mishap.fault in LOSING:
+                self._lost.add(number)
+            if mishap.fault is Fault.DISK_LOST:
+                disk.lose()
+            elif mishap.fault is Fault.DISK_DAMAGED:
+                self.trace.note("damaged", disk.damage(self._random).hex())
+        await trio.sleep_until(mishap.until_s)
+        async with trio.open_nursery() as starting:
+            for number in mishap.nodes:
+                self._down[number] -= 1
+                if not self._down[number]:
+                    starting.start_soon(self._start, number)
+
+    def _apply(self) -> None:
+        """The faults that last now, on the network and the disks."""
+        assert self._network is not None
+        everyone = range(self.plan.count)
+        cuts: list[tuple[int, int]] = []
+        for each in self._active:
+            ways = [(one, other) for one in each.nodes for other in everyone if other not in each.nodes]
+            if each.fault in (Fault.CUT, Fault.ONE_WAY):
+                cuts += ways
+            if each.fault is Fault.CUT:
+                cuts += [(other, one) for one, other in ways]
+        self._network.set(cuts=cuts, lossy=self._hit(Fault.LOSSY), slow=self._hit(Fault.SLOW))
+        full = self._hit(Fault.DISK_FULL)
+        for number, place in enumerate(self._places):
+            place.disk.full = number in full
+
+    def _hit(self, fault: Fault) -> list[int]:
+        return [number for each in self._active if each.fault is fault for number in each.nodes]
+
+    # Clients
+
+    async def _request(self, request: Request) -> None:
+        await trio.sleep_until(request.at_s)
+        signed = self.clients.ask(request.user, request.ask, self.oracles.transactions)
+        for number, each in zip(request.nodes, signed, strict=False):
+            self._submit(number, [each])
+
+    async def _insist(self) -> None:
+        turn = 0
+        while True:
+            await trio.sleep(INSIST_S)
+            waiting = [each for each in self.clients.honest if each.digest not in self.oracles.transactions]
+            turn += 1
+            if waiting:
+                self._submit(turn % self.plan.count, waiting)
+
+    def _submit(self, number: int, transactions: list[Transaction]) -> None:
+        life = self._lives[number]
+        if life.is_open and life.chain is not None and life.nursery is not None:
+            self.trace.note("submit", number, *(each.digest.hex()[:16] for each in transactions))
+            life.nursery.start_soon(life.chain.submit, [each.data for each in transactions])
+
+    # What is judged
+
+    def _sent(self, number: int, payload: bytes) -> None:
+        if self.trace.events > EVENTS_MAX:
+            self.fail("runaway", f"more than {EVENTS_MAX} events")
+        self.oracles.on_sent(number, payload, number in self.honest)
+
+    def _committed(self, life: Life, block: Block) -> None:
+        assert life.chain is not None
+        number, height = life.number, block.header.height
+        self.trace.note("final", number, height, block.digest().hex())
+        if number not in self.honest:
+            return
+        is_first = height not in self.oracles.digests
+        root = life.chain.ledger.tip.state_root
+        self.oracles.on_final(number, block, root, self._latest_honest_ms())
+        self._moved.set()
+        if is_first and life.nursery is not None:
+            life.nursery.start_soon(self._conserve, life.chain, height)
+
+    def _latest_honest_ms(self) -> int:
+        skews = [self._places[number].skew_ms for number in self.honest]
+        return ORIGIN_MS + round(trio.current_time() * 1000) + max(skews)
+
+    async def _conserve(self, chain: Any, height: int) -> None:
+        state: dict[bytes, bytes] = {}
+        for prefix in STATE:
+            state.update(await chain.ledger.scan_state(prefix))
+        if supply(state) != recorded_supply(state):
+            self.fail("conservation", f"at height {height} balances are {supply(state)}")
+
+    async def _heal(self) -> None:
+        assert self._network is not None
+        self._network.heal()
+        self.trace.note("heal")
+        for each, number in enumerate(self.honest):
+            self._submit(number, [self.clients.probe(each)])
+        began_s = trio.current_time()
+        with trio.move_on_after(PROGRESS_S):
+            while self._waits():
+                self._moved = trio.Event()
+                await self._moved.wait()
+        self.healed_in_s = trio.current_time() - began_s
+        waits = self._waits()
+        if waits:
+            self.fail("stalled", f"{waits} {PROGRESS_S:g} s after healing")
+
+    def _waits(self) -> str:
+        """What is still missing, empty when all is final everywhere."""
+        oracles = self.oracles
+        missing = sum(each.digest not in oracles.transactions for each in self.clients.honest)
+        if missing:
+            return f"{missing} transactions aren't final"
+        outside = oracles.not_final()
+        if outside:
+            return f"{len(outside)} certified batches are in no block"
+        goal = max(oracles.digests, default=0)
+        behind = [number for number in self.honest if oracles.heights.get(number, 0) < goal]
+        return f"{behind} are below height {goal}" if behind else ""
+
+
+def leaves(error: BaseException) -> list[BaseException]:
+    """The errors in a group of groups, in order."""
+    if isinstance(error, BaseExceptionGroup):
+        return [leaf for each in error.exceptions for leaf in leaves(each)]
+    return [error]
+
+
+def _said(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"[:300]

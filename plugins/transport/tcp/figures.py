@@ -1,0 +1,98 @@
+"""What the transport tells of itself: metrics, and log lines that a hostile peer can't multiply."""
+
+from collections.abc import Collection
+from typing import Any
+
+import attrs
+
+from supervm.api import Context
+from supervm.plugins.transport.tcp.lane import LinkEnded
+from supervm.plugins.transport.tcp.link import AT_FAULT, Link
+from supervm.plugins.transport.tcp.quotas import Bucket
+from supervm.plugins.transport.tcp.registry import count_dropped
+
+LINES_PER_S = 1.0
+LINES_BURST = 20.0
+
+
+@attrs.define(eq=False)
+class Figures:
+    """The families, and how many log lines were left out since the last."""
+
+    ctx: Context
+    links: Any
+    handshakes: Any
+    dials: Any
+    endings: Any
+    cut_off: Any
+    bytes: Any
+    _lines: Bucket = attrs.Factory(lambda: Bucket(LINES_PER_S, LINES_BURST))
+    _left_out: int = 0
+    _dial_causes: dict[bytes, str] = attrs.Factory(dict)
+
+    @classmethod
+    def declare(cls, ctx: Context) -> "Figures":
+        metrics = ctx.metrics
+        return cls(
+            ctx,
+            metrics.gauge("transport_links", "Peers connected", ("direction",)),
+            metrics.counter(
+                "transport_handshakes_total", "Connections taken in, by what became of them", ("outcome",)
+            ),
+            metrics.counter("transport_dials_total", "Dials, by what became of them", ("outcome",)),
+            metrics.counter("transport_links_ended_total", "Links that ended, by how", ("kind",)),
+            metrics.counter("transport_cut_off_total", "Peers cut off and banned, by why", ("kind",)),
+            metrics.counter("transport_bytes_total", "Bytes carried for links", ("medium", "direction")),
+        )
+
+    def moved(self, direction: str, count: int) -> None:
+        self.bytes.inc(count, medium="tcp", direction=direction)
+
+    def broadcast_dropped(self) -> None:
+        count_dropped(self.ctx)
+
+    def dialed(self, outcome: str) -> None:
+        self.dials.inc(outcome=outcome)
+
+    def dial_failed(self, peer: bytes, address: str, outcome: str, cause: str) -> None:
+        """Told once for each new cause: a peer that is away is dialed for days."""
+        self.dials.inc(outcome=outcome)
+        if self._dial_causes.get(peer) != cause:
+            self._dial_causes[peer] = cause
+            self.ctx.log.warning(
+                "peer_unreachable", peer=peer.hex(), address=address, outcome=outcome, cause=cause
+            )
+
+    def handshake_done(self) -> None:
+        self.handshakes.inc(outcome="linked")
+
+    def handshake_failed(self, outcome: str, address: str, cause: str) -> None:
+        self.handshakes.inc(outcome=outcome)
+        if self._lines.would_wait(now := self.ctx.clock.monotonic()):
+            self._left_out += 1
+            return
+        self._lines.take(1, now)
+        left_out, self._left_out = self._left_out, 0
+        self.ctx.log.warning(
+            "connection_refused", address=address, outcome=outcome, cause=cause, others_left_out=left_out
+        )
+
+    def linked(self, links: Collection[Link], link: Link) -> None:
+        self._count(links)
+        self._dial_causes.pop(link.peer, None)
+        self.ctx.log.info("peer_connected", peer=link.peer.hex(), address=link.address, dialed=link.dialed)
+
+    def ended(self, links: Collection[Link], link: Link, ending: LinkEnded, banned_s: float) -> None:
+        self._count(links)
+        self.endings.inc(kind=ending.kind)
+        told = {"peer": link.peer.hex(), "address": link.address, "kind": ending.kind, "cause": str(ending)}
+        if ending.kind in AT_FAULT:
+            self.cut_off.inc(kind=ending.kind)
+            self.ctx.log.warning("peer_cut_off", banned_s=banned_s, **told)
+        else:
+            self.ctx.log.info("peer_disconnected", **told)
+
+    def _count(self, links: Collection[Link]) -> None:
+        dialed = sum(1 for link in links if link.dialed)
+        self.links.set(dialed, direction="out")
+        self.links.set(len(links) - dialed, direction="in")

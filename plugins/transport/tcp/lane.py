@@ -1,0 +1,123 @@
+"""One connection of a link: writes what is queued, reads messages as fast as the peer's quota allows."""
+
+from collections.abc import Callable
+
+import attrs
+import trio
+
+from supervm.api import Context
+from supervm.contracts.transport import Priority
+from supervm.plugins.transport.tcp.frames import FrameReader, Message
+from supervm.plugins.transport.tcp.outgoing import Outgoing
+from supervm.plugins.transport.tcp.quotas import Bucket
+from supervm.plugins.transport.tcp.tls import SecureStream
+
+MESSAGES_IN_A_ROW = 32
+"""After so many from one peer, other tasks run."""
+
+
+class LinkEnded(Exception):
+    """A link is over. `kind` is one of the endings that the operator page lists."""
+
+    def __init__(self, kind: str, cause: str) -> None:
+        self.kind = kind
+        super().__init__(cause)
+
+
+@attrs.frozen(kw_only=True)
+class Quota:
+    """What a peer may send on one connection. Beyond it we read slower; after `flood_s` of too many
+    frames without a pause, we stop."""
+
+    frames_per_s: float
+    frames_burst: float
+    bytes_per_s: float
+    flood_s: float
+
+
+@attrs.define(eq=False)
+class Lane:
+    """A connection with its queue. `preface` is written first; `received` came with the handshake.
+
+    `moved(direction, bytes)` is told of traffic: of the wire where it comes in, before TLS where it leaves.
+    """
+
+    priority: Priority
+    stream: SecureStream
+    out: Outgoing
+    quota: Quota
+    ctx: Context
+    stall_s: float
+    moved: Callable[[str, int], None]
+    preface: bytes = b""
+    received: bytes = b""
+    heard_at: float = attrs.field(init=False)
+    reader: FrameReader = attrs.Factory(FrameReader)
+    _frames: Bucket = attrs.field(init=False)
+    _bytes: Bucket = attrs.field(init=False)
+    _over_since: float | None = None
+
+    def __attrs_post_init__(self) -> None:
+        quota = self.quota
+        self._frames = Bucket(quota.frames_per_s, quota.frames_burst)
+        self._bytes = Bucket(quota.bytes_per_s, quota.bytes_per_s)
+        self.heard_at = self.ctx.clock.monotonic()
+
+    async def write(self) -> None:
+        """Write until cancelled. Raises `LinkEnded` for a peer that doesn't read."""
+        data = self.preface
+        while True:
+            if data:
+                with trio.move_on_after(self.stall_s) as scope:
+                    await self.stream.send(data)
+                self.moved("out", len(data))
+                if scope.cancelled_caught:
+                    raise LinkEnded("stalled", f"it read nothing for {self.stall_s:g} s")
+            elif not self.out:
+                await self.out.wake.wait()
+            data = self.out.take()
+
+    async def read(self, receive: Callable[["Lane", Message], None]) -> None:
+        """Give each message to `receive` until cancelled. Raises `LinkEnded`, `Malformed`, `Insecure`."""
+        data = self.received
+        self.received = b""
+        clock = self.ctx.clock
+        while True:
+            frames_before = self.reader.frames
+            for number, message in enumerate(self.reader.feed(data), 1):
+                receive(self, message)
+                if number % MESSAGES_IN_A_ROW == 0:
+                    await trio.lowlevel.checkpoint()
+            await self._keep_to_quota(self.reader.frames - frames_before)
+            bytes_before = self.stream.bytes_in
+            data = await self.stream.receive()
+            self.heard_at = clock.monotonic()
+            size = self.stream.bytes_in - bytes_before
+            self.moved("in", size)
+            self._bytes.take(size, self.heard_at)
+            if not data:
+                raise LinkEnded("left", "the peer ended the connection")
+
+    async def _keep_to_quota(self, frames: int) -> None:
+        """Wait until the peer is within its quota again. Raises `LinkEnded` for a flood of frames.
+
+        Many bytes are only slowed, since an honest peer may have much to send; but its frames are few.
+        """
+        now = self.ctx.clock.monotonic()
+        frames_wait_s = self._frames.take(frames, now)
+        if not frames_wait_s:
+            self._over_since = None
+        elif self._over_since is None:
+            self._over_since = now
+        elif now - self._over_since > self.quota.flood_s:
+            raise LinkEnded(
+                "flood", f"more than {self.quota.frames_per_s:g} frames/s for {self.quota.flood_s:g} s"
+            )
+        wait_s = max(frames_wait_s, self._bytes.take(0, now))
+        if wait_s:
+            throttled = self.ctx.metrics.counter(
+                "transport_throttled_seconds_total", "Time that peers over their quota were not read"
+            )
+            throttled.inc(wait_s)
+            await self.ctx.clock.sleep(wait_s)
+            self.heard_at = self.ctx.clock.monotonic()

@@ -1,0 +1,180 @@
+"""FAST effects ahead of blocks: whatever order certificates come in, blocks give the same (EXEC-22)."""
+
+from collections.abc import Collection, Mapping
+from random import Random
+
+import pytest
+
+from supervm.chain.fast import FastLane, Now
+from supervm.chain.overlay import keys_of
+from supervm.execution import GAS_STATE_KEY
+from supervm.types.operations import ObjectMutate
+from supervm.types.receipt import Receipt
+from supervm.types.state import NATIVE_TOKEN, account_key
+from supervm.types.transaction import Access, Input, Lane, Transaction
+from tests.execution.builders import (
+    ALICE,
+    BOB,
+    CAROL,
+    COLLECTOR,
+    FLAT,
+    FUNDS,
+    State,
+    balance,
+    block_of,
+    owned,
+    pay,
+    run,
+    state_of,
+    transaction,
+)
+
+THING = b"\x0b" * 32
+TOKEN = b"\x0c" * 32
+
+
+class Tip:
+    """A chain as far as the FAST lane sees it: the state at the tip, and its height."""
+
+    def __init__(self, state: State) -> None:
+        self.state = state
+        self.height = 0
+        self.fast = FastLane(FLAT, self.get_state, self.now)
+
+    async def get_state(self, keys: Collection[bytes]) -> Mapping[bytes, bytes | None]:
+        return {key: self.state.get(key) for key in keys}
+
+    def now(self) -> Now:
+        gas_state = self.state[GAS_STATE_KEY]
+        return Now(height=self.height, gas_state=gas_state, block=block_of((), self.height + 1))
+
+    async def certified(self, name: int, *transactions: Transaction) -> list[tuple[bytes, bytes]]:
+        """A certificate comes; what was applied for it, of whatever batch: (transaction, effects)."""
+        found = await self.fast.apply(name.to_bytes(32, "big"), transactions)
+        return [(digest, effects) for each in found for _, digest, effects in each.effects]
+
+    async def block(self, *transactions: Transaction) -> list[tuple[bytes, bytes]]:
+        """A block with these is committed; what could be applied then."""
+        self.height += 1
+        result = run(self.state, *transactions, height=self.height)
+        receipts = result.receipts
+        names = [each.digest for each in receipts]
+        assert self.fast.overlay.mismatch(names, lambda at: Receipt.effects_digest_of(receipts[at].encode())) == ""
+        self.fast.overlay.folded(names)
+        found = await self.fast.resume()
+        return [(digest, effects) for each in found for _, digest, effects in each.effects]
+
+    def view(self) -> State:
+        """All entries with the effects on top."""
+        above = self.fast.overlay.view({**self.state, account_key(CAROL): self.state.get(account_key(CAROL))})
+        return {key: data for key, data in above.items() if data is not None}
+
+
+async def test_what_a_certificate_brings_is_seen_at_once_and_stays_when_its_block_folds_it() -> None:
+    tip = Tip(state_of())
+    sent = pay(CAROL, 500)
+    ((name, _),) = await tip.certified(1, sent)
+    assert name == sent.digest
+    above = balance(tip.view(), CAROL), balance(tip.view(), ALICE)
+    assert above[0] == 500
+    assert balance(tip.state, CAROL) == 0
+    await tip.block(sent)
+    assert (balance(tip.view(), CAROL), balance(tip.view(), ALICE)) == above
+    assert (len(tip.fast.overlay), balance(tip.state, CAROL)) == (0, 500)
+
+
+async def test_what_misses_a_nonce_a_version_or_cover_waits_and_holds_up_nobody() -> None:
+    tip = Tip(state_of({ALICE: FUNDS, BOB: 3_000}, objects={THING: owned(ALICE)}))
+    touch = Input(THING, 2, Access.WRITE)
+    second = transaction(ObjectMutate(THING, b"two"), nonce=2, inputs=(touch,))
+    poor = pay(ALICE, 5_000_000, sender=BOB)
+    assert await tip.certified(1, second, poor) == []
+    fine = pay(CAROL, 1, nonce=0)
+    assert [name for name, _ in await tip.certified(2, fine)] == [fine.digest]
+    first = transaction(ObjectMutate(THING, b"one"), nonce=1, inputs=(Input(THING, 1, Access.WRITE),))
+    names = [name for name, _ in await tip.certified(3, first)]
+    assert names == [first.digest, second.digest]
+    gift = pay(BOB, 10_000_000, nonce=3)
+    assert [name for name, _ in await tip.certified(4, gift)] == [gift.digest, poor.digest]
+    assert tip.fast.overlay.waiting == []
+
+
+async def test_an_ordered_predecessor_is_waited_for_until_its_block() -> None:
+    tip = Tip(state_of())
+    ordered, fast = pay(CAROL, 1, nonce=0, lane=Lane.ORDERED), pay(CAROL, 2, nonce=1)
+    assert await tip.certified(1, ordered, fast) == []
+    assert [name for name, _ in await tip.block(ordered)] == [fast.digest]
+
+
+async def test_a_transaction_in_two_certified_batches_is_applied_once() -> None:
+    tip = Tip(state_of())
+    sent = pay(CAROL, 500)
+    assert len(await tip.certified(1, sent)) == 1
+    assert await tip.certified(2, sent) == []
+    assert balance(tip.view(), CAROL) == 500
+
+
+async def test_a_block_that_gives_other_effects_than_were_applied_is_named() -> None:
+    tip = Tip(state_of())
+    sent = pay(CAROL, 500)
+    ((_, effects),) = await tip.certified(1, sent)
+    wrong = tip.fast.overlay.mismatch([sent.digest], lambda at: b"\xee" * 32)
+    assert effects.hex() in wrong
+    assert sent.digest.hex() in wrong
+    assert tip.fast.overlay.mismatch([b"\x01" * 32], lambda at: b"\xee" * 32) == ""
+
+
+async def test_a_voter_counts_credits_and_versions_of_the_past_and_no_debits() -> None:
+    tip = Tip(state_of(objects={THING: owned(ALICE)}))
+    gift = pay(BOB, 700)
+    touch = transaction(ObjectMutate(THING, b"x"), nonce=1, inputs=(Input(THING, 1, Access.WRITE),))
+    await tip.certified(1, gift)
+    await tip.certified(2, touch)
+    keys = keys_of([gift, touch], FLAT, tip.state[GAS_STATE_KEY])
+    entries = await tip.get_state(keys)
+    counted = tip.fast.overlay.view_of(entries, [gift.digest])
+    seen = {key: data for key, data in counted.items() if data is not None}
+    assert (balance(seen, BOB), balance(seen, ALICE)) == (FUNDS + 700, FUNDS)
+    assert seen[b"\x04" + THING] == tip.state[b"\x04" + THING]
+    both = tip.fast.overlay.view_of(entries, [gift.digest, touch.digest])
+    assert both[b"\x04" + THING] != tip.state[b"\x04" + THING]
+
+
+@pytest.mark.parametrize("seed", range(12))
+async def test_any_order_of_certificates_and_blocks_gives_the_chain_without_fast(seed: int) -> None:
+    random = Random(seed)
+    people = (ALICE, BOB, CAROL)
+    # Enough for all that they may pay: what is accepted is covered without what comes later (CONS-13).
+    funded = state_of(dict.fromkeys(people, FUNDS), tokens={TOKEN: dict.fromkeys(people, 500)})
+    tip, plain = Tip(dict(funded)), dict(funded)
+    nonces = dict.fromkeys(people, 0)
+    chain: list[Transaction] = []
+    for _ in range(40):
+        sender = random.choice(people)
+        lane = random.choice((*(Lane.AUTO,) * 9, Lane.ORDERED))
+        token = random.choice((NATIVE_TOKEN, NATIVE_TOKEN, TOKEN))
+        amount = random.randrange(3)
+        chain.append(
+            pay(random.choice(people), amount, token, sender, nonces[sender], lane=lane, tip_price=0)
+        )
+        nonces[sender] += 1
+    certified = list(chain)
+    random.shuffle(certified)
+    signed: dict[bytes, bytes] = {}
+    place = 0
+    for at, each in enumerate(certified):
+        signed.update(await tip.certified(at, each))
+        if random.random() < 0.2:
+            some = chain[place : place + random.randrange(4)]
+            place += len(some)
+            signed.update(await tip.block(*some))
+            run(plain, *some, height=tip.height)
+            assert tip.state == plain
+    await tip.block(*chain[place:])
+    run(plain, *chain[place:], height=tip.height)
+    assert tip.state == plain
+    assert tip.view() == plain
+    assert (len(tip.fast.overlay), tip.fast.overlay.waiting) == (0, [])
+    assert len(signed) > 3
+    fees = {key: data for key, data in plain.items() if key == account_key(COLLECTOR)}
+    assert fees, "fees are paid when a block folds"

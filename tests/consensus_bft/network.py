@@ -1,0 +1,215 @@
+"""Validators of one process: real chains, stores and machines, joined by a transport."""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import attrs
+import trio
+
+from supervm.chain.application import Chain
+from supervm.chain.component import LedgerConfig, LedgerOptions, ledger_component
+from supervm.contracts.application import NodeIdentity
+from supervm.contracts.roles import Role
+from supervm.contracts.storage import KeyValueStore
+from supervm.crypto.keys import KeyPair
+from supervm.execution.footprint import entry_key
+from supervm.plugins.consensus.bft.component import BFT
+from supervm.plugins.consensus.bft.driver.component import Bft, BftConfig
+from supervm.plugins.gas import supervm_components as policies
+from supervm.plugins.storage import supervm_components as stores
+from supervm.plugins.transport import supervm_components as transports
+from supervm.plugins.transport.memory import MemoryTransportConfig
+from supervm.testing.context import opened
+from supervm.types.address import Suite
+from supervm.types.genesis import Genesis
+from supervm.types.operations import Operation, Output, Transfer, encode_operations
+from supervm.types.state import NATIVE_TOKEN, Account
+from supervm.types.transaction import Body, Lane, Transaction, build
+from supervm.types.validators import Validator, ValidatorSet
+
+PRICE = 10_000
+FUNDS = 10**15
+WAIT_S = 60.0
+
+
+def key(number: int) -> KeyPair:
+    return KeyPair(Suite.ED25519, number.to_bytes(32, "big"))
+
+
+@attrs.define
+class Running:
+    """An open node."""
+
+    chain: Chain
+    engine: Bft
+    scope: trio.CancelScope
+    gone: trio.Event
+    metrics: Any = None
+
+    @property
+    def height(self) -> int:
+        return self.chain.ledger.tip.height
+
+
+@attrs.define
+class Network:
+    """The nodes of one genesis. Stores outlive their nodes, as disks do."""
+
+    folder: Path
+    nursery: trio.Nursery
+    validators: tuple[KeyPair, ...]
+    users: tuple[KeyPair, ...]
+    genesis: Genesis
+    stores: list[KeyValueStore]
+    name: str
+    config: BftConfig = BftConfig()
+    transports: Sequence[Any] = ()
+    nodes: dict[int, Running] = attrs.Factory(dict)
+    nonces: dict[int, int] = attrs.Factory(dict)
+
+    async def start(self, number: int) -> Running:
+        """Open a validator; it runs until `stop`."""
+        node: Running = await self.nursery.start(self._run, number)
+        self.nodes[number] = node
+        return node
+
+    async def stop(self, number: int) -> None:
+        """Cancel a validator wherever it is; what it had not written is lost."""
+        node = self.nodes.pop(number)
+        node.scope.cancel()
+        await node.gone.wait()
+
+    async def _run(self, number: int, *, task_status: trio.TaskStatus[Running]) -> None:
+        pair = self.validators[number]
+        identity = NodeIdentity(node_id=pair.node_id, public_key=pair.public_key, sign=pair.sign)
+        folder = self.folder / f"node-{number}"
+        gone = trio.Event()
+        try:
+            with trio.CancelScope() as scope:
+                async with AsyncExitStack() as stack:
+                    enter = stack.enter_async_context
+                    gas = await enter(opened(next(iter(policies())), folder / "gas"))
+                    config = LedgerConfig(
+                        genesis=self.genesis, identity=identity, options=LedgerOptions(admission_threads=1)
+                    )
+                    store = self.stores[number]
+                    needs = {Role.STORAGE: store, Role.GAS: gas, Role.PRIVACY: ()}
+                    chain = await enter(opened(ledger_component(), folder / "ledger", config, requires=needs))
+                    transport = await enter(self._transport(number, folder, chain))
+                    wants = {Role.APPLICATION: chain, Role.STORAGE: store, Role.TRANSPORT: (transport,)}
+                    engine = await enter(opened(BFT, folder / "bft", self.config, requires=wants))
+                    task_status.started(Running(chain, engine, scope, gone))
+                    await trio.sleep_forever()
+        finally:
+            gone.set()
+
+    def _transport(self, number: int, folder: Path, chain: Chain) -> Any:
+        named = {component.name: component for component in transports()}
+        if self.transports:
+            given = {Role.APPLICATION: chain}
+            return opened(named["tcp"], folder / "tcp", self.transports[number], requires=given)
+        config = MemoryTransportConfig(network=self.name, node_id=self.validators[number].node_id.hex())
+        return opened(named["memory"], folder / "memory", config)
+
+    # Clients
+
+    def transfer(
+        self, user: int, to: bytes, amount: int, *, nonce: int | None = None, lane: Lane = Lane.AUTO
+    ) -> Transaction:
+        """The user's next transfer, or one of another nonce."""
+        if nonce is None:
+            nonce = self.nonces.get(user, 0)
+            self.nonces[user] = nonce + 1
+        operations: tuple[Operation, ...] = (Transfer(NATIVE_TOKEN, (Output(to, amount),)),)
+        body = Body(
+            chain_id=self.genesis.chain_id,
+            sender=self.users[user].address,
+            nonce=nonce,
+            lane=lane,
+            gas_limit=200_000,
+            max_price=PRICE,
+            max_fee=0,
+            payload=encode_operations(operations),
+        )
+        return build(body, [self.users[user]])
+
+    async def balance(self, number: int, address: bytes) -> int:
+        """What a node's ledger says."""
+        ledger = self.nodes[number].chain.ledger
+        data = (await ledger.get_state([entry_key(address, NATIVE_TOKEN)]))[entry_key(address, NATIVE_TOKEN)]
+        return 0 if data is None else Account.decode(data).balance
+
+    async def committed(self, number: int, digest: bytes, seconds: float = WAIT_S) -> int:
+        """Wait until a node has a transaction in a final block. Gives the height."""
+        ledger = self.nodes[number].chain.ledger
+        with trio.fail_after(seconds):
+            while True:
+                height = ledger.tip.height
+                found = await ledger.transaction(digest)
+                if found is not None:
+                    return found.height
+                await ledger.wait_above(height)
+
+    async def reached(self, number: int, height: int, seconds: float = WAIT_S) -> None:
+        """Wait until a node's chain has a height."""
+        ledger = self.nodes[number].chain.ledger
+        with trio.fail_after(seconds):
+            while ledger.tip.height < height:
+                await ledger.wait_above(ledger.tip.height)
+
+    async def agree(self, height: int) -> None:
+        """Fail unless all nodes have the same block and the same state at a height, or above it."""
+        blocks = {(await node.chain.ledger.block(height)).digest() for node in self.nodes.values()}
+        assert len(blocks) == 1, f"nodes have {len(blocks)} blocks at height {height}"
+
+
+@asynccontextmanager
+async def network(
+    folder: Path,
+    *,
+    validators: int = 4,
+    users: int = 4,
+    weights: Sequence[int] = (),
+    config: BftConfig | None = None,
+    transports: Sequence[Any] = (),
+    begin: bool = True,
+) -> AsyncIterator[Network]:
+    """A network whose nodes, unless `begin` is False, are open; closed at the end."""
+    keys = tuple(sorted((key(900 + each) for each in range(validators)), key=lambda each: each.node_id))
+    funded = tuple(key(1 + each) for each in range(users))
+    given = tuple(weights) or (1,) * validators
+    members = tuple(
+        Validator(each.node_id, each.public_key, weight) for each, weight in zip(keys, given, strict=True)
+    )
+    genesis = Genesis(
+        name="network",
+        created_ms=1_700_000_000_000,
+        development=True,
+        validators=ValidatorSet(members),
+        accounts=tuple(sorted((each.address, FUNDS) for each in funded)),
+    )
+    memory = next(each for each in stores() if each.name == "memory")
+    async with AsyncExitStack() as stack:
+        opened_stores = [
+            await stack.enter_async_context(opened(memory, folder / f"store-{each}"))
+            for each in range(validators)
+        ]
+        async with trio.open_nursery() as nursery:
+            made = Network(
+                folder=folder,
+                nursery=nursery,
+                validators=keys,
+                users=funded,
+                genesis=genesis,
+                stores=opened_stores,
+                name=str(folder),
+                config=config or BftConfig(),
+                transports=transports,
+            )
+            if begin:
+                for number in range(validators):
+                    await made.start(number)
+            yield made
+            nursery.cancel_scope.cancel()

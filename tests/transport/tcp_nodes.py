@@ -1,0 +1,79 @@
+"""Nodes of the transport `tcp` on loopback, for its tests: keys, ports that the system picks, options."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from socket import create_server, socket
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import attrs
+
+from supervm.crypto.keyfile import write_key_file
+from supervm.crypto.keys import KeyPair
+from supervm.plugins.transport.tcp.config import TcpTransportConfig
+from supervm.types.address import Suite
+
+
+@attrs.define
+class Loopback:
+    """Makes the options of nodes that reach each other. Each listens on a socket that is open already, so
+    that its port is known and nobody else's."""
+
+    folder: Path
+    sockets: list[socket] = attrs.Factory(list)
+    made: int = 0
+
+    def key(self) -> tuple[KeyPair, str]:
+        """A new identity, and the file it is in."""
+        self.made += 1
+        key = KeyPair(Suite.ED25519, self.made.to_bytes(4, "big") * 8)
+        path = self.folder / f"{self.made}.json"
+        write_key_file(path, key, None)
+        return key, str(path)
+
+    def listening(self, host: str = "127.0.0.1") -> tuple[str, str]:
+        """A new listening socket as (option `listen`, address to dial)."""
+        opened = create_server((host, 0), backlog=128)
+        self.sockets.append(opened)
+        return f"fd:{opened.fileno()}", f"{host}:{opened.getsockname()[1]}"
+
+    def configs(self, count: int, *, all_dial: bool = False, **options: Any) -> list[TcpTransportConfig]:
+        """Nodes that know each other; each dials those before it, or all others."""
+        keys = [self.key() for _ in range(count)]
+        places = [self.listening() for _ in range(count)]
+        ids = [key.node_id.hex() for key, _ in keys]
+        dialed = [f"{ids[each]}@{places[each][1]}" for each in range(count)]
+        # Long enough that a slow machine has connected them before a test goes on.
+        given = {"connect_wait_ms": 10_000, **options}
+        return [
+            TcpTransportConfig(
+                listen=(places[number][0],),
+                identity_file=keys[number][1],
+                peers=tuple(dialed if all_dial else dialed[:number]),
+                admitted=tuple(ids),
+                **given,
+            )
+            for number in range(count)
+        ]
+
+    def victim(self, *admitted: KeyPair, **options: Any) -> tuple[TcpTransportConfig, str]:
+        """The options of one node that dials nobody, and where it listens."""
+        listen, address = self.listening()
+        known = tuple(key.node_id.hex() for key in admitted)
+        given = {"connect_wait_ms": 0, **options}
+        config = TcpTransportConfig(listen=(listen,), identity_file=self.key()[1], admitted=known, **given)
+        return config, address
+
+    def close(self) -> None:
+        for opened in self.sockets:
+            opened.close()
+
+
+def loopback() -> Iterator[Loopback]:
+    """The body of a fixture."""
+    with TemporaryDirectory() as folder:
+        made = Loopback(Path(folder))
+        try:
+            yield made
+        finally:
+            made.close()

@@ -1,0 +1,511 @@
+"""What hostile peers do to `tcp`, before and after they have proven who they are; and what it costs them."""
+
+import contextlib
+import ssl
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+from struct import pack
+from typing import Any
+
+import pytest
+import trio
+from cryptography import x509
+from OpenSSL import SSL
+
+from supervm.contracts.transport import Priority, TransportError, Unreachable
+from supervm.crypto.keys import KeyPair
+from supervm.plugins.transport.tcp import certificates, tls
+from supervm.plugins.transport.tcp.component import TCP
+from supervm.plugins.transport.tcp.config import TcpTransportConfig, read_endpoint
+from supervm.plugins.transport.tcp.dialing import DialFailed
+from supervm.plugins.transport.tcp.frames import Kind, Message, frames_of
+from supervm.plugins.transport.tcp.hello import NO_CHAIN, Hello
+from supervm.plugins.transport.tcp.tls import Insecure, SecureStream, make_context
+from supervm.plugins.transport.tcp.transport import TcpTransport
+from supervm.testing.conformance.transport import ECHO, echo
+from supervm.testing.context import component_context, opened
+from supervm.types.address import Suite
+from tests.transport.tcp_attacker import Attacker, attacker, dialer_of, identity_of
+from tests.transport.tcp_nodes import Loopback, loopback
+
+PATIENCE_S = 30.0
+MIB = 2**20
+
+
+@pytest.fixture
+def nodes() -> Iterator[Loopback]:
+    yield from loopback()
+
+
+@asynccontextmanager
+async def running(folder: Path, config: TcpTransportConfig, seed: int = 0) -> AsyncIterator[TcpTransport]:
+    with trio.fail_after(PATIENCE_S):
+        async with opened(TCP, folder, config, seed=seed) as transport:
+            yield transport
+
+
+def count(transport: TcpTransport, family: str, **labels: str) -> float:
+    """What a counter has counted."""
+    records = transport.ctx.metrics.families[family].records  # type: ignore[attr-defined]
+    return sum(value for _, value, given in records if labels.items() <= given.items())
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for what other tasks and sockets bring about; `running` ends it if it never comes."""
+    while True:
+        if condition():
+            return
+        await trio.sleep(0.01)
+
+
+async def closed_by_peer(stream: trio.abc.ReceiveStream) -> bool:
+    with contextlib.suppress(trio.BrokenResourceError):
+        while await stream.receive_some(4096):
+            pass
+    return True
+
+
+async def connect(address: str, source: str = "127.0.0.2") -> trio.SocketStream:
+    """A TCP connection from another address of this machine."""
+    endpoint = read_endpoint(address)
+    sock = trio.socket.socket()
+    await sock.bind((source, 0))
+    await sock.connect((endpoint.host, endpoint.port))
+    return trio.SocketStream(sock)
+
+
+def raw(
+    kind: int, id: int = 0, payload: bytes = b"", *, length: int | None = None, version: int = 1
+) -> bytes:
+    """A frame, with a length of choice."""
+    size = 17 + len(payload) if length is None else length
+    return pack("<IBBQHIB", size, version, kind, id, 0, 0, 0) + payload
+
+
+def frames(message: Message) -> bytes:
+    return b"".join(frames_of(message))
+
+
+def key_of(number: int) -> KeyPair:
+    return KeyPair(Suite.ED25519, bytes((number,)) * 32)
+
+
+MALLORY = key_of(66)
+
+
+class TestBeforeItIsKnown:
+    async def test_handshakes_that_stop_halfway_are_closed_in_time_and_hold_up_nobody(
+        self, nodes: Loopback, tmp_path: Path
+    ) -> None:
+        honest = key_of(1)
+        config, address = nodes.victim(
+            honest, handshake_ms_max=2_000, handshakes_max=12, arrivals_burst=1_000, arrivals_per_s=1_000
+        )
+        async with running(tmp_path / "0", config) as victim, trio.open_nursery() as nursery:
+            half = [await connect(address) for _ in range(40)]
+            for number, stream in enumerate(half):
+                # A record that promises a ClientHello, and none of it, or a little.
+                with contextlib.suppress(trio.BrokenResourceError):
+                    await stream.send_all(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"[: 5 + number % 7])
+            async with attacker(tmp_path / "h", honest, victim.node_id, address):
+                await until(lambda: [peer.node_id for peer in victim.peers()] == [honest.node_id])
+            for stream in half:
+                nursery.start_soon(closed_by_peer, stream)
+        assert count(victim, "transport_handshakes_total", outcome="evicted") >= 40 - 12
+        assert count(victim, "transport_handshakes_total", outcome="timeout") <= 12
+
+    async def test_a_byte_now_and_then_buys_no_time(self, nodes: Loopback, tmp_path: Path) -> None:
+        config, address = nodes.victim(handshake_ms_max=300)
+        async with running(tmp_path / "0", config) as victim:
+            stream = await connect(address)
+            sent = 0
+            with contextlib.suppress(trio.BrokenResourceError):
+                for byte in b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(500):
+                    await stream.send_all(bytes((byte,)))
+                    sent += 1
+                    await trio.sleep(0.01)
+            assert 5 <= sent < 500
+            await until(lambda: count(victim, "transport_handshakes_total", outcome="timeout") == 1)
+
+    @pytest.mark.parametrize(
+        "garbage",
+        [
+            b"GET / HTTP/1.1\r\n\r\n",
+            bytes(5000),
+            b"\x16\x03\x01\xff\xff" + bytes(70_000),
+            b"\x15\x03\x03\x00\x02\x02\x28",
+        ],
+        ids=["http", "zeros", "a record too long", "an alert"],
+    )
+    async def test_what_is_not_tls_ends_the_connection(
+        self, garbage: bytes, nodes: Loopback, tmp_path: Path
+    ) -> None:
+        config, address = nodes.victim()
+        async with running(tmp_path / "0", config) as victim:
+            stream = await connect(address)
+            with contextlib.suppress(trio.BrokenResourceError):
+                await stream.send_all(garbage)
+            assert await closed_by_peer(stream)
+            await until(lambda: count(victim, "transport_handshakes_total", outcome="insecure") == 1)
+
+    async def test_older_tls_and_a_peer_without_a_certificate_are_refused(
+        self, nodes: Loopback, tmp_path: Path
+    ) -> None:
+        config, address = nodes.victim(handshake_ms_max=20_000)
+        async with running(tmp_path / "0", config) as victim:
+            for version, alpn in (
+                (ssl.TLSVersion.TLSv1_2, ["supervm/1"]),
+                (ssl.TLSVersion.TLSv1_3, ["supervm/1"]),
+                (ssl.TLSVersion.TLSv1_3, ["h2"]),
+            ):
+                context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+                context.check_hostname = False
+                context.verify_mode = ssl.CERT_NONE
+                context.minimum_version = context.maximum_version = version
+                context.set_alpn_protocols(alpn)
+                stream = trio.SSLStream(await connect(address), context)
+                with pytest.raises(trio.BrokenResourceError):
+                    await stream.do_handshake()
+                    # TLS 1.3 tells a client that it was refused when it next reads.
+                    await stream.receive_some(1)
+            await until(lambda: count(victim, "transport_handshakes_total", outcome="insecure") == 3)
+
+    @pytest.mark.parametrize(
+        "case", ["nobody", "another's identity", "another's binding", "a damaged binding"]
+    )
+    async def test_an_identity_that_is_not_its_own_is_refused(
+        self, case: str, nodes: Loopback, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        honest = key_of(1)
+        config, address = nodes.victim(honest, MALLORY)
+        real = certificates.make_certificate
+
+        def forged(identity: Any, seed: bytes) -> Any:
+            own, key = real(identity, seed)
+            theirs, _ = real(identity_of(honest), bytes(32))
+            builder = x509.CertificateBuilder(
+                issuer_name=own.issuer,
+                subject_name=own.subject,
+                public_key=key.public_key(),
+                serial_number=1,
+                not_valid_before=own.not_valid_before_utc,
+                not_valid_after=own.not_valid_after_utc,
+            )
+            binding = {
+                "another's identity": lambda value: value[:6] + honest.public_key + value[38:],
+                "another's binding": lambda value: theirs.extensions[0].value.value,
+                "a damaged binding": lambda value: value[:-1],
+            }.get(case)
+            if binding is not None:
+                extension = x509.UnrecognizedExtension(
+                    certificates.BINDING, binding(own.extensions[0].value.value)
+                )
+                builder = builder.add_extension(extension, critical=True)
+            return builder.sign(key, None), key
+
+        async with running(tmp_path / "0", config) as victim, component_context(tmp_path / "m") as ctx:
+            with monkeypatch.context() as patched:
+                patched.setattr(tls, "make_certificate", forged)
+                dialer = dialer_of(ctx, MALLORY)
+            with pytest.raises(DialFailed):
+                await dialer.dial(victim.node_id, read_endpoint(address), lambda: None)
+            await until(lambda: count(victim, "transport_handshakes_total", outcome="insecure") >= 1)
+            assert victim.peers() == ()
+
+    async def test_who_answers_for_another_is_told_nothing_and_never_linked(
+        self, nodes: Loopback, tmp_path: Path
+    ) -> None:
+        other, address = nodes.victim()
+        expected = key_of(1).node_id
+        config = TcpTransportConfig(peers=(f"{expected.hex()}@{address}",), connect_wait_ms=0)
+        async with running(tmp_path / "0", other) as impostor, running(tmp_path / "1", config, 1) as node:
+            await until(lambda: count(node, "transport_dials_total", outcome="wrong_identity") >= 1)
+            assert node.peers() == () == impostor.peers()
+            with pytest.raises(Unreachable):
+                await node.request(expected, ECHO, b"", timeout_s=1)
+            await until(lambda: count(impostor, "transport_handshakes_total") >= 1)
+            # It never got as far as a hello.
+            assert count(impostor, "transport_handshakes_total", outcome="not_admitted") == 0
+
+    async def test_a_recorded_handshake_is_worth_nothing_when_it_is_replayed(
+        self, nodes: Loopback, tmp_path: Path
+    ) -> None:
+        honest = key_of(1)
+        config, address = nodes.victim(honest)
+        recorded: list[bytes] = []
+        async with running(tmp_path / "0", config) as victim, trio.open_nursery() as nursery:
+
+            async def eavesdrop(near: trio.SocketStream) -> None:
+                far = await connect(address)
+                kept = bytearray()
+
+                async def carry(source: trio.SocketStream, target: trio.SocketStream, note: bool) -> None:
+                    with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+                        async for data in source:
+                            if note:
+                                kept.extend(data)
+                            await target.send_all(data)
+                        await target.send_eof()
+
+                async with trio.open_nursery() as both:
+                    both.start_soon(carry, near, far, True)
+                    both.start_soon(carry, far, near, False)
+                recorded.append(bytes(kept))
+
+            serve = partial(trio.serve_tcp, host="127.0.0.1")
+            (listener,) = await nursery.start(serve, eavesdrop, 0)
+            tapped = f"127.0.0.1:{listener.socket.getsockname()[1]}"
+            async with attacker(tmp_path / "h", honest, victim.node_id, tapped):
+                await until(lambda: len(victim.peers()) == 1)
+            await until(lambda: len(recorded) == 3 and victim.peers() == ())
+            nursery.cancel_scope.cancel()
+            with trio.CancelScope(shield=True), trio.fail_after(PATIENCE_S):
+                linked = count(victim, "transport_handshakes_total", outcome="linked")
+                assert linked == 1 and all(len(each) > 500 for each in recorded)
+                for each in recorded:
+                    stream = await connect(address)
+                    with contextlib.suppress(trio.BrokenResourceError):
+                        await stream.send_all(each)
+                    assert await closed_by_peer(stream)
+                await until(lambda: count(victim, "transport_handshakes_total", outcome="insecure") == 3)
+                assert count(victim, "transport_handshakes_total", outcome="linked") == linked
+                assert victim.peers() == ()
+
+    async def test_a_storm_of_connections_is_refused_by_address_and_others_get_in(
+        self, nodes: Loopback, tmp_path: Path
+    ) -> None:
+        honest = key_of(1)
+        config, address = nodes.victim(honest, arrivals_per_s=0.1, arrivals_burst=5, handshakes_max=8)
+        async with running(tmp_path / "0", config) as victim, trio.open_nursery() as nursery:
+
+            async def storm() -> None:
+                for _ in range(100):
+                    with contextlib.suppress(OSError):
+                        await (await connect(address)).aclose()
+
+            for _ in range(3):
+                nursery.start_soon(storm)
+            async with attacker(tmp_path / "h", honest, victim.node_id, address):
+                assert [peer.node_id for peer in victim.peers()] == [honest.node_id]
+        await until(lambda: count(victim, "transport_handshakes_total", outcome="rate") >= 280)
+
+
+@asynccontextmanager
+async def beside_an_honest_peer(
+    nodes: Loopback, folder: Path, **options: Any
+) -> AsyncIterator[tuple[TcpTransport, TcpTransport, str]]:
+    """A victim that admits Mallory, with an honest peer linked, and the victim's address."""
+    honest_key, honest_file = nodes.key()
+    config, address = nodes.victim(honest_key, MALLORY, **options)
+    async with running(folder / "victim", config) as victim:
+        dials = TcpTransportConfig(
+            identity_file=honest_file, peers=(f"{victim.node_id.hex()}@{address}",), connect_wait_ms=20_000
+        )
+        async with running(folder / "honest", dials, 1) as honest:
+            assert [peer.node_id for peer in honest.peers()] == [victim.node_id]
+            yield victim, honest, address
+
+
+class TestAfterItIsKnown:
+    @pytest.mark.parametrize(
+        "said",
+        [
+            raw(Kind.PING, length=2**31),
+            raw(Kind.PING, length=3),
+            raw(Kind.PING, version=2),
+            raw(200),
+            raw(Kind.PING, 1, b"x"),
+            raw(Kind.CHUNK, 1, b"x"),
+            raw(Kind.RESPONSE, 99, b"x"),
+            raw(Kind.DATA, 4, b"x"),
+            raw(Kind.ERROR, 99, b"x"),
+            raw(Kind.ONE_WAY, 0, b"\xffabc"),
+            raw(Kind.ONE_WAY, 0, b"\x01\xff"),
+            raw(Kind.OPEN, 0, b"p"),
+            bytes(100),
+        ],
+        ids=[
+            "oversized",
+            "undersized",
+            "version",
+            "kind",
+            "payload",
+            "stray piece",
+            "answer to nothing",
+            "data of no stream",
+            "cut error",
+            "cut topic",
+            "topic not UTF-8",
+            "stream on votes",
+            "zeros",
+        ],
+    )
+    async def test_what_no_honest_peer_sends_ends_its_link_bans_it_and_names_it(
+        self, said: bytes, nodes: Loopback, tmp_path: Path
+    ) -> None:
+        async with beside_an_honest_peer(nodes, tmp_path) as (victim, honest, address):
+            with victim.serve(ECHO, echo):
+                async with attacker(tmp_path / "m", MALLORY, victim.node_id, address) as mallory:
+                    await mallory.on(Priority.HIGH).send(said)
+                    assert await mallory.is_closed()
+                await until(lambda: MALLORY.node_id not in [peer.node_id for peer in victim.peers()])
+                assert count(victim, "transport_cut_off_total", kind="malformed") == 1
+                with pytest.raises(DialFailed) as banned:
+                    async with attacker(tmp_path / "n", MALLORY, victim.node_id, address):
+                        pytest.fail("let in again at once")
+                assert banned.value.outcome == "banned" and banned.value.retry_after_s > 50
+                assert await honest.request(victim.node_id, ECHO, b"x", timeout_s=10) == b"x"
+
+    async def test_tampering_on_the_wire_ends_the_link(self, nodes: Loopback, tmp_path: Path) -> None:
+        async with beside_an_honest_peer(nodes, tmp_path) as (victim, _, address):
+            async with attacker(tmp_path / "m", MALLORY, victim.node_id, address) as mallory:
+                secured = mallory.on(Priority.NORMAL)
+                # A whole record that nobody with the keys has made.
+                await secured._stream.send_all(b"\x17\x03\x03\x00\x20" + bytes(32))
+                assert await mallory.is_closed(Priority.NORMAL)
+            await until(lambda: count(victim, "transport_cut_off_total", kind="insecure") == 1)
+
+    @pytest.mark.parametrize(
+        "message",
+        [
+            Message(Kind.PING, 1),
+            Message(Kind.ONE_WAY, 0, b"\x01t" + bytes(30)),
+            Message(Kind.CANCEL, 2),
+            Message(Kind.RESPONSE, 1),
+        ],
+        ids=lambda message: message.kind.name,
+    )
+    async def test_a_flood_costs_no_memory_is_cut_off_and_others_go_on(
+        self, message: Message, nodes: Loopback, tmp_path: Path
+    ) -> None:
+        options = {"flood_s": 0.5, "peer_frames_per_s": 2_000.0}
+        async with beside_an_honest_peer(nodes, tmp_path, **options) as (victim, honest, address):
+            answered = 0
+            before = _resident_bytes()
+
+            async def flood(mallory: Attacker) -> None:
+                burst = frames(message) * 2_000
+                with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+                    while True:
+                        await mallory.on(Priority.HIGH).send(burst)
+
+            async with attacker(tmp_path / "m", MALLORY, victim.node_id, address) as mallory:
+                with victim.serve(ECHO, echo):
+                    async with trio.open_nursery() as nursery:
+                        nursery.start_soon(flood, mallory)
+                        while MALLORY.node_id in [peer.node_id for peer in victim.peers()]:
+                            await honest.request(victim.node_id, ECHO, bytes(100), timeout_s=10)
+                            answered += 1
+                        nursery.cancel_scope.cancel()
+            assert count(victim, "transport_cut_off_total") == 1
+            assert answered >= 10
+            assert _resident_bytes() - before < 48 * MIB
+
+    async def test_more_bytes_than_allowed_are_read_slowly_and_not_punished(
+        self, nodes: Loopback, tmp_path: Path
+    ) -> None:
+        async with beside_an_honest_peer(nodes, tmp_path, peer_bytes_per_s=4.0 * MIB) as (victim, honest, _):
+            with victim.serve(ECHO, _nothing):
+                started = trio.current_time()
+                for _ in range(4):
+                    await honest.request(victim.node_id, ECHO, bytes(3 * MIB), timeout_s=20)
+                # 12 MiB: 4 at once, the rest at 4 a second.
+                assert trio.current_time() - started > 1.5
+            assert len(victim.peers()) == 1 and count(victim, "transport_cut_off_total") == 0
+
+    async def test_a_peer_that_does_not_read_is_let_go_and_little_was_kept_for_it(
+        self, nodes: Loopback, tmp_path: Path
+    ) -> None:
+        options = {"stall_ms_max": 500, "silence_ms_max": 60_000}
+        async with beside_an_honest_peer(nodes, tmp_path, **options) as (victim, _, address):
+            async with attacker(tmp_path / "m", MALLORY, victim.node_id, address):
+                before, sent = _resident_bytes(), 0
+                while MALLORY.node_id in [peer.node_id for peer in victim.peers()]:
+                    await victim.broadcast("t", bytes(MIB), priority=Priority.BULK)
+                    sent += 1
+                    await trio.sleep(0.002)
+                assert _resident_bytes() - before < 48 * MIB
+            assert count(victim, "transport_links_ended_total", kind="stalled") == 1
+            assert count(victim, "transport_broadcasts_dropped_total") >= 1 and sent > 8
+
+    async def test_a_peer_that_falls_silent_is_noticed(self, nodes: Loopback, tmp_path: Path) -> None:
+        options = {"ping_ms": 50, "silence_ms_max": 300}
+        config, address = nodes.victim(MALLORY, **options)
+        async with running(tmp_path / "0", config) as victim:
+            async with attacker(tmp_path / "m", MALLORY, victim.node_id, address):
+                await until(lambda: count(victim, "transport_links_ended_total", kind="silent") == 1)
+            assert victim.peers() == ()
+
+    async def test_requests_that_are_cancelled_leave_a_bounded_number_of_handlers(
+        self, nodes: Loopback, tmp_path: Path
+    ) -> None:
+        running_now, most = 0, 0
+
+        async def stubborn(peer: bytes, payload: bytes) -> bytes:
+            nonlocal running_now, most
+            running_now += 1
+            most = max(most, running_now)
+            try:
+                with trio.CancelScope(shield=True):
+                    await trio.sleep(0.2)
+            finally:
+                running_now -= 1
+            return b""
+
+        async with beside_an_honest_peer(nodes, tmp_path) as (victim, honest, address):
+            with victim.serve(ECHO, stubborn):
+                async with attacker(tmp_path / "m", MALLORY, victim.node_id, address) as mallory:
+                    said = b"".join(
+                        frames(Message(Kind.REQUEST, 2 * number, b"", ECHO, 10_000))
+                        + frames(Message(Kind.CANCEL, 2 * number))
+                        for number in range(500)
+                    )
+                    await mallory.on(Priority.NORMAL).send(said)
+                    await until(lambda: most >= 64)
+                    assert await honest.request(victim.node_id, ECHO, b"", timeout_s=10) == b""
+            assert most <= 129  # 128 of Mallory's, one of the honest peer's
+
+    async def test_stream_bytes_that_were_not_granted_end_the_link(
+        self, nodes: Loopback, tmp_path: Path
+    ) -> None:
+        async with beside_an_honest_peer(nodes, tmp_path) as (victim, _, address), victim.listen("p"):
+            async with attacker(tmp_path / "m", MALLORY, victim.node_id, address) as mallory:
+                bulk = mallory.on(Priority.BULK)
+                await bulk.send(frames(Message(Kind.OPEN, 0, b"p")))
+                await bulk.send(frames(Message(Kind.DATA, 0, bytes(2**16))))
+                await bulk.send(frames(Message(Kind.DATA, 0, b"x")))
+                assert await mallory.is_closed(Priority.BULK)
+            await until(lambda: count(victim, "transport_cut_off_total", kind="malformed") == 1)
+
+    async def test_a_peer_that_speaks_before_it_is_welcomed_is_not_let_in(
+        self, nodes: Loopback, tmp_path: Path
+    ) -> None:
+        config, address = nodes.victim(MALLORY)
+        async with running(tmp_path / "0", config) as victim:
+            context = make_context(identity_of(MALLORY), bytes(32))
+            stream = SecureStream.over(await connect(address), context, dialing=True)
+            assert await stream.handshake() == victim.node_id
+            hello = Hello(chain_id=NO_CHAIN, lane=Priority.HIGH, session=bytes(16)).encode()
+            await stream.send(hello + raw(Kind.PING, 1))
+            with pytest.raises((trio.BrokenResourceError, Insecure)):
+                assert await stream.receive() == b""
+                raise trio.BrokenResourceError("ended by TLS")
+            await until(lambda: count(victim, "transport_handshakes_total", outcome="malformed") == 1)
+
+
+async def _nothing(peer: bytes, payload: bytes) -> bytes:
+    return b""
+
+
+def _resident_bytes() -> int:
+    """Memory of this process; 0 where the system doesn't tell."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+    except OSError:
+        return 0
+
+
+def test_errors_that_the_tests_rely_on_are_what_they_seem() -> None:
+    assert issubclass(Unreachable, TransportError) and issubclass(SSL.WantReadError, SSL.Error)
