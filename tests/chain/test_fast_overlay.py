@@ -59,7 +59,10 @@ class Tip:
         result = run(self.state, *transactions, height=self.height)
         receipts = result.receipts
         names = [each.digest for each in receipts]
-        assert self.fast.overlay.mismatch(names, lambda at: Receipt.effects_digest_of(receipts[at].encode())) == ""
+        assert (
+            self.fast.overlay.mismatch(names, lambda at: Receipt.effects_digest_of(receipts[at].encode()))
+            == ""
+        )
         self.fast.overlay.folded(names)
         found = await self.fast.resume()
         return [(digest, effects) for each in found for _, digest, effects in each.effects]
