@@ -327,6 +327,7 @@ class World:
     async def _heal(self) -> None:
         assert self._network is not None
         self._network.heal()
+        self.oracles.healed = True
         self.trace.note("heal")
         for each, number in enumerate(self.honest):
             self._submit(number, [self.clients.probe(each)])
