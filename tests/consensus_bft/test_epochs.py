@@ -280,7 +280,7 @@ BAD = {
     "another lock": Evidence(Offence.ACCEPTS, accepted(b"s1"), accepted(b"r2")),
     "one transaction": Evidence(Offence.ACCEPTS, accepted(b"s1"), accepted(b"s1")),
     "an accept of another batch": Evidence(
-        Offence.ACCEPTS, attrs.evolve(first, header=accepted(b"s3").header), accepted(b"s2")
+        Offence.ACCEPTS, attrs.evolve(first, header=attrs.evolve(first.header, sequence=99)), accepted(b"s2")
     ),
     "a transaction that isn't in it": Evidence(
         Offence.ACCEPTS, attrs.evolve(first, transaction=b"s9"), accepted(b"s2")

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 
@@ -100,6 +101,20 @@ def test_what_changes_the_process_is_undone_after_a_run() -> None:
         turns.run(fails, "a")
     after = (trio.to_thread.run_sync, trio.from_thread.run, trio._core._run._ALLOW_DETERMINISTIC_SCHEDULING)
     assert after == before
+
+
+def test_ctrl_c_ends_a_run_as_one_interrupt() -> None:
+    async def deep() -> None:
+        signal.raise_signal(signal.SIGINT)
+        await trio.sleep_forever()
+
+    async def main() -> None:
+        async with trio.open_nursery() as outer, trio.open_nursery() as inner:
+            outer.start_soon(trio.sleep_forever)
+            inner.start_soon(deep)
+
+    with pytest.raises(KeyboardInterrupt):
+        turns.run(main, "a")
 
 
 async def _store(ctx: Context, disk: VirtualDisk) -> VirtualStore:

@@ -425,15 +425,22 @@ class ConsensusConformance:
     """What any engine keeps (see `supervm.contracts.consensus`). Subclass it and set `component`.
 
     `config` is the component's configuration, None for its defaults. The engine must be able to run a
-    chain of one validator, and to order its work within `SETTLE_S` seconds.
+    chain of one validator, and to order its work within `SETTLE_S` seconds. An engine that needs more than
+    the application is skipped.
     """
 
     component: ClassVar[Component]
     config: ClassVar[Any] = None
 
+    def _check_needs(self) -> None:
+        beyond = sorted(set(self.component.requires) - {Role.APPLICATION})
+        if beyond:
+            pytest.skip(f"it needs {', '.join(beyond)}, which this suite doesn't give; see its own tests")
+
     @asynccontextmanager
     async def _driving(self, application: RecordingApplication, folder: Path) -> AsyncIterator[Consensus]:
         component = self.component
+        self._check_needs()
         config = component.config() if self.config is None else self.config
         async with (
             component_context(
@@ -619,6 +626,7 @@ class ConsensusConformance:
         raise AssertionError("the engine makes 200 calls for six transactions")
 
     async def test_a_failed_store_stops_it(self, tmp_path: Path, autojump_clock: object) -> None:
+        self._check_needs()
         application = RecordingApplication()
         application.commit_error = StoreFailed("the disk is gone", "test")
         with pytest.RaisesGroup(StoreFailed, flatten_subgroups=True, allow_unwrapped=True):

@@ -9,13 +9,22 @@ import random
 from collections import deque
 from collections.abc import Callable
 from enum import Enum
-from typing import Any
+from typing import Any, TypeGuard
 
 import attrs
 
 from supervm.plugins.consensus.bft.driver.posting import METHODS, pack, unpack
 from supervm.plugins.consensus.bft.events import Stream
-from supervm.plugins.consensus.bft.fetching import Absent, Got, GotBlock, Item, WantDigest, What
+from supervm.plugins.consensus.bft.fetching import (
+    Absent,
+    Get,
+    Got,
+    GotBlock,
+    Item,
+    Want,
+    WantDigest,
+    What,
+)
 from supervm.plugins.consensus.bft.messages import Message, decode, encode
 from supervm.plugins.consensus.bft.votes import Accept, Proposal, ViewVote
 from supervm.types.batch import Batch
@@ -50,7 +59,7 @@ class Attack(Enum):
     LIE = "answers who is behind with what is wrong"
 
 
-VOTES, DISSEMINATION = METHODS[Stream.VOTES], METHODS[Stream.DISSEMINATION]
+VOTES, DISSEMINATION, BULK = METHODS[Stream.VOTES], METHODS[Stream.DISSEMINATION], METHODS[Stream.BULK]
 SEEN_MAX = 256
 
 
@@ -84,9 +93,9 @@ class Tongue:
             more.append((old_method, pack([old])))
         return ([(method, pack(frames))] if frames else []) + more
 
-    def hear(self, method: int, payload: bytes) -> list[bytes]:
-        """Take note of what a peer sent. Gives votes on batches to send back at once."""
-        answers = []
+    def hear(self, method: int, payload: bytes) -> list[tuple[int, bytes]]:
+        """Take note of what a peer sent. Gives (method, frame) of what to send back at once."""
+        answers: list[tuple[int, bytes]] = []
         for frame in unpack(payload):
             self._seen.append((method, frame))
             try:
@@ -98,8 +107,16 @@ class Tongue:
                 header = message.header
                 digest = header.digest()
                 signature = self._sign(VoteKind.ACCEPT, 0, digest, header.epoch)
-                answers.append(encode(Accept(header.epoch, digest, self.number, signature)))
+                accept = Accept(header.epoch, digest, self.number, signature)
+                answers.append((DISSEMINATION, encode(accept)))
+            elif isinstance(message, Get):
+                # Blocks that it made up; the honest code answers for all others.
+                made = [self._blocks[each.digest] for each in message.wants if self._made_up(each)]
+                answers += [(BULK, encode(Got(tuple(made))))] if made else []
         return answers
+
+    def _made_up(self, want: Want) -> TypeGuard[WantDigest]:
+        return isinstance(want, WantDigest) and want.what is What.BLOCK and want.digest in self._blocks
 
     def _note(self, message: Message) -> None:
         if isinstance(message, ViewVote) and message.digest != NO_DIGEST:

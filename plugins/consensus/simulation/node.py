@@ -17,7 +17,6 @@ from supervm.crypto.keys import KeyPair
 from supervm.plugins.consensus.bft.component import BFT
 from supervm.plugins.consensus.bft.driver.component import Bft
 from supervm.plugins.consensus.bft.driver.posting import METHODS, pack
-from supervm.plugins.consensus.bft.events import Stream
 from supervm.plugins.consensus.simulation.attacks import Tongue
 from supervm.plugins.consensus.simulation.disk import VirtualDisk, VirtualStore
 from supervm.plugins.consensus.simulation.network import Link
@@ -225,9 +224,6 @@ class HostileLink(Link):
                 said = self.tongue.hear(method, payload)
             except InvalidInput:
                 said = []
-            for frame in said:
-                self.network.nursery.start_soon(self._reply, peer, frame)
+            for other, frame in said:
+                self.network.nursery.start_soon(self.network.post, self, peer, other, pack([frame]))
         return await super().answer(peer, method, payload)
-
-    async def _reply(self, peer: bytes, frame: bytes) -> None:
-        await self.network.post(self, peer, METHODS[Stream.DISSEMINATION], pack([frame]))

@@ -38,6 +38,8 @@ class Oracles:
     transactions: dict[bytes, int] = attrs.Factory(dict)
     ordered: dict[bytes, int] = attrs.Factory(dict)
     certified: dict[bytes, BatchCertificate] = attrs.Factory(dict)
+    healed: bool = False
+    _owed: dict[bytes, None] = attrs.Factory(dict)
     final_slots: dict[bytes, bytes] = attrs.Factory(dict)
     _times_ms: dict[int, int] = attrs.Factory(dict)
     _contents: dict[bytes, tuple[tuple[bytes, bytes], ...]] = attrs.Factory(dict)
@@ -72,6 +74,8 @@ class Oracles:
                         self.fail("lock", f"{number} accepts two transactions for {slot.hex()[:18]}")
             case BatchCertificate():
                 self._certify(message)
+                if self.healed:
+                    self._owed[message.header.digest()] = None
 
     def _say(self, number: int, epoch: int, kind: VoteKind, view: int, digest: bytes) -> None:
         if self._said.setdefault((number, epoch, kind, view), digest) != digest:
@@ -148,8 +152,11 @@ class Oracles:
                 self.transactions.setdefault(transaction, height)
 
     def not_final(self) -> list[bytes]:
-        """Certified batches that are in no final block."""
-        return [digest for digest in self.certified if digest not in self.ordered]
+        """Certified batches that honest validators spoke of since healing, and that are in no final block.
+
+        One that was lost with the only validator who held it is owed by nobody (CONS-23).
+        """
+        return [digest for digest in self._owed if digest not in self.ordered]
 
 
 def slots_of(data: bytes) -> list[tuple[bytes, bytes]]:

@@ -22,9 +22,17 @@ WORK: ContextVar[Callable[[], float] | None] = ContextVar("WORK", default=None)
 
 
 def run(main: Callable[[], Awaitable[T]], seed: str) -> T:
-    """Run `main` in Trio, on a clock that jumps when nothing can go on, in an order that `seed` decides."""
+    """Run `main` in Trio, on a clock that jumps when nothing can go on, in an order that `seed` decides.
+
+    Raises what `main` raises; Ctrl-C is a bare `KeyboardInterrupt`, from however deep a nursery.
+    """
     with _repeatable(seed):
-        return trio.run(main, clock=MockClock(autojump_threshold=0))
+        try:
+            return trio.run(main, clock=MockClock(autojump_threshold=0))
+        except BaseExceptionGroup as group:
+            if group.subgroup(KeyboardInterrupt) is not None:
+                raise KeyboardInterrupt from group
+            raise
 
 
 @contextmanager

@@ -6,6 +6,7 @@ from typing import Any, TextIO
 import attrs
 import trio
 
+from supervm.contracts.storage import DiskFull
 from supervm.execution.supply import recorded_supply, supply
 from supervm.plugins.consensus.simulation import clients, turns
 from supervm.plugins.consensus.simulation.attacks import Tongue
@@ -193,7 +194,10 @@ class World:
                 return
             causes = leaves(error)
             self.trace.note("failed", number, *(type(each).__name__ for each in causes))
-            if number in self.honest:
+            if life.engine is None and all(isinstance(each, DiskFull) for each in causes):
+                # It can't even start: its supervisor tries again, as a real node's does.
+                self._nursery.start_soon(self._again, number)
+            elif number in self.honest:
                 self.fail("failed", f"{number} ends by itself: {'; '.join(map(_said, causes))}")
             # Who is hit by a bad disk stops by itself, and is given an empty one.
             elif number in self._lost:
@@ -201,9 +205,10 @@ class World:
                 self._nursery.start_soon(self._again, number)
 
     async def _again(self, number: int) -> None:
-        await self._lives[number].gone.wait()
+        life = self._lives[number]
+        await life.gone.wait()
         await trio.sleep(0.1)
-        if not self._down[number]:
+        if not self._down[number] and self._lives[number] is life:
             await self._start(number)
 
     async def _stop(self, number: int) -> None:
@@ -322,6 +327,7 @@ class World:
     async def _heal(self) -> None:
         assert self._network is not None
         self._network.heal()
+        self.oracles.healed = True
         self.trace.note("heal")
         for each, number in enumerate(self.honest):
             self._submit(number, [self.clients.probe(each)])
