@@ -5,7 +5,7 @@ import pytest
 
 from supervm.contracts.storage import Delete, Put, StoreCorrupt
 from supervm.storage.errors import SealBroken
-from supervm.storage.snapshot_restore import LEAVES
+from supervm.storage.loading import LEAVES
 from supervm.storage.spaces import (
     STALE,
     Horizon,
