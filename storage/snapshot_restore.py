@@ -53,6 +53,7 @@ from supervm.storage.records import (
     sealed,
 )
 from supervm.storage.recovery import drop_ledger
+from supervm.storage.rows import page_rows
 from supervm.storage.snapshot_chunks import (
     GENESIS,
     Entry,
@@ -284,7 +285,7 @@ class _Restore:
                 await self.store.write(batch, Durability.BUFFERED)
             self._tell(first + 1, SLICES)
         root, crown = build_crown(slices, height)
-        return root, [Put(key, data) for key, data in crown.items()]
+        return root, page_rows(crown.items())
 
     async def _leaves(self, first: int) -> list[Change]:
         prefix = LEAVES + bytes((first,))
@@ -418,16 +419,16 @@ def _fits(space: bytes, key: bytes, manifest: Manifest) -> bool:
 
 
 def _batches(pages: dict[bytes, bytes]) -> Iterator[list[Operation]]:
-    batch: list[Operation] = []
+    batch: list[tuple[bytes, bytes]] = []
     size_bytes = 0
     for key, data in pages.items():
         if batch and (len(batch) == BATCH_OPERATIONS or size_bytes + len(data) > BATCH_BYTES):
-            yield batch
+            yield page_rows(batch)
             batch, size_bytes = [], 0
-        batch.append(Put(key, data))
+        batch.append((key, data))
         size_bytes += len(key) + len(data)
     if batch:
-        yield batch
+        yield page_rows(batch)
 
 
 def _decode_progress(data: bytes) -> tuple[bytes, int]:
