@@ -32,6 +32,7 @@ from supervm.contracts.storage import KeyValueStore, StorageError
 from supervm.execution import GAS_STATE_KEY
 from supervm.hardware import fastpath
 from supervm.kernel.errors import describe, leaf
+from supervm.node.allocator import fix_mapped_size
 from supervm.storage.creation import create_from_entries
 from supervm.storage.ledger import PAGE_CACHE_BYTES, Ledger, open_ledger
 from supervm.storage.spaces import STATE, unseal
@@ -131,6 +132,7 @@ class Grown:
 
 async def run_growth(plan: GrowthPlan, progress: Progress | None = None) -> BenchResult:
     """Run it. Raises CantMeasure for sizes that can't be, or a storage that isn't here."""
+    fix_mapped_size()  # as a node does
     component = component_of(Role.STORAGE, plan.storage)
     options: dict[str, Any] = {} if plan.cache_bytes is None else {"cache_bytes": plan.cache_bytes}
     try:
