@@ -5,11 +5,12 @@ a marker (STO-71), and the last batch, with the genesis block and the commit mar
 one is durable the store holds no ledger, and `recover` drops what there is.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 
 import trio
 
 from supervm.contracts.storage import Delete, Durability, KeyValueStore, Operation, Put
+from supervm.storage.loading import Progress, entry_rows, forget_leaves, load_tree
 from supervm.storage.records import block_rows, sealed
 from supervm.storage.spaces import (
     BULK_KEY,
@@ -30,9 +31,6 @@ from supervm.types.state import system_key
 GAS_KEY = system_key(b"gas")
 CHUNK_OPERATIONS = 50_000
 CHUNK_BYTES = 8 * 2**20
-
-Progress = Callable[[int, int], None]
-"""Called with (done, of how many) now and then during long work; must return at once."""
 
 
 def first_state(genesis: Genesis, gas_state: bytes) -> dict[bytes, bytes]:
@@ -68,6 +66,29 @@ async def create_ledger(
     await writer.finish(
         [*crown, *block_rows(block, PackedReceipts(()), b""), sealed(COMMIT_KEY, marker.encode())]
     )
+    return marker, block.header
+
+
+async def create_from_entries(
+    store: KeyValueStore,
+    genesis: Genesis,
+    entries: AsyncIterator[Sequence[tuple[bytes, bytes]]],
+    base_price: int,
+    progress: Progress | None = None,
+) -> tuple[CommitMarker, BlockHeader]:
+    """Write height 0 with a state that the genesis doesn't name, and that nobody holds in memory.
+
+    For chains made to be measured: `entries` are all of the state, some at a time, and no key comes twice.
+    The store must be empty. Interrupted anywhere, it leaves a store that the next opening finds empty.
+    """
+    await store.write([*_identity(genesis.chain_id), sealed(BULK_KEY, b"genesis")], Durability.DURABLE)
+    async for some in entries:
+        await store.write(await trio.to_thread.run_sync(entry_rows, some), Durability.BUFFERED)
+    root, crown = await load_tree(store, 0, progress)
+    block = genesis_block(genesis, root, base_price)
+    marker = CommitMarker(0, block.digest(), root, merkle.EMPTY_ROOT)
+    rows = [*block_rows(block, PackedReceipts(()), b""), sealed(COMMIT_KEY, marker.encode())]
+    await store.write([*crown, forget_leaves(), *rows, Delete(BULK_KEY)], Durability.DURABLE)
     return marker, block.header
 
 

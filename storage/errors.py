@@ -4,11 +4,15 @@ All are `StorageError`s of the storage contract: problem, subject, mend. `StoreC
 `StoreLocked` come from there too.
 """
 
-from supervm.contracts.storage import StorageError
+from supervm.contracts.storage import StorageError, StoreCorrupt
 
 
 class LedgerError(StorageError):
     """Base of the ledger's own errors."""
+
+
+class SealBroken(StoreCorrupt):
+    """A row isn't what was written under its key: its checksum says so."""
 
 
 class ForeignChain(LedgerError):
@@ -81,6 +85,14 @@ class NotEmpty(LedgerError):
 
 class MigrationFailed(LedgerError):
     """The store migrated to is not what the source is. The source is unharmed."""
+
+
+class MoveBusy(LedgerError):
+    """The store of a running node is being moved, or was."""
+
+
+class MoveRefused(LedgerError):
+    """The store of a running node can't be moved there. Nothing was begun."""
 
 
 class SnapshotError(LedgerError):

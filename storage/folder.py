@@ -14,8 +14,17 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import attrs
+from blake3 import blake3
 
-from supervm.contracts.storage import DiskFull, ReadOnly, StorageError, StoreCorrupt, StoreLocked, StoreTooNew
+from supervm.contracts.storage import (
+    DiskFull,
+    ReadOnly,
+    StorageError,
+    StoreCorrupt,
+    StoreFailed,
+    StoreLocked,
+    StoreTooNew,
+)
 from supervm.storage.errors import BackendMismatch
 
 FORMAT = 1
@@ -58,7 +67,7 @@ def open_folder(path: Path, backend: str) -> Iterator[DataFolder]:
     `StoreCorrupt` for a marker that can't be read, `ReadOnly`, or `DiskFull`.
     """
     with _file_errors(path):
-        path.mkdir(mode=MODE, parents=True, exist_ok=True)
+        make_folder(path)
         lock = os.open(path / LOCK_NAME, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         with _file_errors(path):
@@ -107,6 +116,10 @@ def read_marker(path: Path) -> str | None:
         facts = tomllib.loads(data.decode())
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise _bad_marker(marker, str(error)) from error
+    said = facts.pop("checksum", None)
+    # A marker of before it had a checksum has none.
+    if said is not None and said != (found := _checksum(data[: data.rfind(b"checksum")])):
+        raise _bad_marker(marker, f"its checksum is {found}, the stored one {said}")
     form, backend = facts.get("format"), facts.get("backend")
     if type(form) is int and form > FORMAT:
         raise StoreTooNew(
@@ -114,7 +127,7 @@ def read_marker(path: Path) -> str | None:
             marker,
             "Use a newer release, or another folder.",
         )
-    if form != FORMAT or not isinstance(backend, str) or not backend:
+    if form != FORMAT or not isinstance(backend, str) or not backend or len(facts) != 2:
         raise _bad_marker(marker, f"it needs format = {FORMAT} and a backend")
     return backend
 
@@ -159,7 +172,13 @@ def _check_marker(path: Path, backend: str) -> bool:
 
 
 def _marker(backend: str) -> bytes:
-    return f'format = {FORMAT}\nbackend = "{backend}"\n'.encode()
+    facts = f'format = {FORMAT}\nbackend = "{backend}"\n'.encode()
+    return facts + f'checksum = "{_checksum(facts)}"\n'.encode()
+
+
+def _checksum(facts: bytes) -> str:
+    """Of all that stands before it: 8 bytes of blake3, in hex."""
+    return blake3(facts).digest(8).hex()
 
 
 def _has_store(folder: Path) -> bool:
@@ -168,6 +187,14 @@ def _has_store(folder: Path) -> bool:
         return False
     names = [one.name for one in folder.iterdir()] if folder.is_dir() else []
     return not names or any(ASIDE not in name for name in names)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder (mode 0700) and those above it that are missing, so that after a crash they are there."""
+    missing = [each for each in (path, *path.parents) if not each.exists()]
+    path.mkdir(mode=MODE, parents=True, exist_ok=True)
+    for each in missing:
+        _sync(each.parent)
 
 
 def write_synced(path: Path, data: bytes) -> None:
@@ -194,6 +221,8 @@ def _sync(folder: Path) -> None:
 def _file_errors(path: Path) -> Iterator[None]:
     try:
         yield
+    except FileNotFoundError:
+        raise
     except OSError as error:
         where = error.filename or path
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -208,4 +237,6 @@ def _file_errors(path: Path) -> Iterator[None]:
             raise StorageError(
                 "the data folder is not a folder", path, "Give another with --data."
             ) from error
-        raise
+        raise StoreFailed(
+            f"{error.strerror or error} (errno {error.errno})", where, "Check the disk."
+        ) from error

@@ -26,8 +26,10 @@ from supervm.contracts.storage import (
     prefix_end,
 )
 from supervm.storage.cache import MISSING, ByteCache, CacheStats
-from supervm.storage.creation import Progress, create_ledger
+from supervm.storage.creation import create_ledger
 from supervm.storage.errors import LedgerStopped, NotProvable, Pruned
+from supervm.storage.loading import Progress
+from supervm.storage.missing import check_index, check_lacking, check_receipts
 from supervm.storage.pages import HASH_BYTES, PageInvalid, Slots
 from supervm.storage.records import (
     Located,
@@ -44,7 +46,7 @@ from supervm.storage.records import (
     sealed,
 )
 from supervm.storage.recovery import recover
-from supervm.storage.rows import sealed_rows
+from supervm.storage.rows import sealed_rows, stale_rows
 from supervm.storage.spaces import (
     COMMIT_KEY,
     PRUNED_KEY,
@@ -57,7 +59,6 @@ from supervm.storage.spaces import (
     decode_place,
     header_key,
     index_key,
-    stale_key,
     state_key,
     unseal,
 )
@@ -187,8 +188,7 @@ class Ledger:
         packed.unpack()  # here, and not where the event loop first looks into it
         operations = sealed_rows(STATE, packed)
         operations.extend([Put(key, data) for key, data in grown.written])
-        stale = stale_key(height, b"")
-        operations.extend([Put(stale + key, b"") for key in grown.stale])
+        operations.extend(stale_rows(height, grown.stale))
         return Staged(height, parent, grown.root, packed, tuple(operations))
 
     async def load_pages(
@@ -263,8 +263,9 @@ class Ledger:
             state_root=staged.root,
             receipts_root=packed.root,
         )
+        # The header first, the marker last: whatever part of a batch a broken backend leaves, it shows.
         rows = block_rows(block, packed, certificate, known)
-        return marker, *split([*staged.operations, *rows, sealed(COMMIT_KEY, marker.encode())])
+        return marker, *split([*rows, *staged.operations, sealed(COMMIT_KEY, marker.encode())])
 
     def _publish(self, marker: CommitMarker, header: BlockHeader, staged: Staged) -> None:
         """The new tip, all at once: there is no checkpoint in here, and must be none."""
@@ -294,12 +295,12 @@ class Ledger:
         self._check_running()
         await self._store.write(deletes, Durability.BUFFERED)
 
-    async def row_keys(self, start: bytes, end: bytes, limit: int) -> list[bytes]:
-        """The first `limit` keys of the store in a range, for who counts or discards rows."""
+    async def rows(self, start: bytes, end: bytes, limit: int) -> list[tuple[bytes, bytes]]:
+        """The first `limit` rows of the store in a range, as they lie, for who counts or discards them."""
         self._check_running()
         rows = cast("AsyncGenerator[tuple[bytes, bytes], None]", self._store.scan(start, end, limit=limit))
         async with aclosing(rows) as found:
-            return [key async for key, _ in found]
+            return [row async for row in found]
 
     def _check_running(self) -> None:
         if self._stopped is not None:
@@ -322,7 +323,11 @@ class Ledger:
             yield view, marker, header
 
     async def get_state(self, keys: Collection[bytes]) -> dict[bytes, bytes | None]:
-        """The values of state keys at the tip, all of one height; None where there is no entry."""
+        """The values of state keys at the tip, all of one height; None where there is no entry.
+
+        That there is none is believed only when the state tree says so too: a row that was lost is not an
+        empty account. Raises `StoreCorrupt`.
+        """
         self._check_running()
         tip = self._marker
         found: dict[bytes, bytes | None] = {}
@@ -337,13 +342,36 @@ class Ledger:
             return found
         if not self._writing.locked():
             values = await self._read_state(self._store, absent)
+            if None in values.values():
+                async with self.view() as (view, marker, _):
+                    if marker is tip:
+                        lacking = [key for key, value in values.items() if value is None]
+                        await self._check_lacking(view, marker, lacking)
             if self._marker is tip and not self._writing.locked():
                 for key, value in values.items():
                     self._state.put(key, value)
                 return {**found, **values}
         # A commit came between: what the cache said and what the store says may be of two heights.
-        async with self.view() as (view, _, _):
-            return await self._read_state(view, list(keys))
+        async with self.view() as (view, marker, _):
+            values = await self._read_state(view, list(keys))
+            await self._check_lacking(view, marker, [key for key, value in values.items() if value is None])
+            return values
+
+    async def _check_lacking(self, view: Reader, marker: CommitMarker, keys: Sequence[bytes]) -> None:
+        """Raises `StoreCorrupt` where the tree of `marker` has an entry for one of these state keys.
+
+        The tree itself tells soonest. While it is at a block, and to name the key, pages are walked.
+        """
+        if not keys:
+            return
+        at, read = At(marker.state_root, marker.height), _through_the_loop(view)
+        if not self._growing.locked():
+            async with self._growing:
+                with _tree_errors():
+                    if await trio.to_thread.run_sync(self._tree.lacks, at, keys, read, limiter=self._cpu):
+                        return
+        with _tree_errors():
+            await trio.to_thread.run_sync(check_lacking, self._pages, at, keys, read, limiter=self._cpu)
 
     async def _read_state(self, reader: Reader, keys: Sequence[bytes]) -> dict[bytes, bytes | None]:
         rows = [state_key(key) for key in keys]
@@ -418,7 +446,22 @@ class Ledger:
         return _held(await read_row(self._store, certificate_key(height)), height)
 
     async def receipts(self, height: int) -> list[Receipt] | None:
-        """The receipts of a block in order; None above the tip. Raises `Pruned` below the horizon."""
+        """The receipts of a block in order; None above the tip. Raises `Pruned` below the horizon.
+
+        They are those whose root a header shows, once one does. Raises `StoreCorrupt`.
+        """
+        tip, found = self._marker, await self.stored_receipts(height)
+
+        async def others(at: int) -> list[Receipt]:
+            return await read_receipts(self._store, at)
+
+        if found is not None:
+            with self._kept(height):
+                await check_receipts(height, found, tip, self._horizon.blocks, self.header, others)
+        return found
+
+    async def stored_receipts(self, height: int) -> list[Receipt] | None:
+        """As `receipts`, of which one may be missing: for who compares them with others."""
         self._check_running()
         if not 0 <= height <= self._marker.height:
             return None
@@ -426,6 +469,12 @@ class Ledger:
             found = await read_receipts(self._store, height)
         self._check_kept(height)
         return found
+
+    async def check_index(self, height: int) -> None:
+        """That a block and its transactions are found by digest. Raises `StoreCorrupt` and `Pruned`."""
+        header, receipts = await self.header(height), await self.receipts(height)
+        assert header is not None and receipts is not None, height
+        await check_index(self._store, header, receipts)
 
     async def known(self, digests: Sequence[bytes]) -> set[bytes]:
         """Those of these transaction digests that a block of the chain has a receipt for (CONS-40)."""

@@ -22,8 +22,8 @@ from supervm.contracts.storage import (
     Put,
     Reader,
 )
-from supervm.storage.creation import Progress
 from supervm.storage.errors import MigrationFailed, NotEmpty
+from supervm.storage.loading import Progress
 from supervm.storage.records import first_key, sealed
 from supervm.storage.spaces import (
     CHAIN_KEY,
@@ -58,7 +58,8 @@ async def migrate(source: KeyValueStore, target: KeyValueStore, progress: Progre
 
     Called again after anything that stopped it, it goes on. `progress` counts rows copied, of an estimate,
     then rows compared. Raises `NotEmpty` for a target that holds anything but an unfinished migration,
-    `MigrationFailed` where a row differs afterwards, and what the stores raise. The source is never written.
+    `MigrationFailed` where a row differs afterwards, `StoreCorrupt` for a source that lacks what a ledger
+    has, and what the stores raise. The source is never written.
     """
     metadata = await _metadata(source)
     origin = blake3(b"".join(put.key + put.value for put in metadata)).digest()
@@ -122,9 +123,15 @@ async def _forget(source: KeyValueStore, target: KeyValueStore, origin: bytes) -
     first: list[Operation] = [DeleteRange(STATE, None), sealed(MIGRATE_KEY, _encode(origin, 0, b""))]
     for key in (SCHEMA_KEY, CHAIN_KEY):
         value = await source.get(key)
-        assert value is not None, "the source was opened as a ledger"
+        if value is None:
+            raise corrupt(key, "it is missing")
         first.append(Put(key, value))
     await target.write(first, Durability.DURABLE)
+
+
+def begun_mark() -> Put:
+    """What a target has as long as it holds no ledger yet; of no source, so that `migrate` begins anew."""
+    return sealed(MIGRATE_KEY, _encode(bytes(32), 0, b""))
 
 
 async def _page(reader: Reader, start: bytes) -> Rows:
@@ -144,7 +151,8 @@ async def _page(reader: Reader, start: bytes) -> Rows:
 async def _metadata(source: KeyValueStore) -> list[Put]:
     rows = [Put(*row) async for row in source.scan(META, STATE, limit=META_ROWS_MAX + 1)]
     assert len(rows) <= META_ROWS_MAX, "metadata is one batch"
-    assert any(put.key == COMMIT_KEY for put in rows), "the source was opened as a ledger"
+    if all(put.key != COMMIT_KEY for put in rows):
+        raise corrupt(COMMIT_KEY, "it is missing")
     return rows
 
 

@@ -19,12 +19,11 @@ from supervm.storage.pace import Pace, PieceSize
 from supervm.storage.spaces import (
     BODIES,
     STALE,
-    TREE,
     Horizon,
     body_key,
-    corrupt,
     receipts_key,
     stale_key,
+    stale_page,
 )
 
 KEPT_MIN = 256
@@ -147,11 +146,11 @@ class Sweeper:
         return Removed(blocks=high - low) if low < high else None
 
     async def _clear_pages(self, target: Horizon) -> Removed | None:
-        entries = await self.ledger.row_keys(self._stale_from, stale_end(target), self._pages.size)
+        entries = await self.ledger.rows(self._stale_from, stale_end(target), self._pages.size)
         if entries:
-            pages = [_stale_page(entry) for entry in entries]
-            await self.ledger.discard([*map(Delete, pages), *map(Delete, entries)])
-            self._stale_from = entries[-1]
+            pages = [stale_page(*entry) for entry in entries]
+            await self.ledger.discard([*map(Delete, pages), *(Delete(key) for key, _ in entries)])
+            self._stale_from = entries[-1][0]
             return Removed(pages=len(pages))
         self.cleared = attrs.evolve(self.cleared, roots=target.roots)
         return None
@@ -164,8 +163,8 @@ def cleared_ranges(low: int, high: int) -> list[tuple[bytes, bytes]]:
 
 async def lowest_block(ledger: Ledger, target: Horizon) -> int:
     """The lowest height below the target that has its body still; the target where none has."""
-    found = await ledger.row_keys(BODIES, body_key(target.blocks), 1)
-    return int.from_bytes(found[0][1:9], "big") if found else target.blocks
+    found = await ledger.rows(BODIES, body_key(target.blocks), 1)
+    return int.from_bytes(found[0][0][1:9], "big") if found else target.blocks
 
 
 def stale_end(horizon: Horizon) -> bytes:
@@ -176,15 +175,7 @@ def stale_end(horizon: Horizon) -> bytes:
 async def would_remove(ledger: Ledger, target: Horizon) -> Removed:
     """What a sweep would remove were the horizon at `target`. Reads the whole stale index below it."""
     pages, start, end = 0, STALE, stale_end(target)
-    while entries := await ledger.row_keys(start, end, DELETES_MAX):
-        pages += len([_stale_page(entry) for entry in entries])
-        start = entries[-1] + b"\x00"
+    while entries := await ledger.rows(start, end, DELETES_MAX):
+        pages += len([stale_page(*entry) for entry in entries])
+        start = entries[-1][0] + b"\x00"
     return Removed(target.blocks - await lowest_block(ledger, target), pages)
-
-
-def _stale_page(entry: bytes) -> bytes:
-    """The key of the page that a stale entry names, which must be older than what replaced it."""
-    page = entry[9:]
-    if len(page) < 10 or page[:1] != TREE or page[-8:] >= entry[1:9]:
-        raise corrupt(entry, "it names no page of an earlier height")
-    return page

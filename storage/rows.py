@@ -1,11 +1,11 @@
 """Sealed rows, many at once: in C where it was built, else one after the other; the same rows."""
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from supervm.contracts.storage import Delete, Operation, Put
 from supervm.hardware import fastpath
-from supervm.storage.spaces import seal
+from supervm.storage.spaces import STALE, STALE_VALUE, height_bytes, seal
 from supervm.types.changes import PackedChanges
 
 if fastpath.BLOCKS_NATIVE:
@@ -22,6 +22,17 @@ def sealed_rows(space: bytes, entries: PackedChanges) -> list[Operation]:
         Delete(space + key) if value is None else Put(space + key, seal(space + key, value))
         for key, value in entries.items()
     ]
+
+
+def stale_rows(height: int, pages: Sequence[bytes]) -> list[Operation]:
+    """For the key of each page that no root of `height` or later needs, its entry in the stale index.
+
+    An entry says which page may be removed, so it is sealed as any other row is. Its value is u8 format 1.
+    """
+    at = height_bytes(height)
+    size, value = _SIZE.pack(len(STALE_VALUE)), STALE_VALUE
+    entries = [bytes((len(at) + len(page),)) + at + page + size + value for page in pages]
+    return sealed_rows(STALE, PackedChanges(b"".join(entries), len(entries)))
 
 
 def _unpacked(rows: bytes, count: int) -> Iterator[Operation]:

@@ -14,9 +14,9 @@ import trio
 from supervm.contracts.application import NodeIdentity
 from supervm.contracts.storage import DiskFull, Reader, SnapshotExpired
 from supervm.kernel.component import Clock
-from supervm.storage.creation import Progress
 from supervm.storage.errors import NotProvable, SnapshotRefused
 from supervm.storage.ledger import Ledger
+from supervm.storage.loading import Progress
 from supervm.storage.pace import Pace
 from supervm.storage.records import read_horizon
 from supervm.storage.snapshot_chunks import (

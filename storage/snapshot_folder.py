@@ -28,7 +28,7 @@ from supervm.storage.errors import (
     SnapshotError,
     SnapshotRefused,
 )
-from supervm.storage.folder import write_synced
+from supervm.storage.folder import make_folder, write_synced
 from supervm.storage.snapshot_chunks import BLOB_BYTES_MAX, check_blob, decode_table, digest_of
 from supervm.storage.snapshot_format import MANIFEST_BYTES_MAX, Manifest
 
@@ -100,11 +100,17 @@ class SnapshotFolder:
         path = self.path / (name + MANIFEST)
         try:
             with path.open("rb") as file:
-                return Manifest.decode(file.read(MANIFEST_BYTES_MAX + 1))
+                data = file.read(MANIFEST_BYTES_MAX + 1)
         except FileNotFoundError:
             raise SnapshotError(
                 "there is no such snapshot", path, "List them: supervm snapshot list."
             ) from None
+        except OSError as error:
+            raise _unreadable("the manifest", path, error) from error
+        try:
+            return Manifest.decode(data)
+        except SnapshotDamaged as error:
+            raise SnapshotDamaged(error.problem, f"{path}: {error.subject}", error.mend) from error
 
     def blob(self, digest: bytes) -> bytes:
         """The bytes of a chunk or table, which have this digest. Raises `ChunkMissing`, `SnapshotDamaged`."""
@@ -115,9 +121,7 @@ class SnapshotFolder:
         except FileNotFoundError:
             raise ChunkMissing(digest, self.path) from None
         except OSError as error:
-            raise SnapshotDamaged(
-                f"a chunk can't be read: {error.strerror}", path, "Check the disk, or take another snapshot."
-            ) from error
+            raise _unreadable("a chunk", path, error) from error
 
     def bytes_used(self) -> int:
         """What all chunks take; one that is removed meanwhile counts nothing."""
@@ -153,7 +157,7 @@ class SnapshotFolder:
     def writing(self) -> Iterator[None]:
         """Be the one who writes or removes here; raises `SnapshotBusy` where another does."""
         with _file_errors(self.path):
-            (self.path / CHUNKS).mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_folder(self.path / CHUNKS)
             lock = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             try:
@@ -276,6 +280,12 @@ class SnapshotFolder:
     def _blob(self, digest: bytes) -> Path:
         name = digest.hex()
         return self.path / CHUNKS / name[:2] / name
+
+
+def _unreadable(what: str, path: Path, error: OSError) -> SnapshotDamaged:
+    return SnapshotDamaged(
+        f"{what} can't be read: {error.strerror}", path, "Check the disk, or take another snapshot."
+    )
 
 
 def _sync_folder(path: Path) -> None:

@@ -10,39 +10,38 @@ Each chunk is written with the count of those done, in one batch, so a restore t
 last chunk. What is found wrong in a snapshot whose chunks are all as named is the maker's doing: nothing of
 it stays.
 
-While the state comes in the order of its keys, the tree needs it in the order of their hashes. So each entry
-leaves a row `02 || kh -> blake3(value)`, and these are read one slice of the tree after the other: memory is
-bounded whatever the state's size. They go with the last batch.
+Memory is bounded whatever the state's size: see `supervm.storage.loading`.
 
 `ChunkSource` says where chunks are from: a folder here, and whoever has them later.
 """
 
 import struct
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import aclosing
-from typing import Protocol, cast
+from typing import Protocol
 
 import attrs
 import trio
 
 from supervm.contracts.storage import (
     Delete,
-    DeleteRange,
     Durability,
     KeyValueStore,
     Operation,
     Put,
     StoreCorrupt,
 )
-from supervm.storage.creation import Progress
 from supervm.storage.errors import (
     ChainMismatch,
     ForeignChain,
     NotEmpty,
+    SealBroken,
     SnapshotDamaged,
     SnapshotUntrusted,
     WrongRoot,
 )
+from supervm.storage.loading import Progress, entry_rows, forget_leaves, load_tree
+from supervm.storage.missing import check_index
 from supervm.storage.records import (
     check_block_place,
     first_key,
@@ -71,7 +70,6 @@ from supervm.storage.spaces import (
     CHAIN_KEY,
     COMMIT_KEY,
     HEADERS,
-    HISTORY,
     INDEX,
     LEDGER_END,
     META_KEYS,
@@ -86,21 +84,13 @@ from supervm.storage.spaces import (
     Horizon,
     certificate_key,
     corrupt,
-    decode_place,
-    index_key,
     unseal,
 )
-from supervm.storage.tree import SLICES, Change, build_crown, build_slice
 from supervm.storage.verify import verify_kept
-from supervm.types import smt
 from supervm.types.block import Block, BlockHeader
 from supervm.types.errors import InvalidInput
 from supervm.types.genesis import Genesis
 from supervm.types.receipt import Receipt
-
-LEAVES = HISTORY
-BATCH_OPERATIONS = 50_000
-BATCH_BYTES = 8 * 2**20
 
 _PROGRESS = struct.Struct("<B32sQ")
 _ORIGIN = struct.Struct("<BQ32s")
@@ -198,7 +188,7 @@ async def restore_snapshot(
     done = await work.begin()
     await work.write_chunks(done)
     try:
-        root, crown = await work.build_tree()
+        root, crown = await load_tree(store, manifest.height, progress)
         if root != manifest.state_root:
             raise WrongRoot(root, manifest.state_root)
         await work.check_blocks()
@@ -270,32 +260,11 @@ class _Restore:
         for key, value in rows:
             if not _fits(space, key, self.manifest):
                 raise damaged(entry.digest, f"no {section.name} row has key {key.hex() or 'none'}")
-            batch.append(sealed(space + key, value))
             if space == INDEX and not leads_within(key, value, self.manifest.height):
                 raise damaged(entry.digest, f"index row {key.hex()} leads to no place of this chain")
-            if space == STATE:
-                batch.append(Put(LEAVES + smt.key_hash(key), smt.value_hash(value)))
-        return batch
-
-    async def build_tree(self) -> tuple[bytes, list[Operation]]:
-        """Write the tree of the state that is in the store, but for its top pages: root, and those."""
-        height = self.manifest.height
-        slices: list[bytes] = []
-        for first in range(SLICES):
-            leaves = await self._leaves(first)
-            slot, pages = await trio.to_thread.run_sync(build_slice, leaves, height)
-            slices.append(slot)
-            for batch in _batches(pages):
-                await self.store.write(batch, Durability.BUFFERED)
-            self._tell(first + 1, SLICES)
-        root, crown = build_crown(slices, height)
-        return root, [Put(key, data) for key, data in crown.items()]
-
-    async def _leaves(self, first: int) -> list[Change]:
-        prefix = LEAVES + bytes((first,))
-        scan = cast("AsyncGenerator[tuple[bytes, bytes], None]", self.store.scan_prefix(prefix))
-        async with aclosing(scan) as rows:
-            return [(key[1:], key[1:] + value) async for key, value in rows]
+            if space != STATE:
+                batch.append(sealed(space + key, value))
+        return entry_rows(rows) if space == STATE else batch
 
     async def check_blocks(self) -> None:
         """Headers from genesis up with their certificates, and every block and receipt that came along."""
@@ -319,25 +288,17 @@ class _Restore:
             if header.chain_id != self.trust.chain_id:
                 raise ForeignChain(header.chain_id, self.trust.chain_id, "snapshot")
             await _check_final(header, await stored.certificate(manifest.height) or b"", self.trust)
+        except SealBroken:
+            raise  # a row as it was sealed here is not as it was written: the store's doing
         except (StoreCorrupt, ChainMismatch) as error:
             raise SnapshotUntrusted(
                 "the snapshot contradicts itself", error, "Nothing of it was kept. Take one of another node."
             ) from error
 
     async def _check_index(self, height: int) -> None:
-        """A kept block's digest leads to it, and each transaction's to this block or an earlier one."""
         header = await read_header(self.store, height)
-        receipts = await read_receipts(self.store, height)
         assert header is not None, height
-        keys = [index_key(header.digest()), *(index_key(receipt.digest) for receipt in receipts)]
-        for key, found in zip(keys, await self.store.get_many(keys), strict=True):
-            place = None if found is None else decode_place(key, unseal(key, found))
-            if key == keys[0]:
-                good = place == height
-            else:
-                good = not isinstance(place, int | None) and place.height <= height
-            if not good:
-                raise corrupt(key, f"it doesn't lead to block {height}")
+        await check_index(self.store, header, await read_receipts(self.store, height))
 
     def _marker(self) -> CommitMarker:
         manifest = self.manifest
@@ -351,7 +312,7 @@ class _Restore:
         await self.store.write(
             [
                 *crown,
-                DeleteRange(LEAVES, bytes([LEAVES[0] + 1])),
+                forget_leaves(),
                 sealed(PRUNED_KEY, Horizon(manifest.first_block, manifest.height).encode()),
                 sealed(RESTORED_KEY, _ORIGIN.pack(1, manifest.height, manifest.digest)),
                 sealed(COMMIT_KEY, marker.encode()),
@@ -381,7 +342,7 @@ class _StoredBlocks:
     async def block(self, which: int) -> Block | None:
         return await read_block(self.store, which)
 
-    async def receipts(self, height: int) -> list[Receipt] | None:
+    async def stored_receipts(self, height: int) -> list[Receipt] | None:
         return await read_receipts(self.store, height)
 
 
@@ -437,19 +398,6 @@ def _fits(space: bytes, key: bytes, manifest: Manifest) -> bool:
     lengths = (8, 10) if space == BODIES else (12,)
     assert space in (BODIES, RECEIPTS), space
     return len(key) in lengths and manifest.first_block <= height <= manifest.height
-
-
-def _batches(pages: dict[bytes, bytes]) -> Iterator[list[Operation]]:
-    batch: list[Operation] = []
-    size_bytes = 0
-    for key, data in pages.items():
-        if batch and (len(batch) == BATCH_OPERATIONS or size_bytes + len(data) > BATCH_BYTES):
-            yield batch
-            batch, size_bytes = [], 0
-        batch.append(Put(key, data))
-        size_bytes += len(key) + len(data)
-    if batch:
-        yield batch
 
 
 def _decode_progress(data: bytes) -> tuple[bytes, int]:

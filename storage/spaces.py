@@ -11,6 +11,7 @@ import attrs
 from blake3 import blake3
 
 from supervm.contracts.storage import StoreCorrupt
+from supervm.storage.errors import SealBroken
 from supervm.storage.pages import PAGE_SPACE
 
 SCHEMA = 1
@@ -36,6 +37,7 @@ RESTORE_KEY = META + b"bulk/restore"
 MIGRATE_KEY = META + b"bulk/migrate"
 PRUNED_KEY = META + b"pruned"
 RESTORED_KEY = META + b"restored"
+STALE_VALUE = b"\x01"
 META_KEYS = (
     SCHEMA_KEY,
     CHAIN_KEY,
@@ -150,6 +152,19 @@ def stale_key(height: int, page: bytes) -> bytes:
     return STALE + height_bytes(height) + page
 
 
+def stale_page(key: bytes, stored: bytes) -> bytes:
+    """The key of the page that an entry of the stale index names. Raises `StoreCorrupt`.
+
+    It must be older than what replaced it. Entries of before they were sealed are empty.
+    """
+    if stored and unseal(key, stored) != STALE_VALUE:
+        raise corrupt(key, "not an entry of format 1")
+    page = key[9:]
+    if len(page) < 10 or page[:1] != TREE or page[-8:] >= key[1:9]:
+        raise corrupt(key, "it names no page of an earlier height")
+    return page
+
+
 def header_key(height: int) -> bytes:
     return HEADERS + height_bytes(height)
 
@@ -182,7 +197,7 @@ def seal(key: bytes, value: bytes) -> bytes:
 
 
 def unseal(key: bytes, stored: bytes) -> bytes:
-    """The value without its seal; raises `StoreCorrupt`, naming key and both checksums."""
+    """The value without its seal; raises `SealBroken`, naming key and both checksums."""
     return split_seal(key, stored)[0]
 
 
@@ -191,7 +206,11 @@ def split_seal(key: bytes, stored: bytes) -> tuple[bytes, bytes]:
     value, found = stored[:-SEAL_BYTES], stored[-SEAL_BYTES:]
     expected = _checksum(key, value)
     if found != expected:
-        raise corrupt(key, f"its checksum is {expected.hex()}, the stored one {found.hex() or 'missing'}")
+        raise SealBroken(
+            "damaged data",
+            f"{describe(key)}: its checksum is {expected.hex()}, the stored one {found.hex() or 'missing'}",
+            MEND_CORRUPT,
+        )
     return value, found
 
 

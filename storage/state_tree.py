@@ -14,7 +14,7 @@ import attrs
 from supervm.hardware import fastpath
 from supervm.storage.cache import MISSING, ByteCache, CacheStats
 from supervm.storage.pages import PageInvalid, Slots, decode_page
-from supervm.storage.tree import Change, Read, load, update
+from supervm.storage.tree import Change, Path, Read, find, load, update
 from supervm.types import smt
 from supervm.types.changes import PackedChanges
 
@@ -54,6 +54,12 @@ class StateTree(Protocol):
     def settle(self, at: At) -> None:
         """The newest tree is this: keep of its pages what the bound allows, and nothing else of an update."""
 
+    def lacks(self, at: At, keys: Sequence[bytes], read: Read) -> bool:
+        """Whether this tree has none of these state keys, where that is quickly told; False tells nothing.
+
+        Raises `PageInvalid`.
+        """
+
     def stats(self) -> CacheStats:
         """What it has in memory of its own."""
 
@@ -78,6 +84,11 @@ class CachedPages:
         for key, data in fetched.items():
             self.cache.put(key, data)
         return pages
+
+    def ways(self, at: At, paths: Sequence[bytes], read: Read) -> dict[bytes, Path]:
+        """The way to each of sorted kh. Raises `PageInvalid`."""
+        pages = self.load(at, paths, read)
+        return {path: find(pages, at.height, path) for path in paths}
 
     def _known(self, key: bytes) -> Slots | None:
         data = self.cache.get(key)
@@ -109,6 +120,9 @@ class PythonTree:
             for key, data in self._last[1].written:
                 self._pages.cache.put(key, data)
         self._last = None
+
+    def lacks(self, at: At, keys: Sequence[bytes], read: Read) -> bool:
+        return False  # walking the pages is as quick
 
     def stats(self) -> CacheStats:
         return CacheStats(0, 0, 0, 0, 0)
@@ -158,6 +172,16 @@ class NativeTree:
             self._tree.forget(at.root, at.height)
             self._at = at
         self._stats = self._counted()
+
+    def lacks(self, at: At, keys: Sequence[bytes], read: Read) -> bool:
+        if self._open is not None:
+            return False  # an update that may yet be settled on
+        # Removing what isn't there leaves the same root. The pages stay, for the update that comes.
+        removals = PackedChanges.of(dict.fromkeys(keys))
+        grown = self.grow(at, removals, at.height + 1, read)
+        self._open = None
+        self._tree.abort()
+        return grown.root == at.root
 
     def stats(self) -> CacheStats:
         return self._stats

@@ -12,9 +12,10 @@ import trio
 
 from supervm.contracts.gas import GasPolicy
 from supervm.contracts.storage import KeyValueStore
-from supervm.storage.creation import GAS_KEY, Progress
+from supervm.storage.creation import GAS_KEY
 from supervm.storage.errors import ChainMismatch
 from supervm.storage.ledger import Ledger, open_ledger
+from supervm.storage.loading import Progress
 from supervm.storage.pages import slot_node
 from supervm.storage.spaces import STATE, TREE, CommitMarker, corrupt, header_key, unseal
 from supervm.storage.tree import SLICES, Change, build_slice, slice_node
@@ -143,6 +144,7 @@ async def verify_chain(
         async with aclosing(ledger.each_block(1)) as blocks:
             async for block in blocks:
                 await _replay_block(ledger, twin, block, parent, gas, replay, roots)
+                await ledger.check_index(block.header.height)
                 parent = block.header
                 transactions += sum(len(batch.transactions) for batch in block.batches)
                 yield Verified(parent.height, tip.height, transactions)
@@ -158,7 +160,7 @@ class StoredBlocks(Protocol):
     async def header(self, height: int) -> BlockHeader | None: ...
     async def certificate(self, height: int) -> bytes | None: ...
     async def block(self, which: int) -> Block | None: ...
-    async def receipts(self, height: int) -> list[Receipt] | None: ...
+    async def stored_receipts(self, height: int) -> list[Receipt] | None: ...
 
 
 async def verify_kept(
@@ -184,7 +186,7 @@ async def verify_kept(
         if check_certificate is not None:
             await _check_certificate(stored, header, check_certificate)
         if height >= oldest:
-            block, receipts = await stored.block(height), await stored.receipts(height)
+            block, receipts = await stored.block(height), await stored.stored_receipts(height)
             assert block is not None and receipts is not None, height
             transactions += sum(len(batch.transactions) for batch in block.batches)
             receipts_roots[height] = merkle.root([receipt.encode() for receipt in receipts])
@@ -238,7 +240,7 @@ async def _replay_block(
     found = await twin.get_state({GAS_KEY, *touched})
     state = {key: value for key, value in found.items() if value is not None}
     outcome = await trio.to_thread.run_sync(replay.execute, state, block)
-    _same_receipts(height, outcome.receipts, await ledger.receipts(height) or [])
+    _same_receipts(height, outcome.receipts, await ledger.stored_receipts(height) or [])
     staged = await twin.stage(outcome.changes, height)
     gas_state = outcome.changes.get(GAS_KEY) or state[GAS_KEY]
     roots[height] = _Roots(

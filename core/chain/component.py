@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import attrs
@@ -22,6 +22,7 @@ from supervm.crypto.batch import chosen
 from supervm.execution.engine import MODES, choose_engine
 from supervm.execution.working import GAS_STATE_KEY
 from supervm.kernel.component import Component, Context
+from supervm.storage.errors import Pruned
 from supervm.storage.ledger import PAGE_CACHE_BYTES, STATE_CACHE_BYTES, open_ledger
 from supervm.storage.pruning import KEPT_MIN, Keep
 from supervm.storage.snapshot_folder import SnapshotFolder
@@ -35,6 +36,7 @@ THREADS_MAX = 8
 WORKERS_MAX = 256
 REFRESH_S = 1.0
 SPOT_CHECK_S = 600.0
+SPOT_CHECK_BLOCKS = 16
 SNAPSHOTS = "snapshots"
 """Their folder in the data folder, where no other is named."""
 
@@ -260,7 +262,7 @@ async def _keep_fresh(ctx: Context, chain: Chain) -> None:
 
 
 async def _spot_check(ctx: Context, chain: Chain, blocks: int) -> None:
-    """Compare a random 1/256 of the state with its tree now and then (STO-37).
+    """Compare a random 1/256 of the state with its tree now and then, and blocks with their index (STO-37).
 
     A store that can't be read for now is checked the next time. Raises `StoreCorrupt` where they differ: the
     component fails, and nothing is voted for from then on.
@@ -274,6 +276,9 @@ async def _spot_check(ctx: Context, chain: Chain, blocks: int) -> None:
         part = ctx.random.randrange(SLICES)
         try:
             entries = await verify_slice(chain.ledger, part)
+            for _ in range(SPOT_CHECK_BLOCKS):
+                with suppress(Pruned):  # meanwhile
+                    await chain.ledger.check_index(ctx.random.randint(chain.ledger.horizon.blocks, height))
         except PASSING as error:
             ctx.log.warning("state_not_checked", height=height, part=part, cause=str(error))
             continue

@@ -64,6 +64,19 @@ def step_of(now: Step, stats: StoreStats, rules: RoomRules) -> Step:
     return Step.ROOM
 
 
+def check_bulk(stats: StoreStats, rules: RoomRules, wanted_bytes: int, what: str) -> None:
+    """Raise `DiskFull` where the store's disk is tight, or would be with so many bytes more (STO-11)."""
+    if stats.disk_free_bytes is None:
+        return
+    left = attrs.evolve(stats, disk_free_bytes=max(0, stats.disk_free_bytes - wanted_bytes))
+    if step_of(Step.ROOM, left, rules) is not Step.ROOM:
+        raise DiskFull(
+            f"no room for {what}: about {wanted_bytes} bytes are wanted, {stats.disk_free_bytes} are free",
+            "application.ledger.disk_tight_bytes",
+            "Free some, name a larger disk, or lower that bound.",
+        )
+
+
 class Room:
     """The step that a chain is at. `watch` moves it, and so does a block that the disk refused."""
 

@@ -59,3 +59,45 @@ def pruning(as_json: bool, **asked: Any) -> None:
     except CantMeasure as error:
         raise Misuse(str(error)) from error
     finish(result, as_json)
+
+
+@click.command()
+@click.option("--storage", default="rocksdb", show_default=True, help="Storage component.")
+@click.option("--accounts", type=click.IntRange(2), default=1_000_000, show_default=True, help="Accounts.")
+@click.option(
+    "--blocks", type=click.IntRange(0), default=2_000, show_default=True, help="Blocks once they are there."
+)
+@click.option("--block", type=click.IntRange(1), default=100, show_default=True, help="Transfers of a block.")
+@click.option(
+    "--payers", type=click.IntRange(1), default=10_000, show_default=True, help="Accounts that pay."
+)
+@click.option(
+    "--page-cache-bytes",
+    type=click.IntRange(0),
+    default=32 * 2**20,
+    show_default=True,
+    help="Bound on the tree's pages in memory.",
+)
+@click.option("--cache-bytes", type=click.IntRange(2**20), help="The store's cache.  [default: its own]")
+@click.option("--seed", type=int, default=1, show_default=True, help="Of the accounts and transfers.")
+@folder_option
+@json_option
+def growth(as_json: bool, **asked: Any) -> None:
+    """Load accounts into a ledger, then commit blocks, and look at the memory all the while.
+
+    At the end every account is counted, what they hold together compared with what there was, and a part of
+    the state tree, or all of it up to a million accounts, with its root.
+
+    \b
+    Example:
+      supervm bench growth
+      supervm bench growth --accounts 10000000 --blocks 10000 --json
+    """
+    from supervm.bench.account_growth import GrowthPlan, run_growth
+    from supervm.bench.errors import CantMeasure
+
+    try:
+        result = trio.run(run_growth, GrowthPlan(**asked), progress)
+    except CantMeasure as error:
+        raise Misuse(str(error)) from error
+    finish(result, as_json)

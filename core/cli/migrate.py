@@ -1,4 +1,4 @@
-"""`supervm migrate`: move a stopped node's folder to another storage backend."""
+"""`supervm migrate`: move a node's folder to another storage backend, stopped or running."""
 
 from pathlib import Path
 from typing import Any
@@ -9,28 +9,65 @@ import trio
 from supervm.cli.output import json_option, print_facts, progress
 from supervm.cli.snapshot import folder_options, node_options
 
+LOOK_S = 0.5
+
 
 @click.command()
 @click.option("--to", "name", required=True, metavar="NAME", help="Storage component to move to, as rocksdb.")
+@click.option("--api", metavar="URL", help="Have the running node there move its own store.")
 @folder_options
 @json_option
 def migrate(
-    name: str, data: Path | None, file: Path | None, settings: tuple[str, ...], as_json: bool
+    name: str,
+    api: str | None,
+    data: Path | None,
+    file: Path | None,
+    settings: tuple[str, ...],
+    as_json: bool,
 ) -> None:
-    """Copy the store of a stopped node to another backend, compare both, and switch the folder to it.
+    """Copy a node's store to another backend, compare both, and switch the folder to it.
 
-    Every row is compared and the state root computed anew before the folder is switched. The old store is
-    only read, and stays where it is. Interrupted, it goes on when it is run again.
+    Every row is compared before the folder is switched; of a stopped node the state root is computed anew
+    too. The old store stays where it is. Interrupted, it goes on when it is run again. A running node goes on
+    meanwhile, then writes both, and opens the new one at its next start; its token is taken from
+    SUPERVM_API_TOKEN.
 
     \b
     Example:
       supervm migrate --to rocksdb
       supervm migrate --to lmdb --data /srv/node --json
+      supervm migrate --to rocksdb --api http://127.0.0.1:8645
     """
+    from supervm.cli.errors import Misuse
+
+    if api is not None:
+        if data is not None:
+            raise Misuse("--api: a running node has --data by its configuration")
+        print_facts(trio.run(_migrate_at, api, name), as_json)
+        return
     print_facts(trio.run(_migrate, node_options(data, file, settings), name), as_json)
 
 
+async def _migrate_at(api: str, name: str) -> dict[str, Any]:
+    """Have a running node move its store, and wait until it has. Raises Failure, `ClientError`."""
+    from supervm.cli.errors import Failure
+    from supervm.cli.node_option import connect
+
+    with connect(api) as client, progress("moving", 0) as bar:
+        client.post(f"/v1/migration/{name}")
+        while True:
+            await trio.sleep(LOOK_S)
+            now = client.get("/v1/migration")
+            if now["phase"] == "done":
+                mend = "the node opens the new store at its next start; until then it writes both"
+                return {"migrated": True, **now, "next": mend}
+            if now["phase"] == "failed":
+                raise Failure(f"{api}: {now['problem']}; the node goes on with its old store")
+            bar.update(1)
+
+
 async def _migrate(options: Any, name: str) -> dict[str, Any]:
+    from supervm.chain.room import check_bulk
     from supervm.cli.errors import Misuse
     from supervm.cli.folders import (
         check_persistent,
@@ -60,6 +97,8 @@ async def _migrate(options: Any, name: str) -> dict[str, Any]:
         with open_logs(LogConfig(level="warning")) as logs:
             async with opened_storage(prepared, planned, folder.path, logs) as (target, gas):
                 check_persistent(target)
+                wanted_bytes = (await folder.store.stats()).bytes
+                check_bulk(await target.stats(), folder.options.room, wanted_bytes, "the copy")
                 with progress("copying", 0) as bar:
                     moved = await copy(folder.store, target, lambda done, of: bar.update(1))
                 state = gas.initial_state()

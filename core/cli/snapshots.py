@@ -10,6 +10,7 @@ from typing import Any
 import trio
 
 from supervm.chain.component import LedgerOptions
+from supervm.chain.room import check_bulk
 from supervm.cli.errors import Failure
 from supervm.cli.folders import (
     check_persistent,
@@ -181,6 +182,9 @@ async def _restore(
     with open_logs(LogConfig(level="warning")) as logs:
         async with opened_storage(prepared, planned, data, logs) as (store, gas):
             check_persistent(store)
+            ledger_options: LedgerOptions = prepared.effective.options[Role.APPLICATION, "ledger"]
+            # The tree is made anew, and is about as large as the state.
+            check_bulk(await store.stats(), ledger_options.room, 2 * manifest.size_bytes, "the snapshot")
             with progress("restoring", manifest.chunks) as bar:
                 await restore_snapshot(store, source, manifest, trust, lambda done, of: bar.update(1))
             state = gas.initial_state()

@@ -80,6 +80,8 @@ async def _verify(
             async with aclosing(chain) as steps:
                 async for step in steps:
                     transactions = step.transactions
+                    if pruned and step.height >= ledger.horizon.blocks:
+                        await ledger.check_index(step.height)
                     bar.update(1 if step.height else 0)
         with progress("hashing the state", 0):
             entries = await verify_tree(ledger)

@@ -322,6 +322,28 @@ PATHS: dict[str, Schema] = {
             security=[{"token": []}],
         )
     },
+    "/v1/migration": get(
+        "node",
+        "migration",
+        "Whether the node's store is being moved to another backend, and how far it is",
+        answer("The move under way, or the last one", ref("Migration")),
+    ),
+    "/v1/migration/{to}": {
+        "post": operation(
+            "node",
+            "begin_migration",
+            "Begin to move the node's store to another storage backend while it runs",
+            {"202": answer("It begins", ref("Migration"))},
+            {
+                403: "The node has no api.token, so nobody may",
+                408: "A body came, and too slowly",
+                409: "There is no moving to that backend, or a move is under way or done",
+                413: "A body came, and too large",
+            },
+            parameters=[path("to", "The storage component", {"type": "string", "pattern": WORD})],
+            security=[{"token": []}],
+        )
+    },
     "/v1/plugins": get(
         "node", "plugins", "What is loaded, version, health, restarts", answer("Plugins", ref("Plugins"))
     ),

@@ -77,6 +77,39 @@ class PluginControl(Protocol):
         """Try what waits or is broken again now; the components that are tried."""
 
 
+class MoveState(Protocol):
+    """A move of the node's store to another backend: `phase` is a name, `problem` why it failed."""
+
+    @property
+    def to(self) -> str: ...
+
+    @property
+    def phase(self) -> str: ...
+
+    @property
+    def rows(self) -> int: ...
+
+    @property
+    def rows_of(self) -> int: ...
+
+    @property
+    def changed(self) -> int: ...
+
+    @property
+    def problem(self) -> str: ...
+
+
+class Moves(Protocol):
+    """Moves the node's store to another backend while it runs."""
+
+    @property
+    def facts(self) -> MoveState:
+        """The move under way, or the last one."""
+
+    def ask(self, to: str) -> None:
+        """Begin to move to a storage component. Raises `MoveRefused`, `MoveBusy`."""
+
+
 class NodeFacts(Protocol):
     """What the node knows of itself, and the way to change its plugins."""
 
@@ -86,6 +119,10 @@ class NodeFacts(Protocol):
 
     @property
     def control(self) -> PluginControl | None:
+        """None until the node is open."""
+
+    @property
+    def moves(self) -> Moves | None:
         """None until the node is open."""
 
     def tier(self) -> str:

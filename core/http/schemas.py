@@ -304,6 +304,18 @@ SCHEMAS: dict[str, Schema] = {
         digest=ref("Bytes32"),
         pinned={"type": "boolean", "description": "It is kept whatever its age"},
     ),
+    "Migration": closed(
+        "A move of the node's store to another storage backend",
+        to=text("The storage component; empty where none was asked for since the node began"),
+        phase=text(
+            "copying and comparing: under way; done: the node opens the new store at its next start",
+            enum=["none", "copying", "comparing", "done", "failed"],
+        ),
+        rows=ref("U64"),
+        rows_of=ref("U64"),
+        changed=ref("U64"),
+        problem=text("Why it failed; empty where it didn't"),
+    ),
     "PluginChange": closed(
         "What was done to a plugin, and to which of its components",
         id=text("The plugin"),

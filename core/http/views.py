@@ -13,7 +13,7 @@ from supervm.chain.views import (
 )
 from supervm.contracts.application import Refused
 from supervm.contracts.routing import NodeEntry, Service
-from supervm.http.ports import PluginFacts
+from supervm.http.ports import MoveState, PluginFacts
 from supervm.http.problems import Problem
 from supervm.types.address import format_hex
 from supervm.types.block import BlockHeader
@@ -187,6 +187,17 @@ def snapshot(found: SnapshotView) -> Json:
         "chunks": found.chunks,
         "digest": format_hex(found.digest),
         "pinned": found.pinned,
+    }
+
+
+def migration(found: MoveState) -> Json:
+    return {
+        "to": found.to,
+        "phase": str(found.phase),
+        "rows": str(found.rows),
+        "rows_of": str(found.rows_of),
+        "changed": str(found.changed),
+        "problem": found.problem,
     }
 
 

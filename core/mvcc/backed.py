@@ -40,8 +40,9 @@ from supervm.mvcc.transaction import (
     Transaction,
 )
 from supervm.mvcc.versions import HOLE, UNKNOWN
+from supervm.storage.spaces import SEAL_BYTES, seal, unseal
 
-FORMAT = 1
+FORMAT = 2
 ROW_BYTES = 64
 """Added for each row in reckoning the size of what is to be flushed."""
 PAGE_ROWS = 1_000
@@ -81,13 +82,18 @@ def marker_key(prefix: bytes) -> bytes:
     return prefix + b"flushed"
 
 
-def encode_marker(ts: int) -> bytes:
-    """u8 format || u64 ts (little-endian)."""
-    return bytes((FORMAT,)) + ts.to_bytes(8, "little")
+def encode_marker(ts: int, key: bytes) -> bytes:
+    """u8 format || u64 ts (little-endian) || seal, as of every row that is flushed."""
+    return seal(key, bytes((FORMAT,)) + ts.to_bytes(8, "little"))
 
 
-def decode_marker(data: bytes, key: bytes) -> int:
+def decode_marker(stored: bytes, key: bytes) -> int:
     """The timestamp of a marker. Raises `StoreTooNew` or `StoreCorrupt`."""
+    if len(stored) == 9 and stored[0] == 1:
+        raise StoreCorrupt(
+            "MVCC format 1, whose rows had no checksums", key.hex(), "Begin with another prefix."
+        )
+    data = unseal(key, stored)
     if data[:1] > bytes((FORMAT,)):
         raise StoreTooNew(f"MVCC format {data[0]}", key.hex(), f"This program knows {FORMAT}.")
     if len(data) != 9 or data[0] != FORMAT:
@@ -138,7 +144,7 @@ class _Backed(Transaction):
         """Refuse what the backend wouldn't take, and a flush could never write."""
         if key.__class__ is not bytes or value.__class__ is not bytes:
             return  # which the next step refuses
-        if len(key) > self._store._key_bytes_max or len(value) > VALUE_BYTES_MAX:
+        if len(key) > self._store._key_bytes_max or len(value) > VALUE_BYTES_MAX - SEAL_BYTES:
             raise BadOperand(f"a row of {len(key)} and {len(value)} bytes", key, "hash or split it", "key")
 
     def _look(self, key: bytes) -> bytes | None:
@@ -259,7 +265,11 @@ class BackedStore(MvccStore):
             for at in range(0, len(wanted), PAGE_ROWS):
                 page = wanted[at : at + PAGE_ROWS]
                 rows = [row_key(self.config.prefix, key) for key in page]
-                values = await self.backend.get_many(rows)
+                stored = await self.backend.get_many(rows)
+                values = [
+                    None if data is None else unseal(row, data)
+                    for row, data in zip(rows, stored, strict=True)
+                ]
                 self._take_in(txn, list(zip(page, values, strict=True)))
         finally:
             with self._lock:
@@ -275,8 +285,8 @@ class BackedStore(MvccStore):
         try:
             page: list[tuple[bytes, bytes | None]] = []
             async with aclosing(_rows(self.backend, begins + prefix)) as rows:
-                async for row, value in rows:
-                    page.append((row[len(begins) :], value))
+                async for row, stored in rows:
+                    page.append((row[len(begins) :], unseal(row, stored)))
                     if len(page) == PAGE_ROWS:
                         self._take_in_pinned(txn, page)
                         page = []
@@ -418,7 +428,7 @@ async def open_backed(
 ) -> BackedStore:
     """A store with what was flushed to `backend`, published at the last flush's timestamp.
 
-    Raises `StoreCorrupt` or `StoreTooNew` for a marker that isn't ours, and what the backend raises.
+    Raises `StoreCorrupt` for a damaged row, `StoreTooNew`, and what the backend raises.
     """
     chosen = BackedConfig() if config is None else config
     key = marker_key(chosen.prefix)
@@ -428,6 +438,6 @@ async def open_backed(
     if chosen.resident:
         begins = row_key(chosen.prefix, b"")
         async with aclosing(_rows(backend, begins)) as rows:
-            async for row, value in rows:
-                store._heads[row[len(begins) :]] = (published, value)
+            async for row, stored in rows:
+                store._heads[row[len(begins) :]] = (published, unseal(row, stored))
     return store

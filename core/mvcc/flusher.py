@@ -13,6 +13,7 @@ from supervm.kernel.component import Clock, Health, HealthState
 from supervm.mvcc.backed import PAGE_ROWS, BackedStore, encode_marker, marker_key, row_key
 from supervm.mvcc.pruning import PruneRules
 from supervm.mvcc.tasks import in_task
+from supervm.storage.spaces import seal
 
 LOOK_S = 1.0
 FAILURES_MAX = 3
@@ -73,9 +74,10 @@ async def _batch(store: BackedStore, keys: list[bytes], ts: int) -> tuple[list[O
             await trio.lowlevel.checkpoint()
         value = store.read_at(key, ts)
         row = row_key(prefix, key)
-        batch.append(Delete(row) if value is None else Put(row, value))
+        batch.append(Delete(row) if value is None else Put(row, seal(row, value)))
         size += len(row) + len(value or b"")
-    batch.append(Put(marker_key(prefix), encode_marker(ts)))
+    marker = marker_key(prefix)
+    batch.append(Put(marker, encode_marker(ts, marker)))
     return batch, Flushed(len(keys), size, ts)
 
 

@@ -24,6 +24,7 @@ from supervm.node.chain import OwnChain, open_chain
 from supervm.node.compose import Prepared, plan
 from supervm.node.control import Control
 from supervm.node.facts import Facts
+from supervm.node.moving import Mover
 from supervm.node.reprobe import compare_with_last, report_changes
 from supervm.node.watchdog import watchdog
 from supervm.storage.folder import DataFolder, open_folder
@@ -82,6 +83,13 @@ async def open_node(prepared: Prepared, logs: Logs) -> AsyncIterator[Node]:
             open_chain, folder.path, _genesis(prepared), prepared.node.name, _gas(prepared)
         )
         planned = _with_chain(prepared, planned, ledger, chain)
+        mover = Mover(prepared=prepared, folder=folder.path, clock=clock, logs=logs)
+        planned = tuple(
+            attrs.evolve(one, component=mover.movable(one.component))
+            if one.component.role == Role.STORAGE
+            else one
+            for one in planned
+        )
         _register(metrics, logs, prepared, clock)
         environment = Environment(
             data_dir=folder.path,
@@ -108,6 +116,7 @@ async def open_node(prepared: Prepared, logs: Logs) -> AsyncIterator[Node]:
         ):
             facts.kernel = kernel
             control = Control(kernel, facts, prepared.effective.sections["plugins"])
+            facts.moves = mover
             facts.control = Audited(control, audit, log) if audit is not None else control
             nursery.start_soon(report_changes, prepared, clock, log)
             address = await _address(kernel)

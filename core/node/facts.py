@@ -8,7 +8,7 @@ import attrs
 from supervm import __version__, kernel
 from supervm.api import API_VERSION
 from supervm.contracts.roles import ROLES, Role
-from supervm.http.ports import ComponentFacts, PluginControl, PluginFacts
+from supervm.http.ports import ComponentFacts, Moves, PluginControl, PluginFacts
 from supervm.kernel.component import HealthState
 from supervm.kernel.discover import Plugin
 from supervm.kernel.lifecycle import State
@@ -27,8 +27,8 @@ def versions() -> dict[str, str]:
 
 @attrs.define(eq=False)
 class Facts:
-    """Answers from the kernel's own status. `kernel` and `control` are set once it runs; before that
-    nothing serves."""
+    """Answers from the kernel's own status. `kernel`, `control` and `moves` are set once it runs;
+    before that nothing serves."""
 
     catalogue: Catalogue
     metrics: Registry
@@ -36,6 +36,7 @@ class Facts:
     routes: Mapping[str, Sequence[Any]] = attrs.Factory(dict)
     kernel: Kernel | None = None
     control: PluginControl | None = None
+    moves: Moves | None = None
     draining: bool = False
     fatal: str = ""
 

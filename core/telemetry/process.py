@@ -39,6 +39,11 @@ def register_process(registry: Registry, started_ms: int, proc: Path = _PROC) ->
         registry.gauge("process_open_fds", "Open files", call=lambda: sum(1 for _ in (proc / "fd").iterdir()))
 
 
+def resident_bytes() -> float:
+    """Resident memory of this process now; where the system doesn't say, the most that it ever was."""
+    return _resident_bytes(_PROC)()
+
+
 def _fds_max() -> float:
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return float("inf") if soft == resource.RLIM_INFINITY else float(soft)

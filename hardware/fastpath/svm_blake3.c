@@ -337,7 +337,7 @@ void svm_blake3(const uint8_t *input, size_t size, uint8_t out[32]) {
 
 /* Many of several chunks: the chunks of different inputs side by side, and then the levels of their trees. */
 
-enum { HELD = 32, HELD_CHUNKS = 1024 };
+enum { HELD = 32, HELD_CHUNKS = 2 * SVM_BLAKE3_SPLIT_MAX / CHUNK };
 
 typedef struct {
     uint8_t *values;
@@ -402,9 +402,10 @@ static void finish_growing(growing *of) {
     of->count = of->chunks = 0;
 }
 
-static void grow(growing *of, const uint8_t *input, uint32_t size, uint8_t *out) {
+/* `rest`: where the chunks after the first are, one after the other. */
+static void grow(growing *of, const uint8_t *input, const uint8_t *rest, uint32_t size, uint8_t *out) {
     const uint32_t chunks = (size + CHUNK - 1) / CHUNK;
-    if (chunks > HELD_CHUNKS / 2) {
+    if (size > SVM_BLAKE3_SPLIT_MAX) {
         svm_blake3(input, size, out);
         return;
     }
@@ -416,20 +417,22 @@ static void grow(growing *of, const uint8_t *input, uint32_t size, uint8_t *out)
     one->out = out;
     one->count = chunks;
     of->chunks += chunks;
-    for (uint32_t i = 0; i + 1 < chunks; i++) {
-        put(&of->whole, input + i * CHUNK, CHUNK, i, one->values + 32 * i);
+    put(&of->whole, input, CHUNK, 0, one->values);
+    for (uint32_t i = 1; i + 1 < chunks; i++) {
+        put(&of->whole, rest + (i - 1) * CHUNK, CHUNK, i, one->values + 32 * i);
     }
     const uint32_t left = size - (chunks - 1) * CHUNK;
-    put(&of->last[blocks_of(left) - 1], input + (chunks - 1) * CHUNK, left, chunks - 1,
+    put(&of->last[blocks_of(left) - 1], rest + (chunks - 2) * CHUNK, left, chunks - 1,
         one->values + 32 * (chunks - 1));
 }
 
-static void many_large(const uint8_t *const *inputs, const uint32_t *sizes, uint32_t count, uint8_t *out) {
+static void many_large(const uint8_t *const *inputs, const uint8_t *const *rests, const uint32_t *sizes,
+                       uint32_t count, uint8_t *out) {
     growing of;
     start_growing(&of);
     for (uint32_t i = 0; i < count; i++) {
         if (sizes[i] > CHUNK) {
-            grow(&of, inputs[i], sizes[i], out + 32 * (size_t)i);
+            grow(&of, inputs[i], rests != NULL ? rests[i] : inputs[i] + CHUNK, sizes[i], out + 32 * (size_t)i);
         }
     }
     finish_growing(&of);
@@ -463,6 +466,11 @@ static uint32_t shorts(const uint8_t *const *inputs, const uint32_t *sizes, uint
 }
 
 void svm_blake3_many(const uint8_t *const *inputs, const uint32_t *sizes, uint32_t count, uint8_t *out) {
+    svm_blake3_many_split(inputs, NULL, sizes, count, out);
+}
+
+void svm_blake3_many_split(const uint8_t *const *inputs, const uint8_t *const *rests, const uint32_t *sizes,
+                           uint32_t count, uint8_t *out) {
     waiting by_blocks[WHOLE];
     bool some_large = false;
     for (uint32_t i = 0; i < WHOLE; i++) {
@@ -486,7 +494,7 @@ void svm_blake3_many(const uint8_t *const *inputs, const uint32_t *sizes, uint32
         flush(&by_blocks[i]);
     }
     if (some_large) {
-        many_large(inputs, sizes, count, out);
+        many_large(inputs, rests, sizes, count, out);
     }
 }
 

@@ -12,6 +12,12 @@ void svm_blake3(const uint8_t *input, size_t size, uint8_t out[32]);
  * the same number of 64-byte blocks are hashed side by side. */
 void svm_blake3_many(const uint8_t *const *inputs, const uint32_t *sizes, uint32_t count, uint8_t *out);
 
+/* The same of inputs that go on elsewhere after their first SVM_BLAKE3_CHUNK bytes: the i-th at rests[i], where it is
+ * longer than that. None is longer than SVM_BLAKE3_SPLIT_MAX. */
+enum svm_blake3_sizes { SVM_BLAKE3_CHUNK = 1024, SVM_BLAKE3_SPLIT_MAX = 524288 };
+void svm_blake3_many_split(const uint8_t *const *inputs, const uint8_t *const *rests, const uint32_t *sizes,
+                           uint32_t count, uint8_t *out);
+
 /* The i-th output is blake3(prefix || pairs[64 * i : 64 * i + 64]): a tree's nodes. `out` may be `pairs`. */
 void svm_blake3_nodes(uint8_t prefix, const uint8_t *pairs, uint32_t count, uint8_t *out);
 

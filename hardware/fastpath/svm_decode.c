@@ -207,10 +207,11 @@ static void check_chunk(void *context, uint32_t chunk) {
     }
 }
 
-/* Digests of transactions first..end-1, by `svm_blake3_many` over copies with the domain in front. */
+/* Digests of transactions first..end-1. Only the first chunk of each is copied, to have the domain in front; what
+ * follows is hashed where it lies. */
 static bool make_digests(svm_block *block, uint32_t first, uint32_t end) {
     uint8_t scratch[SCRATCH]; /* from the system it would come empty, page by page, for every chunk */
-    const uint8_t *inputs[SVM_CHUNK];
+    const uint8_t *inputs[SVM_CHUNK], *rests[SVM_CHUNK];
     uint32_t sizes[SVM_CHUNK];
     uint32_t held = 0, used = 0;
     bool good = true;
@@ -218,7 +219,8 @@ static bool make_digests(svm_block *block, uint32_t first, uint32_t end) {
     for (uint32_t i = first; good && i < end; i++) {
         const svm_tx *tx = &block->txs[i];
         const uint32_t size = TX_DOMAIN_SIZE + tx->body_size;
-        if (size > SCRATCH) {
+        const uint32_t copied = size < SVM_BLAKE3_CHUNK ? size : SVM_BLAKE3_CHUNK;
+        if (size > SVM_BLAKE3_SPLIT_MAX) {
             uint8_t *whole = malloc(size);
             good = whole != NULL;
             if (good) {
@@ -227,25 +229,26 @@ static bool make_digests(svm_block *block, uint32_t first, uint32_t end) {
             }
             /* What is held comes before it, so that outputs stay in line. */
             if (good) {
-                svm_blake3_many(inputs, sizes, held, block->digests + (size_t)(i - held) * SVM_ID);
+                svm_blake3_many_split(inputs, rests, sizes, held, block->digests + (size_t)(i - held) * SVM_ID);
                 svm_blake3(whole, size, block->digests + (size_t)i * SVM_ID);
                 held = used = 0;
             }
             free(whole);
             continue;
         }
-        if (used + size > SCRATCH) {
-            svm_blake3_many(inputs, sizes, held, block->digests + (size_t)(i - held) * SVM_ID);
+        if (used + copied > SCRATCH) {
+            svm_blake3_many_split(inputs, rests, sizes, held, block->digests + (size_t)(i - held) * SVM_ID);
             held = used = 0;
         }
         memcpy(scratch + used, TX_DOMAIN, TX_DOMAIN_SIZE);
-        memcpy(scratch + used + TX_DOMAIN_SIZE, tx->data, tx->body_size);
+        memcpy(scratch + used + TX_DOMAIN_SIZE, tx->data, copied - TX_DOMAIN_SIZE);
         inputs[held] = scratch + used;
+        rests[held] = tx->data + (copied - TX_DOMAIN_SIZE);
         sizes[held++] = size;
-        used += size;
+        used += copied;
     }
     if (good && held != 0) {
-        svm_blake3_many(inputs, sizes, held, block->digests + (size_t)(end - held) * SVM_ID);
+        svm_blake3_many_split(inputs, rests, sizes, held, block->digests + (size_t)(end - held) * SVM_ID);
     }
     return good;
 }

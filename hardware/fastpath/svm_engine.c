@@ -5,6 +5,7 @@
 
 #include "svm_engine_types.h"
 
+#include <stddef.h>
 #include <stdlib.h>
 #include <time.h>
 
@@ -20,52 +21,73 @@ uint64_t svm_now_ns(void) {
     return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
 }
 
-static bool add_slot(svm_block *block, uint32_t number, uint32_t key, uint32_t *slot) {
-    svm_entry *entry = svm_entry_at(block->engine, number);
-    if (entry->used == block->engine->block_number) {
+#if defined(__GNUC__)
+#define SELDOM __attribute__((noinline, cold))
+#else
+#define SELDOM
+#endif
+
+static SELDOM bool more_slots(svm_block *block) {
+    const uint32_t room = block->slots_room < 512 ? 1024 : block->slots_room * 2;
+    svm_slot *slots = svm_engine_more(block->engine, SVM_BUFFER_SLOTS, (size_t)block->slots_count * sizeof *slots,
+                                      (size_t)room * sizeof *slots);
+    if (slots == NULL) {
+        return false;
+    }
+    block->slots = slots;
+    block->slots_room = room;
+    return true;
+}
+
+static SELDOM bool add_missing(svm_block *block, uint32_t entry) {
+    if (block->missing_count == block->missing_room) {
+        const uint32_t room = block->missing_room < 512 ? 1024 : block->missing_room * 2;
+        uint32_t *missing = realloc(block->missing, (size_t)room * sizeof *missing);
+        if (missing == NULL) {
+            return false;
+        }
+        block->missing = missing;
+        block->missing_room = room;
+    }
+    block->missing[block->missing_count++] = entry;
+    return true;
+}
+
+/* The slot of a key, given the entry that it probably has. */
+static inline bool find_slot(svm_block *block, uint32_t key, uint32_t number, uint32_t *slot) {
+    svm_engine *engine = block->engine;
+    svm_entry *entry = number != UINT32_MAX ? svm_entry_at(engine, number) : NULL;
+    if (entry == NULL || !svm_is_entry_of(entry, &block->keys[key])) {
+        number = svm_engine_entry(engine, &block->keys[key]);
+        if (number == UINT32_MAX) {
+            return false;
+        }
+        entry = svm_entry_at(engine, number);
+    }
+    if (entry->used == engine->block_number) {
         *slot = entry->slot;
         return true;
     }
-    if (block->slots_count == block->slots_room) {
-        const uint32_t room = block->slots_room < 512 ? 1024 : block->slots_room * 2;
-        svm_slot *slots = svm_engine_more(block->engine, SVM_BUFFER_SLOTS,
-                                          (size_t)block->slots_count * sizeof *slots, (size_t)room * sizeof *slots);
-        if (slots == NULL) {
-            return false;
-        }
-        block->slots = slots;
-        block->slots_room = room;
+    if (block->slots_count == block->slots_room && !more_slots(block)) {
+        return false;
     }
-    if (!entry->known) {
-        if (block->missing_count == block->missing_room) {
-            const uint32_t room = block->missing_room < 512 ? 1024 : block->missing_room * 2;
-            uint32_t *missing = realloc(block->missing, (size_t)room * sizeof *missing);
-            if (missing == NULL) {
-                return false;
-            }
-            block->missing = missing;
-            block->missing_room = room;
-        }
-        block->missing[block->missing_count++] = number;
+    if (!entry->known && !add_missing(block, number)) {
+        return false;
     }
-    entry->used = block->engine->block_number;
-    entry->kept = 1;
-    entry->slot = *slot = block->slots_count++;
-    svm_slot *made = &block->slots[*slot];
+    if (entry->space == SVM_OBJECT) { /* far off too, and execution will ask for it */
+        __builtin_prefetch(entry->value.object, 0, 2);
+        __builtin_prefetch((const uint8_t *)((uintptr_t)entry->value.object + offsetof(svm_object, deleted)), 0, 2);
+    }
+    svm_slot *made = &block->slots[block->slots_count];
     made->now = made->before = entry->value;
     made->entry = number;
     made->key = key;
     made->space = entry->space;
     made->changed = 0;
+    *slot = entry->slot = block->slots_count++;
+    entry->used = engine->block_number;
+    entry->kept = 1;
     return true;
-}
-
-static inline bool find_slot(svm_block *block, uint32_t key, uint32_t guess, uint32_t *slot) {
-    svm_engine *engine = block->engine;
-    if (guess == UINT32_MAX || !svm_is_entry_of(svm_entry_at(engine, guess), &block->keys[key])) {
-        guess = svm_engine_entry(engine, &block->keys[key]);
-    }
-    return guess != UINT32_MAX && add_slot(block, guess, key, slot);
 }
 
 /* One more key, which no transaction names. There is room for two. */

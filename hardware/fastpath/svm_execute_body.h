@@ -62,7 +62,7 @@ static void X(find_objects)(svm_worker *w, const uint32_t *input_slots) {
     const svm_tx *tx = w->tx;
     const uint8_t *declared = tx->data + tx->inputs_at, *sender = tx->data + SVM_AT_SENDER;
     uint64_t bytes = 0;
-    bool all = tx->inputs != 0;
+    bool all = true;
     for (uint32_t i = 0; i < tx->inputs; i++, declared += SVM_INPUT) {
         const svm_object *object = w->objects[i] = X(value)(w, input_slots[i])->object;
         if (all && X(is_own)(object, declared, sender)) {
@@ -141,8 +141,8 @@ static bool X(check_turn)(svm_worker *w, uint32_t payer_slot) {
 static void X(raise_versions)(svm_worker *w, const uint32_t *input_slots) {
     const svm_tx *tx = w->tx;
     const uint8_t *declared = tx->data + tx->inputs_at, *sender = tx->data + SVM_AT_SENDER;
-    svm_object *next = tx->inputs != 0 ? svm_arena_take(&w->arena, tx->inputs * sizeof *next) : NULL;
-    if (next == NULL && tx->inputs != 0) {
+    svm_object *next = svm_arena_take(&w->arena, tx->inputs * sizeof *next);
+    if (next == NULL) {
         w->error = SVM_ENGINE_NO_MEMORY; /* what stands of the inputs must still be set */
         w->broken = true;
     }
@@ -658,7 +658,10 @@ static void X(execute)(svm_worker *w, uint32_t index) {
     }
     const uint32_t payer = tx->sponsored ? w->slots[1] : w->slots[0];
     const uint32_t *input_slots = w->slots + 1 + tx->sponsored;
-    X(find_objects)(w, input_slots);
+    w->owns_all = false;
+    if (tx->inputs != 0) {
+        X(find_objects)(w, input_slots);
+    }
     memset(outcome, 0, sizeof *outcome);
     outcome->effects_size = SVM_NO_EFFECTS;
     outcome->lane = X(lane)(w);
@@ -673,8 +676,9 @@ static void X(execute)(svm_worker *w, uint32_t index) {
     if (tx->sponsored) {
         X(change)(w, payer)->account.sponsor_nonce++;
     }
-    X(raise_versions)(w, input_slots);
-
+    if (tx->inputs != 0) {
+        X(raise_versions)(w, input_slots);
+    }
     const uint64_t max_price = svm_get_u64(tx->data + SVM_AT_MAX_PRICE);
     const uint64_t price = max_price < facts->price ? max_price : facts->price;
     const svm_u128 reserve = price_of(w->gas_limit, max_price);

@@ -8,6 +8,7 @@ enum {
     RECEIPT_HEAD = 1 + SVM_ID + 1 + 1 + 4, /* format, digest, lane, status, length of the code */
     RECEIPT_MIDDLE = 8 + 16 + SVM_ID,      /* gas_used, fee, gas_token */
     RECEIPT_TAIL = 8 + 4, /* height, index */
+    OBJECT_CHANGE = 1 + 1 + SVM_ID + 4 + SVM_OBJECT_HEAD, /* size and key, size of the value, its head */
     SLOT_CHUNK = 1024
 };
 
@@ -137,8 +138,7 @@ typedef struct {
 } changing;
 
 static inline bool is_changed(const svm_slot *slot) {
-    return slot->changed != 0 &&
-           ((slot->changed & SVM_RAISED) != 0 || !svm_value_same(slot->space, &slot->now, &slot->before));
+    return slot->changed != 0 && !svm_value_same(slot->space, &slot->now, &slot->before);
 }
 
 static inline uint32_t key_size(uint8_t space) { return space == SVM_BALANCE ? 1 + 2 * SVM_ID : 1 + SVM_ID; }
@@ -153,11 +153,14 @@ static void measure_chunk(void *context, uint32_t chunk) {
     svm_u128 surplus = 0;
     for (uint32_t i = first; i < end; i++) {
         svm_slot *slot = &block->slots[i];
-        if (i + 8 < end && slot[8].space == SVM_OBJECT) {
+        if ((slot->changed & SVM_RAISED) != 0) { /* an object, and changed for certain */
+            count++;
+            size += OBJECT_CHANGE + (uint64_t)slot->now.object->size;
+            continue;
+        }
+        if (i + 8 < end && slot[8].space == SVM_OBJECT && slot[8].changed == SVM_CHANGED) {
             __builtin_prefetch(slot[8].now.object);
-            if (slot[8].changed == SVM_CHANGED) {
-                __builtin_prefetch(slot[8].before.object);
-            }
+            __builtin_prefetch(slot[8].before.object);
         }
         if (!is_changed(slot)) {
             slot->changed = 0;

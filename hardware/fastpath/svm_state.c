@@ -51,8 +51,9 @@ enum { LARGE_PAGE = 1 << 21 };
 
 void *svm_large(size_t size) {
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
-    if (size >= 2 * (size_t)LARGE_PAGE) {
+    if (size >= LARGE_PAGE / 4) { /* less isn't worth a page of this size */
         void *memory = NULL;
+        size = (size + LARGE_PAGE - 1) / LARGE_PAGE * LARGE_PAGE;
         if (posix_memalign(&memory, LARGE_PAGE, size) != 0) {
             return NULL;
         }

@@ -6,10 +6,12 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
+
+from blake3 import blake3
 
 from supervm.contracts.storage import (
     BATCH_BYTES_MAX,
@@ -42,7 +44,9 @@ def os_error(error: OSError, path: Path) -> StorageError:
 def open_folder(path: Path) -> None:
     """Make the folder if only it is missing (mode 0700), and see that it can be written."""
     try:
-        path.mkdir(mode=0o700, exist_ok=True)
+        if not path.is_dir():
+            path.mkdir(mode=0o700, exist_ok=True)
+            sync_path(path.parent)
     except FileNotFoundError:
         raise StorageError("the parent folder does not exist", path, "Make it, or name another.") from None
     except (FileExistsError, NotADirectoryError):
@@ -87,27 +91,46 @@ def check_marker(path: Path, backend: str) -> bool:
         raise os_error(error, marker) from error
     try:
         found = json.loads(data)
+        said = found.pop("checksum", None)
         name, number = str(found["backend"]), int(found["format"])
-    except (ValueError, KeyError, TypeError, RecursionError):
-        raise StoreCorrupt(
-            "the store's marker can't be read", marker, "Restore the folder from a checkpoint."
-        ) from None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise _bad_marker("it can't be read", marker) from None
+    # A marker of before it had a checksum has none.
+    if said is not None and said != _checksum(found):
+        raise _bad_marker(f"its checksum is {_checksum(found)}, the stored one {said}", marker)
     if number > FORMAT:
         raise StoreTooNew(f"format {number} is newer than {FORMAT}", marker, "Run a newer program.")
+    if number != FORMAT or len(found) != 2:
+        raise _bad_marker(f"not a marker of format {FORMAT}", marker)
     if name != backend:
         raise StoreCorrupt(f"the folder is a {name} store, not {backend}", marker, f"Choose {name}.")
     return True
 
 
+def _bad_marker(why: str, marker: Path) -> StoreCorrupt:
+    return StoreCorrupt(
+        f"the store's marker is damaged, {why}", marker, "Restore the folder from a checkpoint."
+    )
+
+
 def write_marker(path: Path, backend: str) -> None:
     """Mark a new store, durably: a folder with a marker was once opened whole."""
     temporary = path / (MARKER + ".tmp")
-    with temporary.open("wb") as file:
-        file.write(json.dumps({"backend": backend, "format": FORMAT}).encode())
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.rename(path / MARKER)
-    sync_path(path)
+    facts = {"backend": backend, "format": FORMAT}
+    try:
+        with temporary.open("wb") as file:
+            file.write(json.dumps({**facts, "checksum": _checksum(facts)}).encode())
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.rename(path / MARKER)
+        sync_path(path)
+    except OSError as error:
+        raise os_error(error, temporary) from error
+
+
+def _checksum(facts: Mapping[str, object]) -> str:
+    """Of the marker's other fields: 8 bytes of blake3, in hex."""
+    return blake3(json.dumps(facts, sort_keys=True).encode()).digest(8).hex()
 
 
 def sync_path(path: Path) -> None:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from supervm.chain.component import LedgerOptions
-from supervm.chain.room import KEPT_MARGIN_BYTES, LEAVE, RoomRules, Step, step_of
+from supervm.chain.room import KEPT_MARGIN_BYTES, LEAVE, RoomRules, Step, check_bulk, step_of
 from supervm.chain.views import Admitted
 from supervm.contracts.application import Refused
 from supervm.contracts.storage import (
@@ -93,6 +93,16 @@ def test_less_room_is_never_a_lower_step_and_a_step_stays_near_its_bound(
 
 def test_a_bound_of_none_is_no_step() -> None:
     assert step_of(Step.ROOM, stats(0), RoomRules(tight_bytes=0, full_bytes=0)) is Step.ROOM
+
+
+def test_large_work_is_refused_where_it_would_make_the_disk_tight() -> None:
+    check_bulk(stats(None), RULES, 10**15, "it")
+    check_bulk(stats(15 * GB), RULES, 10 * GB, "it")
+    for free, wanted in ((15 * GB, 10 * GB + 1), (15 * GB, 20 * GB), (4 * GB, 0)):
+        with pytest.raises(
+            DiskFull, match=f"no room for it: about {wanted} bytes are wanted, {free} are free"
+        ):
+            check_bulk(stats(free), RULES, wanted, "it")
 
 
 @attrs.define

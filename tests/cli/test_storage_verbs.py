@@ -6,6 +6,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import trio
 
@@ -20,6 +21,7 @@ from tests.chain.conftest import make_world
 from tests.e2e.harness import ANY_PORT, Wallet, dev_key, refused, running, until, verb
 
 BLOCKS = 300
+TOKEN = "a long enough token"
 FAST = (
     *("--set", "storage.use=sqlite"),
     *("--set", "consensus.solo.block_interval_min_ms=0"),
@@ -299,6 +301,45 @@ def test_a_folder_is_moved_to_another_backend_and_back_and_the_node_goes_on(
     assert int(said("verify", "--data", folder)["height"]) > int(whole["height"])
 
 
+def test_a_running_node_moves_its_store_and_opens_the_new_one_at_its_next_start(folder: Path) -> None:
+    with running(folder, "--set", f"api.token={TOKEN}", SUPERVM_API_TOKEN=TOKEN) as node:
+        wallet = Wallet.at(node, dev_key(folder))
+        node.commit(wallet.pay((b"\x44" * 32, 1)))
+        here = ("--api", node.url)
+        told = {"SUPERVM_API_TOKEN": TOKEN}
+        for name, says in (("sqlite", "is of sqlite already"), ("papyrus", "isn't installed")):
+            failed = verb("migrate", "--to", name, *here, **told)
+            assert failed.code == 1 and says in failed.errors[0], failed
+        done = verb("migrate", "--to", "lmdb", *here, "--json", **told)
+        assert done.code == 0 and json.loads(done.out)["phase"] == "done", done
+        # It goes on, and writes both from now on.
+        node.commit(*(wallet.pay((b"\x45" * 32, 1)) for _ in range(5)))
+        assert node.client.status()["composition"]["storage"] == ["sqlite"]
+        paid = node.balance(b"\x45" * 32)
+    with running(folder) as node:
+        assert node.client.status()["composition"]["storage"] == ["lmdb"]
+        assert node.balance(b"\x45" * 32) == paid == 5
+        wallet = Wallet.at(node, dev_key(folder))
+        node.commit(wallet.pay((b"\x45" * 32, 1)))
+    assert said("verify", "--data", folder)["verified"] is True
+
+
+def test_a_node_killed_while_it_moves_its_store_comes_back_with_what_it_acknowledged(folder: Path) -> None:
+    for seed in range(2):
+        with running(folder, "--set", f"api.token={TOKEN}", SUPERVM_API_TOKEN=TOKEN) as node:
+            wallet = Wallet.at(node, dev_key(folder))
+            before = node.balance(b"\x46" * 32)
+            headers = {"authorization": f"Bearer {TOKEN}"}
+            begun = httpx.post(f"{node.url}/v1/migration/lmdb", headers=headers, timeout=30)
+            assert begun.status_code in (202, 409), begun.text
+            for _ in range(seed + 1):
+                node.commit(wallet.pay((b"\x46" * 32, 1)))
+            node.kill()
+        with running(folder) as node:
+            assert node.balance(b"\x46" * 32) == before + seed + 1
+    assert said("verify", "--data", folder)["verified"] is True
+
+
 @pytest.mark.parametrize(
     ("name", "says"),
     [("sqlite", "is of sqlite already"), ("papyrus", "isn't installed"), ("memory", "keeps nothing on disk")],
@@ -324,3 +365,19 @@ def test_usage_says_what_is_on_the_disk_and_what_the_rows_are_for(folder: Path) 
     assert left["rows"]["transactions"]["rows"] < found["rows"]["transactions"]["rows"]
     assert left["rows"]["old_trees"]["rows"] < found["rows"]["old_trees"]["rows"]
     assert left["rows"]["state"] == found["rows"]["state"]
+
+
+def test_a_restore_and_a_move_that_would_fill_the_disk_are_refused_before_they_begin(
+    folder: Path, taken: tuple[Path, Any], tmp_path: Path
+) -> None:
+    """What the store keeps free counts as a bound too, and is the one that may be more than a disk has."""
+    snapshots, _ = taken
+    tight = ("--set", "storage.rocksdb.free_bytes_min=1000000000000000000")
+    asked = ("--set", "storage.use=rocksdb", *tight)
+    new = tmp_path / "new"
+    said = refused(1, "snapshot", "restore", "--from", snapshots, "--data", new, *asked)
+    assert "no room for the snapshot" in said and "disk_tight_bytes" in said
+    said = refused(1, "migrate", "--to", "rocksdb", "--data", folder, *tight)
+    assert "no room for the copy" in said
+    # Neither left anything of a ledger.
+    assert verb("snapshot", "restore", "--from", snapshots, "--data", new, *asked[:2]).code == 0

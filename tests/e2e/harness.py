@@ -207,14 +207,14 @@ def running(
 ) -> Iterator[Node]:
     """A node that is ready. When the block ends well, so must the node, unless the test ended it."""
     with started(data, *flags, api=api, inside=inside, **environ) as node:
-        wait_ready(node)
+        wait_ready(node, environ.get("SUPERVM_API_TOKEN", ""))
         with node.client:
             yield node
             if node.process.poll() is None:
                 node.stop()
 
 
-def wait_ready(node: Node) -> None:
+def wait_ready(node: Node, token: str = "") -> None:
     """Read where its API is, and wait until it is ready."""
 
     def address() -> str | None:
@@ -225,7 +225,7 @@ def wait_ready(node: Node) -> None:
         )
 
     node.url = until(address, "the node says where its API is")
-    node.client = NodeClient(node.url, timeout_s=DEADLINE_S)
+    node.client = NodeClient(node.url, token=token, timeout_s=DEADLINE_S)
     until(node.client.ready, "the node is ready")
 
 

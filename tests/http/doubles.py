@@ -22,7 +22,8 @@ from supervm.chain.views import (
 from supervm.contracts.application import NodeIdentity, Refused
 from supervm.contracts.storage import DiskFull
 from supervm.http.ports import ComponentFacts, PluginFacts
-from supervm.storage.errors import SnapshotBusy
+from supervm.storage.errors import MoveBusy, MoveRefused, SnapshotBusy
+from supervm.storage.moving import MoveFacts, Phase
 from supervm.telemetry.metrics import Registry
 from supervm.types.block import BlockHeader
 from supervm.types.digests import TRANSACTION, digest
@@ -59,6 +60,20 @@ TOKENS = {GOLD: Token(b"GOLD", 6, ALICE, True, 2**100), NATIVE_TOKEN: Token(b"SV
 
 def digest_of(data: bytes) -> bytes:
     return digest(TRANSACTION, data)
+
+
+class MovesDouble:
+    """Fulfils `supervm.http.ports.Moves`: moves to rocksdb, once."""
+
+    def __init__(self) -> None:
+        self.facts = MoveFacts()
+
+    def ask(self, to: str) -> None:
+        if to != "rocksdb":
+            raise MoveRefused(f"storage component '{to}' isn't installed", to, "There are rocksdb, sqlite.")
+        if self.facts.running:
+            raise MoveBusy("a move to rocksdb is under way or done", to, "Restart the node.")
+        self.facts = MoveFacts(to=to, phase=Phase.COPYING, rows=3, rows_of=2**40, changed=2)
 
 
 class SnapshotsDouble:
@@ -312,6 +327,7 @@ class FactsDouble:
         self.health_now = "ok"
         self.routes: dict[str, Sequence[Any]] = {}
         self.control: ControlDouble | None = ControlDouble()
+        self.moves: MovesDouble | None = MovesDouble()
 
     def tier(self) -> str:
         return "L3"

@@ -43,6 +43,7 @@ from supervm.mvcc import (
 from supervm.mvcc.flusher import FlushConfig, Flusher, FlushStats, flushing
 from supervm.plugins.storage.memory import memory
 from supervm.plugins.storage.sqlite import sqlite
+from supervm.storage.spaces import seal
 from supervm.testing.context import opened
 
 SMALL = BackedConfig(resident=False, keys_max=8)
@@ -571,15 +572,39 @@ async def test_rows_that_the_backend_wouldn_t_take_are_refused_when_written(back
 
 
 async def test_a_marker_that_isn_t_ours_is_refused(backend: KeyValueStore) -> None:
-
+    key = b"mvcc/flushed"
     for data, error in (
-        (b"\x02" + bytes(8), StoreTooNew),
-        (b"\x01" + bytes(7), StoreCorrupt),
+        (seal(key, b"\x03" + bytes(8)), StoreTooNew),
+        (seal(key, b"\x02" + bytes(7)), StoreCorrupt),
+        (seal(key, b"\x01" + bytes(8)), StoreCorrupt),
+        (b"\x01" + bytes(8), StoreCorrupt),
         (b"", StoreCorrupt),
     ):
-        await backend.write([Put(b"mvcc/flushed", data)])
+        await backend.write([Put(key, data)])
         with pytest.raises(error):
             await open_backed(backend)
+
+
+@pytest.mark.parametrize("resident", [True, False])
+async def test_a_flipped_bit_in_a_flushed_row_is_named_and_never_read(
+    backend: KeyValueStore, resident: bool
+) -> None:
+    config = BackedConfig(resident=resident)
+    store = await open_backed(backend, config)
+    batch_write(store, {b"k": b"value"})
+    await flush(store)
+    good = dict([row async for row in backend.scan()])
+    for key, stored in good.items():
+        for at in range(len(stored)):
+            await backend.write([Put(key, stored[:at] + bytes((stored[at] ^ 4,)) + stored[at + 1 :])])
+            with pytest.raises(StoreCorrupt, match=key.hex()):
+                txn = (await open_backed(backend, config)).begin()
+                await txn.fetch([b"k"])
+            with pytest.raises(StoreCorrupt, match=key.hex()):
+                txn = (await open_backed(backend, config)).begin()
+                await txn.fetch(prefix=b"")
+        await backend.write([Put(key, stored)])
+    assert await everything(await open_backed(backend, config)) == [(b"k", b"value")]
 
 
 async def test_two_stores_live_in_one_backend_under_their_prefixes(backend: KeyValueStore) -> None:

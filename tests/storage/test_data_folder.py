@@ -163,3 +163,25 @@ def test_a_folder_is_switched_to_another_backend_in_one_step(tmp_path):
     refused(tmp_path, "sqlite", BackendMismatch, "lmdb")
     with open_folder(tmp_path, "lmdb") as folder:
         assert not folder.created
+
+
+def test_a_damaged_marker_is_refused_or_says_the_same(tmp_path):
+    with open_folder(tmp_path, "sqlite"):
+        pass
+    marker = tmp_path / MARKER_NAME
+    good = marker.read_bytes()
+    refused = 0
+    for bit in range(8 * len(good)):
+        marker.write_bytes(bytes(each ^ (1 << bit % 8) * (at == bit // 8) for at, each in enumerate(good)))
+        try:
+            assert read_marker(tmp_path) == "sqlite"
+        except StoreCorrupt as error:
+            assert MARKER_NAME in str(error)
+            refused += 1
+    # What is not seen changes nothing: a blank between the words, the checksum's line made a comment.
+    assert refused > 0.9 * 8 * len(good)
+
+
+def test_a_marker_of_before_it_had_a_checksum_is_good(tmp_path):
+    (tmp_path / MARKER_NAME).write_text('format = 1\nbackend = "lmdb"\n')
+    assert read_marker(tmp_path) == "lmdb"

@@ -22,7 +22,7 @@ from supervm.contracts.storage import (
 from supervm.kernel.component import Component
 from supervm.plugins import storage as plugin
 from supervm.plugins.storage import lmdb as lmdb_module
-from supervm.plugins.storage.folder import MARKER
+from supervm.plugins.storage.folder import MARKER, check_marker, write_marker
 from supervm.plugins.storage.lmdb import lmdb
 from supervm.plugins.storage.memory import CHECKPOINT_FILE, MemoryConfig, memory
 from supervm.plugins.storage.rocksdb import rocksdb
@@ -308,3 +308,23 @@ def test_declaring_the_backends_does_not_load_the_binding() -> None:
     )
     subprocess.run([sys.executable, "-c", program], check=True)
     assert plugin.supervm_components is not None
+
+
+def test_a_damaged_marker_is_corrupt_or_says_the_same(tmp_path: Path) -> None:
+    write_marker(tmp_path, "lmdb")
+    good = (tmp_path / MARKER).read_bytes()
+    refused = 0
+    for bit in range(8 * len(good)):
+        spoiled = bytes(each ^ (1 << bit % 8) * (at == bit // 8) for at, each in enumerate(good))
+        (tmp_path / MARKER).write_bytes(spoiled)
+        try:
+            assert check_marker(tmp_path, "lmdb")
+        except StoreCorrupt as error:
+            assert MARKER in str(error)
+            refused += 1
+    assert refused > 0.9 * 8 * len(good)
+
+
+def test_a_marker_of_before_it_had_a_checksum_is_good(tmp_path: Path) -> None:
+    (tmp_path / MARKER).write_text('{"backend": "lmdb", "format": 1}')
+    assert check_marker(tmp_path, "lmdb")
