@@ -12,6 +12,7 @@ import trio
 from supervm.contracts.storage import Delete, Durability, KeyValueStore, Operation, Put
 from supervm.storage.loading import Progress, entry_rows, forget_leaves, load_tree
 from supervm.storage.records import block_rows, sealed
+from supervm.storage.rows import page_rows
 from supervm.storage.spaces import (
     BULK_KEY,
     CHAIN_KEY,
@@ -62,7 +63,7 @@ async def create_ledger(
     root, pages = build_crown(slices, 0)
     block = genesis_block(genesis, root, base_price)
     marker = CommitMarker(0, block.digest(), root, merkle.EMPTY_ROOT)
-    crown = [Put(key, data) for key, data in pages.items()]
+    crown = page_rows(pages.items())
     await writer.finish(
         [*crown, *block_rows(block, PackedReceipts(()), b""), sealed(COMMIT_KEY, marker.encode())]
     )
@@ -107,7 +108,7 @@ def _slices(state: Mapping[bytes, bytes]) -> Iterator[tuple[bytes, list[Operatio
         leaves: list[Change] = [(path, path + smt.value_hash(state[key])) for path, key in bucket]
         slot, pages = build_slice(leaves, 0)
         operations: list[Operation] = [sealed(state_key(key), state[key]) for _, key in bucket]
-        operations.extend(Put(key, data) for key, data in pages.items())
+        operations.extend(page_rows(pages.items()))
         yield slot, operations
 
 

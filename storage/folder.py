@@ -114,7 +114,7 @@ def read_marker(path: Path) -> str | None:
         return None
     try:
         facts = tomllib.loads(data.decode())
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise _bad_marker(marker, str(error)) from error
     said = facts.pop("checksum", None)
     # A marker of before it had a checksum has none.

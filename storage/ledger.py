@@ -18,7 +18,6 @@ from supervm.contracts.storage import (
     Durability,
     KeyValueStore,
     Operation,
-    Put,
     Reader,
     ReadOnly,
     StoreCorrupt,
@@ -46,7 +45,7 @@ from supervm.storage.records import (
     sealed,
 )
 from supervm.storage.recovery import recover
-from supervm.storage.rows import sealed_rows, stale_rows
+from supervm.storage.rows import page_rows, sealed_rows, stale_rows
 from supervm.storage.spaces import (
     COMMIT_KEY,
     PRUNED_KEY,
@@ -61,6 +60,7 @@ from supervm.storage.spaces import (
     index_key,
     state_key,
     unseal,
+    unseal_page,
 )
 from supervm.storage.spill import drop_spilled, split
 from supervm.storage.state_tree import At, CachedPages, StateTree, choose_tree
@@ -187,7 +187,7 @@ class Ledger:
         grown = self._tree.grow(before, packed, height, read)
         packed.unpack()  # here, and not where the event loop first looks into it
         operations = sealed_rows(STATE, packed)
-        operations.extend([Put(key, data) for key, data in grown.written])
+        operations.extend(page_rows(grown.written))
         operations.extend(stale_rows(height, grown.stale))
         return Staged(height, parent, grown.root, packed, tuple(operations))
 
@@ -534,10 +534,13 @@ class Ledger:
 
 
 def _through_the_loop(reader: Reader) -> Read:
-    """Reading for a thread that the event loop started."""
+    """Reading pages for a thread that the event loop started. Raises `SealBroken`."""
 
     def read(keys: Sequence[bytes]) -> list[bytes | None]:
-        return trio.from_thread.run(reader.get_many, keys)
+        stored = trio.from_thread.run(reader.get_many, keys)
+        return [
+            None if data is None else unseal_page(key, data) for key, data in zip(keys, stored, strict=True)
+        ]
 
     return read
 

@@ -11,8 +11,9 @@ from typing import cast
 
 import trio
 
-from supervm.contracts.storage import DeleteRange, Durability, KeyValueStore, Operation, Put, prefix_end
+from supervm.contracts.storage import DeleteRange, Durability, KeyValueStore, Operation, prefix_end
 from supervm.storage.records import sealed
+from supervm.storage.rows import page_rows
 from supervm.storage.spaces import HISTORY, STATE, unseal
 from supervm.storage.tree import SLICES, Change, build_crown, build_slice
 from supervm.types import smt
@@ -51,7 +52,7 @@ async def load_tree(
         if progress is not None:
             progress(first + 1, SLICES)
     root, crown = build_crown(slices, height)
-    return root, [Put(key, data) for key, data in crown.items()]
+    return root, page_rows(crown.items())
 
 
 def forget_leaves() -> DeleteRange:
@@ -67,13 +68,13 @@ async def _leaves(store: KeyValueStore, first: int) -> list[Change]:
 
 
 def _batches(pages: dict[bytes, bytes]) -> Iterator[list[Operation]]:
-    batch: list[Operation] = []
+    batch: list[tuple[bytes, bytes]] = []
     size_bytes = 0
     for key, data in pages.items():
         if batch and (len(batch) == BATCH_OPERATIONS or size_bytes + len(data) > BATCH_BYTES):
-            yield batch
+            yield page_rows(batch)
             batch, size_bytes = [], 0
-        batch.append(Put(key, data))
+        batch.append((key, data))
         size_bytes += len(key) + len(data)
     if batch:
-        yield batch
+        yield page_rows(batch)

@@ -123,6 +123,15 @@ def encode_page(slots: Sequence[bytes]) -> bytes:
     return head + b"".join(slots)
 
 
+def page_bytes(data: bytes) -> int:
+    """The size of a page, as its first bytes say; 0 where they say nothing."""
+    if len(data) < 5:
+        return 0
+    leaves = int.from_bytes(data[1:3], "little")
+    children = int.from_bytes(data[3:5], "little")
+    return 5 + LEAF_BYTES * leaves.bit_count() + CHILD_BYTES * children.bit_count()
+
+
 def decode_page(key: bytes, data: bytes) -> Slots:
     """The 16 slots of a stored page. Raises `PageInvalid`, naming `key`, for anything malformed."""
     if len(data) < 5 or data[0] != PAGE_FORMAT:

@@ -46,6 +46,7 @@ from supervm.storage.spaces import (
     index_key,
     receipts_key,
     unseal,
+    unseal_page,
 )
 from supervm.storage.spill import drop_spilled
 from supervm.storage.tree import read_pages
@@ -164,7 +165,7 @@ async def _check_root_page(view: Reader, marker: CommitMarker) -> None:
     stored = await view.get(key)
 
     def read(keys: Sequence[bytes]) -> list[bytes | None]:
-        return [stored for _ in keys]
+        return [None if stored is None else unseal_page(key, stored) for key in keys]
 
     try:
         read_pages(read, {key: marker.state_root})

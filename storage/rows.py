@@ -1,11 +1,11 @@
 """Sealed rows, many at once: in C where it was built, else one after the other; the same rows."""
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from supervm.contracts.storage import Delete, Operation, Put
 from supervm.hardware import fastpath
-from supervm.storage.spaces import STALE, STALE_VALUE, height_bytes, seal
+from supervm.storage.spaces import STALE, STALE_VALUE, TREE, height_bytes, seal
 from supervm.types.changes import PackedChanges
 
 if fastpath.BLOCKS_NATIVE:
@@ -22,6 +22,12 @@ def sealed_rows(space: bytes, entries: PackedChanges) -> list[Operation]:
         Delete(space + key) if value is None else Put(space + key, seal(space + key, value))
         for key, value in entries.items()
     ]
+
+
+def page_rows(pages: Iterable[tuple[bytes, bytes]]) -> list[Operation]:
+    """Pages of the state tree as rows, sealed too: a page's hash doesn't cover where its children lie."""
+    entries = [bytes((len(key) - 1,)) + key[1:] + _SIZE.pack(len(data)) + data for key, data in pages]
+    return sealed_rows(TREE, PackedChanges(b"".join(entries), len(entries)))
 
 
 def stale_rows(height: int, pages: Sequence[bytes]) -> list[Operation]:

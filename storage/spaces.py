@@ -2,7 +2,7 @@
 
 A key begins with the byte of its space; heights are u64 big-endian, so that height order is key order.
 Values carry a seal: the first 8 bytes of a blake3 over key and value, appended. A flipped bit, or a value
-under another's key, is found when it is read. Tree pages have no seal: their parent holds their hash.
+under another's key, is found when it is read.
 """
 
 import struct
@@ -12,7 +12,7 @@ from blake3 import blake3
 
 from supervm.contracts.storage import StoreCorrupt
 from supervm.storage.errors import SealBroken
-from supervm.storage.pages import PAGE_SPACE
+from supervm.storage.pages import PAGE_SPACE, page_bytes
 
 SCHEMA = 1
 SEAL_BYTES = 8
@@ -212,6 +212,11 @@ def split_seal(key: bytes, stored: bytes) -> tuple[bytes, bytes]:
             MEND_CORRUPT,
         )
     return value, found
+
+
+def unseal_page(key: bytes, stored: bytes) -> bytes:
+    """A page of the state tree without its seal, which older ones don't have; raises as `unseal` does."""
+    return stored if len(stored) == page_bytes(stored) else unseal(key, stored)
 
 
 def _checksum(key: bytes, value: bytes) -> bytes:

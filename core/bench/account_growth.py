@@ -32,6 +32,7 @@ from supervm.contracts.storage import KeyValueStore, StorageError
 from supervm.execution import GAS_STATE_KEY
 from supervm.hardware import fastpath
 from supervm.kernel.errors import describe, leaf
+from supervm.node.allocator import fix_mapped_size
 from supervm.storage.creation import create_from_entries
 from supervm.storage.ledger import PAGE_CACHE_BYTES, Ledger, open_ledger
 from supervm.storage.spaces import STATE, unseal
@@ -105,6 +106,15 @@ class People:
         return pack_transfers(transfers, self.address).transactions()
 
 
+@attrs.frozen
+class Sample:
+    """Bytes at a height: resident ones, and what the store and the ledger say that their caches hold."""
+
+    height: int
+    resident: int
+    caches: int
+
+
 @attrs.define
 class Grown:
     """What was seen. Bytes are resident ones of the process."""
@@ -113,7 +123,7 @@ class Grown:
     loaded_bytes: int = 0
     load_s: float = 0.0
     load_peak_bytes: int = 0
-    samples: list[tuple[int, int]] = attrs.Factory(list)
+    samples: list[Sample] = attrs.Factory(list)
     block_ms: list[float] = attrs.Factory(list)
     store_bytes: int = 0
     checked_entries: int = 0
@@ -122,6 +132,7 @@ class Grown:
 
 async def run_growth(plan: GrowthPlan, progress: Progress | None = None) -> BenchResult:
     """Run it. Raises CantMeasure for sizes that can't be, or a storage that isn't here."""
+    fix_mapped_size()  # as a node does
     component = component_of(Role.STORAGE, plan.storage)
     options: dict[str, Any] = {} if plan.cache_bytes is None else {"cache_bytes": plan.cache_bytes}
     try:
@@ -139,7 +150,8 @@ async def run_growth(plan: GrowthPlan, progress: Progress | None = None) -> Benc
                     await _load(people, genesis, gas, store, seen, progress)
                     nursery.cancel_scope.cancel()
                 async with _ledger(plan, genesis, gas, store) as ledger:
-                    await _grow(people, Maker.on(ledger, gas, EXECUTION_CACHE_BYTES), seen, progress)
+                    maker = Maker.on(ledger, gas, EXECUTION_CACHE_BYTES)
+                    await _grow(people, maker, store, seen, progress)
                     seen.store_bytes = (await store.stats()).bytes
                     problem = await _wrong(people, ledger, seen)
             except* (WrongBlock, StorageError) as broken:
@@ -188,7 +200,16 @@ async def _load(
     seen.loaded_bytes = int(resident_bytes())
 
 
-async def _grow(people: People, maker: Maker, seen: Grown, progress: Progress | None) -> None:
+async def _cached_bytes(ledger: Ledger, store: KeyValueStore) -> int:
+    """Rows and blocks in the store's memory, pages and entries in the ledger's."""
+    extras, stats = (await store.stats()).extras, ledger.stats()
+    below = sum(extras.get(name, 0.0) for name in ("memtable_bytes", "block_cache_bytes", "cached_bytes"))
+    return int(below) + stats.pages.bytes + stats.state.bytes
+
+
+async def _grow(
+    people: People, maker: Maker, store: KeyValueStore, seen: Grown, progress: Progress | None
+) -> None:
     """Commit the blocks, looking at the memory SAMPLES times."""
     plan = people.plan
     every = max(1, plan.blocks // SAMPLES)
@@ -197,7 +218,8 @@ async def _grow(people: People, maker: Maker, seen: Grown, progress: Progress | 
             seen.block_ms.append(1_000 * await maker.next(people.next()))
             seen.transactions += plan.block
             if height % every == 0:
-                seen.samples.append((height, int(resident_bytes())))
+                caches = await _cached_bytes(maker.ledger, store)
+                seen.samples.append(Sample(height, int(resident_bytes()), caches))
                 if bar is not None:
                     bar.update(every)
 
@@ -227,12 +249,9 @@ async def _wrong(people: People, ledger: Ledger, seen: Grown) -> str:
 def _result(plan: GrowthPlan, seen: Grown, problem: str) -> BenchResult:
     ordered, seconds = sorted(seen.block_ms), sum(seen.block_ms) / 1_000
     p50, p99 = percentile(ordered, 0.5), percentile(ordered, 0.99)
-    sizes = [size for _, size in seen.samples]
-    quarter = len(sizes) // 4
-    flat = {}
-    if quarter:
-        early, late = median(sizes[quarter : 2 * quarter]), median(sizes[-quarter:])
-        flat = {"second_quarter": _mib(early), "last_quarter": _mib(late), "growth": short(late / early)}
+    resident = [each.resident for each in seen.samples]
+    besides = [each.resident - each.caches for each in seen.samples]
+    flat = {"resident": _flat(resident), "besides_caches": _flat(besides)} if len(resident) >= 4 else {}
     return BenchResult(
         name="growth",
         parameters={
@@ -251,8 +270,8 @@ def _result(plan: GrowthPlan, seen: Grown, problem: str) -> BenchResult:
                 "start": _mib(seen.start_bytes),
                 "loading_peak": _mib(seen.load_peak_bytes),
                 "loaded": _mib(seen.loaded_bytes),
-                "blocks_peak": _mib(max(sizes, default=0)),
-                "over_time": [[height, _mib(size)] for height, size in seen.samples],
+                "blocks_peak": _mib(max(resident, default=0)),
+                "over_time": [[each.height, _mib(each.resident), _mib(each.caches)] for each in seen.samples],
             },
             "flat": flat,
             "load": {
@@ -264,6 +283,13 @@ def _result(plan: GrowthPlan, seen: Grown, problem: str) -> BenchResult:
             "path": fastpath.report()["execute_block"].reason,
         },
     )
+
+
+def _flat(sizes: Sequence[int]) -> dict[str, float]:
+    """The median of the second quarter of these beside that of the last."""
+    quarter = len(sizes) // 4
+    early, late = median(sizes[quarter : 2 * quarter]), median(sizes[-quarter:])
+    return {"second_quarter": _mib(early), "last_quarter": _mib(late), "growth": short(late / early)}
 
 
 def _mib(size_bytes: float) -> float:

@@ -72,6 +72,7 @@ class Pruning:
     room: Room
     figures: PruneFigures
     _waiting: bool = attrs.field(default=False, init=False)
+    _given_back: int = attrs.field(default=0, init=False)
 
     async def run(self) -> None:
         """Every 32 blocks, and whenever the disk becomes tight; where a node before this one was stopped.
@@ -101,7 +102,7 @@ class Pruning:
             await self._until_due(height + PRUNE_EVERY_BLOCKS - 1, scarce)
 
     async def _sweep(self, sweeper: Sweeper, scarce: bool) -> None:
-        ledger, oldest = self.ledger, self.ledger.horizon.blocks
+        ledger = self.ledger
 
         def tell(gone: Removed) -> None:
             self.figures.removed(gone)
@@ -112,9 +113,12 @@ class Pruning:
         self.figures.refresh(ledger, sweeper)
         if total != Removed():
             self.ctx.log.debug("pruned", below=ledger.horizon.blocks, blocks=total.blocks, pages=total.pages)
-        if scarce and total.blocks and "compaction" in self.store.capabilities:
-            for start, end in cleared_ranges(oldest, ledger.horizon.blocks):
+        cleared = ledger.horizon.blocks
+        if scarce and cleared > self._given_back and "compaction" in self.store.capabilities:
+            # What went before the disk was tight is still there, too.
+            for start, end in cleared_ranges(self._given_back, cleared):
                 await self.store.compact(start, end)
+            self._given_back = cleared
 
     async def _until_due(self, height: int, scarce: bool) -> None:
         """Wait until the tip is above `height`, or the disk has become tight."""

@@ -12,6 +12,7 @@ from supervm.config import render
 from supervm.hardware import fastpath
 from supervm.hardware.explain import one_line
 from supervm.kernel.component import Log
+from supervm.node.allocator import fix_mapped_size
 from supervm.node.assembly import INSIDE, Node, open_node
 from supervm.node.chain import DEV_KEY, KEYS
 from supervm.node.compose import prepare
@@ -28,6 +29,7 @@ def run(options: NodeOptions, *, once: bool = False, print_config: bool = False)
 
     Raises what `prepare` and `open_node` raise; the command line turns it into one line.
     """
+    fix_mapped_size()
     return trio.run(_run, options, once, print_config, restrict_keyboard_interrupt_to_checkpoints=True)
 
 

@@ -14,7 +14,7 @@ void svm_blake3_many(const uint8_t *const *inputs, const uint32_t *sizes, uint32
 
 /* The same of inputs that go on elsewhere after their first SVM_BLAKE3_CHUNK bytes: the i-th at rests[i], where it is
  * longer than that. None is longer than SVM_BLAKE3_SPLIT_MAX. */
-enum svm_blake3_sizes { SVM_BLAKE3_CHUNK = 1024, SVM_BLAKE3_SPLIT_MAX = 524288 };
+enum svm_blake3_sizes { SVM_BLAKE3_CHUNK = 1024, SVM_BLAKE3_SPLIT_MAX = 262144 };
 void svm_blake3_many_split(const uint8_t *const *inputs, const uint8_t *const *rests, const uint32_t *sizes,
                            uint32_t count, uint8_t *out);
 

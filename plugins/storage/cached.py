@@ -40,7 +40,7 @@ from supervm.contracts.storage import (
     check_batch,
     check_keys,
 )
-from supervm.plugins.storage.lru import HotKeys, RowCache, within
+from supervm.plugins.storage.lru import HotKeys, RowCache, covering, within
 from supervm.plugins.storage.reads import Reads
 from supervm.plugins.storage.scan import Row
 
@@ -72,14 +72,17 @@ class CachedConfig:
 
 @attrs.define(eq=False)
 class _Writing:
-    """A write on its way: what it touches, and whether another was on its way meanwhile."""
+    """A write on its way: what it touches, and whether another was on its way meanwhile.
+
+    A batch may have a million ranges: the one that covers them all stands for them.
+    """
 
     keys: frozenset[bytes]
-    ranges: tuple[DeleteRange, ...]
+    span: DeleteRange | None
     alone: bool
 
     def touches(self, key: bytes) -> bool:
-        return key in self.keys or any(within(key, span) for span in self.ranges)
+        return key in self.keys or (self.span is not None and within(key, self.span))
 
 
 @attrs.define(eq=False)
@@ -171,14 +174,14 @@ class CachedStore(Reads):
             # Before anything of it is forgotten, and not in the event loop.
             await trio.to_thread.run_sync(check_batch, operations)
         keys = frozenset(each.key for each in operations if isinstance(each, Put | Delete))
-        ranges = tuple(each for each in operations if isinstance(each, DeleteRange))
-        writing = _Writing(keys, ranges, not self._writing)
+        span = covering([each for each in operations if isinstance(each, DeleteRange)])
+        writing = _Writing(keys, span, not self._writing)
         for other in self._writing:
             other.alone = False
         self._writing.append(writing)
         self._moves += 1
         self._fetches.clear()
-        self._cache.forget(keys, ranges)
+        self._cache.forget(keys, span)
         written = False
         try:
             await self._below.write(operations, durability)
@@ -190,7 +193,7 @@ class CachedStore(Reads):
             self._writing.remove(writing)
             self._moves += 1
             # What others read below meanwhile was not kept; of a write alone we know what is there now.
-            if written and writing.alone and not ranges:
+            if written and writing.alone and span is None:
                 now_s = self._clock.monotonic()
                 for each in operations[-SLICE:]:
                     assert not isinstance(each, DeleteRange)
@@ -230,8 +233,11 @@ class CachedStore(Reads):
     async def prefetch_round(self) -> int:
         """Fetch the hottest keys that would be missed before the next round; how many that were."""
         until_s = self._clock.monotonic() + self._config.prefetch_every_s
-        hot = self._hot.hottest(self._config.prefetch_keys_max)
-        self._hot.age()
+        # In a thread, since there may be many; what is asked for meanwhile isn't counted.
+        counted = self._hot.copy()
+        hot = await trio.to_thread.run_sync(counted.hottest, self._config.prefetch_keys_max)
+        await trio.to_thread.run_sync(counted.age)
+        self._hot = counted
         wanted = [key for key in hot if key not in self._fetches and not self._cache.stays(key, until_s)]
         if wanted:
             await self._fetch(wanted, prefetched=True)

@@ -93,7 +93,7 @@ def check_marker(path: Path, backend: str) -> bool:
         found = json.loads(data)
         said = found.pop("checksum", None)
         name, number = str(found["backend"]), int(found["format"])
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         raise _bad_marker("it can't be read", marker) from None
     # A marker of before it had a checksum has none.
     if said is not None and said != _checksum(found):

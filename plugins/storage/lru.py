@@ -4,7 +4,8 @@ No I/O and no clock of its own: whoever asks says what time it is.
 """
 
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from itertools import compress
 
 import attrs
 
@@ -80,13 +81,20 @@ class RowCache:
         self.bytes += cost
         self.counts.prefetched += prefetched
 
-    def forget(self, keys: Iterable[bytes], ranges: Iterable[DeleteRange]) -> None:
-        """Forget these keys and what lies in these ranges."""
+    def forget(self, keys: Iterable[bytes], span: DeleteRange | None = None) -> None:
+        """Forget these keys and what lies in this range, at the cost of a look at every key."""
         for key in keys:
             self._drop(key)
-        for span in ranges:
-            for key in [key for key in self._entries if within(key, span)]:
-                self._drop(key)
+        if span is None:
+            return
+        # There may be 100,000 keys, and the event loop waits: loops that are not Python's, and not in the
+        # order of use, which is slow to follow.
+        known = list(dict.keys(self._entries))
+        doomed = list(compress(known, map(span.start.__le__, known)))
+        if span.end is not None:
+            doomed = list(compress(doomed, map(span.end.__gt__, doomed)))
+        for key in doomed:
+            self._drop(key)
 
     def stays(self, key: bytes, until_s: float) -> bool:
         """Whether it is known, and will be at that time if it isn't evicted. Counts nothing."""
@@ -122,6 +130,12 @@ class HotKeys:
         elif len(self._scores) < self._keys_max:
             self._scores[key] = 1.0
 
+    def copy(self) -> "HotKeys":
+        """The same counts, to be looked through in another thread."""
+        made = HotKeys(self._keys_max)
+        made._scores = self._scores.copy()
+        return made
+
     def hottest(self, most: int) -> list[bytes]:
         """The keys that were asked more than once of late, the hottest first."""
         known = [(score, key) for key, score in self._scores.items() if score > SCORE_MIN]
@@ -135,6 +149,14 @@ class HotKeys:
 def within(key: bytes, span: DeleteRange) -> bool:
     """Whether a range holds a key."""
     return key >= span.start and (span.end is None or key < span.end)
+
+
+def covering(ranges: Sequence[DeleteRange]) -> DeleteRange | None:
+    """One range that holds what any of these holds, and maybe more; None for none."""
+    if not ranges:
+        return None
+    ends = [span.end for span in ranges if span.end is not None]
+    return DeleteRange(min(span.start for span in ranges), max(ends) if len(ends) == len(ranges) else None)
 
 
 def _cost(key: bytes, value: bytes | None) -> int:

@@ -74,6 +74,8 @@ UNKNOWN = "40003"
 NO_SPACE = frozenset({"53100"})
 DENIED = frozenset({"42501", "25006", "28000", "28P01"})
 MISSING = frozenset({"42P01", "42703"})
+# What `CREATE TABLE IF NOT EXISTS` says where another made the table in the same moment.
+MADE_BY_ANOTHER = frozenset({"23505", "42P07", *TRY_AGAIN})
 
 
 @attrs.frozen(kw_only=True)
@@ -138,13 +140,8 @@ class PostgresEngine:
             self._writer = self._connect_writer()
             self._check_synced()
             # Most databases run no two of these in one transaction, and each may be run again.
-            self._writer.execute(
-                f"CREATE TABLE IF NOT EXISTS {self._rows} (k bytea PRIMARY KEY, v bytea NOT NULL)"
-            )
-            self._writer.execute(
-                f"CREATE TABLE IF NOT EXISTS {self._facts}"
-                " (id bigint PRIMARY KEY, owner text NOT NULL, n bigint NOT NULL)"
-            )
+            self._make_table(f"{self._rows} (k bytea PRIMARY KEY, v bytea NOT NULL)")
+            self._make_table(f"{self._facts} (id bigint PRIMARY KEY, owner text NOT NULL, n bigint NOT NULL)")
             for fact, n in ((FACT_FORMAT, FORMAT), (FACT_LEASE, 0), (FACT_WRITES, 0)):
                 self._writer.execute(
                     f"INSERT INTO {self._facts} (id, owner, n) VALUES (%s, '', %s)"
@@ -157,6 +154,15 @@ class PostgresEngine:
             raise StoreTooNew(
                 f"format {found.beat} is newer than {FORMAT}", self._facts, "Run a newer program."
             )
+
+    def _make_table(self, table: str) -> None:
+        query = f"CREATE TABLE IF NOT EXISTS {table}"
+        try:
+            self._writer.execute(query)
+        except self._psycopg.Error as error:
+            if error.sqlstate not in MADE_BY_ANOTHER:
+                raise
+            self._writer.execute(query)
 
     def claim(self, seen: Lease | None) -> Lease | None:
         """Take the lease where it is free, or still as it was `seen`. None once taken, else how it is now."""

@@ -38,8 +38,10 @@ async def test_every_account_is_there_and_what_they_hold_is_what_there_was(tmp_p
     seen = result.extra["resident_mib"]
     assert len(seen["over_time"]) == 20 and seen["over_time"][-1][0] == 40
     assert 0 < seen["start"] <= seen["loading_peak"] + 1
-    assert seen["blocks_peak"] == max(size for _, size in seen["over_time"])
-    assert result.extra["flat"]["growth"] == pytest.approx(1, abs=0.2)
+    assert seen["blocks_peak"] == max(size for _, size, _ in seen["over_time"])
+    assert all(0 < caches < size for _, size, caches in seen["over_time"])
+    assert set(result.extra["flat"]) == {"resident", "besides_caches"}
+    assert result.extra["flat"]["resident"]["growth"] == pytest.approx(1, abs=0.2)
     # All of them, the token's record and the gas policy's state.
     assert result.extra["checked_entries"] == 302
 

@@ -64,8 +64,8 @@ async def test_a_page_that_is_lost_or_left_is_found(monkeypatch: pytest.MonkeyPa
         return None
 
     async def lose(self: Sweeper, target: Any) -> Any:
-        newest = await self.ledger.row_keys(TREE, TREE + b"\xff", 10_000)
-        await self.ledger.discard([Delete(newest[-1])])
+        rows = await self.ledger.rows(TREE, TREE + b"\xff", 10_000)
+        await self.ledger.discard([Delete(rows[-1][0])])
         return await right(self, target)
 
     for wrong, words in ((leave, "pages left"), (lose, "StoreCorrupt")):

@@ -25,7 +25,7 @@ from supervm.kernel.component import Health, HealthState
 from supervm.plugins.consensus.solo import SoloConfig
 from supervm.plugins.storage import supervm_components as stores
 from supervm.storage.pruning import KEPT_MIN
-from supervm.storage.spaces import BODIES, RECEIPTS
+from supervm.storage.spaces import BODIES, RECEIPTS, body_key
 from supervm.testing.context import opened
 from supervm.types.state import ACCOUNT, Account
 from tests.chain.conftest import FUNDS, Run, World, key
@@ -254,5 +254,7 @@ async def test_a_tight_disk_is_pruned_at_once_and_given_back_what_went(
             while len(disk.compacted) < 2:
                 await ledger.wait_above(ledger.tip.height)
         assert ledger.horizon.blocks >= 20
-        assert {start[:1] for start, _ in disk.compacted} == {BODIES, RECEIPTS}
+        ranges = {start[:1]: (start, end) for start, end in disk.compacted}
+        assert ranges[BODIES] == (body_key(0), body_key(ledger.horizon.blocks))
+        assert set(ranges) == {BODIES, RECEIPTS}
         assert node.metric("supervm_storage_pruned_blocks_total") >= 20

@@ -4,8 +4,12 @@ This is a short slice; `python -m tests.differential.compare` goes on for as lon
 """
 
 from array import array
+from collections.abc import Sequence
+from typing import Any
 
+import attrs
 import pytest
+from blake3 import blake3
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -22,7 +26,19 @@ from supervm.execution.engine import (
 from supervm.execution.errors import Code
 from supervm.execution.working import GAS_STATE_KEY
 from supervm.types.codec import U128_MAX
-from supervm.types.operations import Mint, ObjectMutate, Operation, Output, TokenCreate, Transfer
+from supervm.types.operations import (
+    Mint,
+    ObjectCreate,
+    ObjectDelete,
+    ObjectFreeze,
+    ObjectMutate,
+    ObjectShare,
+    ObjectTransfer,
+    Operation,
+    Output,
+    TokenCreate,
+    Transfer,
+)
 from supervm.types.state import (
     NATIVE_TOKEN,
     OBJECT,
@@ -31,10 +47,11 @@ from supervm.types.state import (
     OwnerKind,
     Token,
     account_key,
+    shared_owner,
     token_id,
     token_key,
 )
-from supervm.types.transaction import Access, Input
+from supervm.types.transaction import Access, Input, Lane, Transaction
 from tests import needs
 from tests.differential.compare import BLOCKS_A_WORLD, Tally, compare_world
 from tests.differential.generate import World, world
@@ -186,6 +203,88 @@ def test_mutations_of_a_transaction_that_fails_later_leave_only_the_next_version
     assert (first.version, second.version) == (4, 4)
     assert (first.data, second.data) == (b"as it was" if overdrawn else b"and again", b"as it was")
     start(way, of.state).run(block, of.gas, of.state, wanted)
+
+
+def own_objects(owner: bytes, sizes: Sequence[int]) -> dict[bytes, Object]:
+    """Objects of this owner at version 3, by id, ascending."""
+    made = [Object(3, OwnerKind.OWNED, owner, 1, data=bytes(range(size))) for size in sizes]
+    ids = sorted(blake3(owner + bytes((at,))).digest() for at in range(len(made)))
+    return dict(zip(ids, made, strict=True))
+
+
+def scripts(a: bytes, b: bytes, c: bytes) -> list[tuple[dict[bytes, Access], list[Operation]]]:
+    """What may become of three objects of one's own: accesses other than WRITE, and operations."""
+    in_turn: list[Operation] = [ObjectMutate(each, b"new bytes") for each in (a, b, c)]
+    late = ObjectMutate(b, b"late")
+    return [
+        ({}, in_turn),
+        ({}, in_turn[::-1]),
+        ({}, [in_turn[0], ObjectMutate(a, bytes(70)), *in_turn[1:], in_turn[0]]),
+        ({b: Access.DELETE}, [*in_turn, ObjectDelete(b)]),
+        ({b: Access.DELETE}, [in_turn[0], ObjectDelete(b), late]),
+        ({b: Access.DELETE}, [ObjectDelete(b), in_turn[0], late]),
+        ({b: Access.TRANSFER}, [*in_turn, ObjectTransfer(b, bytes(range(32)))]),
+        ({a: Access.FREEZE, c: Access.SHARE}, [ObjectFreeze(a), *in_turn[1:], ObjectShare(c)]),
+        ({b: Access.FREEZE}, [in_turn[0], ObjectFreeze(b), late]),
+        ({b: Access.READ}, in_turn),
+        ({b: Access.READ}, [in_turn[0], in_turn[2]]),
+        ({}, [Transfer(NATIVE_TOKEN, (Output(a, 1),)), *in_turn]),
+        ({}, [ObjectCreate(1, OwnerKind.OWNED, a, bytes(3)), *in_turn]),
+        ({}, [Transfer(NATIVE_TOKEN, (Output(a, 2 * FUNDS),))]),
+    ]
+
+
+@native
+@pytest.mark.parametrize("way", [WAYS[0], WAYS[1], WAYS[3], WAYS[7]], ids=str)
+def test_whatever_becomes_of_ones_own_objects_and_wherever_the_gas_ends_the_bytes_are_the_same(
+    way: Way,
+) -> None:
+    """Transactions whose inputs are all the sender's own and at their versions, and some where one isn't."""
+    of = world(2)
+    maker = Maker(of.chance, of.state, of.people, of.limits, ORDINARY[0])
+    turns: tuple[list[Transaction], ...] = ([], [], [])
+    kinds = len(scripts(b"", b"", b""))
+    for at in range(kinds * 30):
+        owner = blake3(at.to_bytes(4, "big")).digest()
+        of.state[account_key(owner)] = Account(0, 0, 10 if at % 97 == 5 else FUNDS).encode()
+        objects = own_objects(owner, (5, 0, 40))
+        if at % 11 == 7:
+            last = list(objects)[-1]
+            spoiled: dict[str, Any] = (
+                {"owner": bytes(32), "owner_kind": OwnerKind.IMMUTABLE},
+                {"owner": shared_owner(3), "owner_kind": OwnerKind.SHARED},
+                {"owner": bytes(range(32))},
+                {"version": 4},
+                {"deleted": True, "data": b""},
+            )[at % 5]
+            objects[last] = attrs.evolve(objects[last], **spoiled)
+        of.state.update((OBJECT + id_, each.encode()) for id_, each in objects.items())
+        accesses, operations = scripts(*objects)[at % kinds]
+        inputs = [Input(id_, 3, accesses.get(id_, Access.WRITE)) for id_ in objects]
+        for nonce, turn in enumerate(turns):  # at versions that the turn before may have raised
+            body = attrs.evolve(
+                maker.body(owner, inputs, operations),
+                nonce=nonce,
+                lane=(Lane.AUTO, Lane.FAST)[at % 2],
+                expiry_epoch=0,
+                gas_limit=40_000 if nonce == 1 else 10_000 + 600 * (at // kinds),
+                max_price=10_000,
+            )
+            turn.append(maker.signed(body, suite=1))
+            inputs = [attrs.evolve(each, version=each.version + 1) for each in inputs]
+    engine = start(way, of.state)
+    codes = set()
+    for transactions in ([*turns[0], *turns[1]], turns[2]):
+        block = of.block_of(transactions)
+        wanted = execute_block(of.state, block, of.gas)
+        codes |= {receipt.code for receipt in wanted.receipts}
+        engine.run(block, of.gas, of.state, wanted)
+        engine.follow(wanted.changes)
+        of.follow(block, wanted.changes)
+    assert codes >= {
+        "", "OutOfGas", "InsufficientFunds", "UndeclaredAccess", "AccessUsed", "OwnershipMismatch",
+        "VersionMismatch", "ImmutableObject", "ObjectDeleted", "FeeUnfunded",
+    }, codes  # fmt: skip
 
 
 @native

@@ -80,8 +80,16 @@ def test_another_backend_is_refused_naming_both_and_the_mend(tmp_path):
 
 @pytest.mark.parametrize(
     "text",
-    [b"", b"format = 1\n", b"format = ", b"\xff\xfe", b'format = "1"\nbackend = "memory"', b"[" * 5000],
-    ids=["empty", "cut after a line", "cut in a line", "not text", "wrong type", "long"],
+    [
+        b"",
+        b"format = 1\n",
+        b"format = ",
+        b"\xff\xfe",
+        b'format = "1"\nbackend = "memory"',
+        b"[" * 5000,
+        b"format = " + b"[" * 2000,
+    ],
+    ids=["empty", "cut after a line", "cut in a line", "not text", "wrong type", "long", "nested"],
 )
 def test_a_damaged_marker_is_named_and_left_alone(tmp_path, text):
     marker = tmp_path / MARKER_NAME

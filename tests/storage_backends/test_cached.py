@@ -1,5 +1,6 @@
 """What is the cache's own: its bounds, the time to live, prefetch, and one view though two stores answer."""
 
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from supervm.contracts.storage import (
 )
 from supervm.plugins.storage import cached as module
 from supervm.plugins.storage.cached import CachedConfig, CachedStore, cached
-from supervm.plugins.storage.lru import ENTRY_BYTES, HotKeys, RowCache
+from supervm.plugins.storage.lru import ENTRY_BYTES, HotKeys, RowCache, covering, within
 from supervm.plugins.storage.memory import memory
 from supervm.testing.conformance.component import refused
 from supervm.testing.context import component_context, opened
@@ -343,6 +344,29 @@ async def test_hot_keys_are_fetched_before_they_are_missed(
         assert (await store.stats()).extras["cached_prefetched_useful"] == 2
 
 
+async def test_hot_keys_are_looked_through_in_another_thread(
+    tmp_path: Path, below: Below, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There may be 100,000, and the event loop is everybody's."""
+    threads: list[int] = []
+    for name in ("hottest", "age"):
+        good = getattr(HotKeys, name)
+
+        def noting(hot: HotKeys, *given: Any, good: Any = good) -> Any:
+            threads.append(threading.get_ident())
+            return good(hot, *given)
+
+        monkeypatch.setattr(HotKeys, name, noting)
+    async with component_context(tmp_path) as ctx:
+        store = await over(ctx, below)
+        for _ in range(3):
+            await store.get(b"1")
+        store._cache.clear()
+        assert await store.prefetch_round() == 1
+    assert len(threads) == 2
+    assert threading.get_ident() not in threads
+
+
 async def test_prefetching_ends_where_it_does_not_pay(tmp_path: Path, below: Below) -> None:
     async with component_context(tmp_path) as ctx:
         store = await over(ctx, below)
@@ -396,9 +420,9 @@ async def test_a_round_that_the_store_below_can_not_serve_is_missed_and_the_next
 
         setattr(below, call, fails)
         nursery.start_soon(store.keep_warm)
-        await trio.sleep(150)
+        while not store._cache.counts.prefetched:
+            await ctx.clock.sleep(1)
         assert failed == [call]
-        assert store._cache.counts.prefetched == 1
         nursery.cancel_scope.cancel()
 
 
@@ -432,6 +456,23 @@ async def test_options_that_the_store_below_does_not_know_are_refused(tmp_path: 
     assert "cache_byts" in str(caught[0])
     with pytest.raises(ValueError, match="over"):
         CachedConfig(over="memory")
+
+
+spans = st.builds(DeleteRange, st.binary(max_size=2), st.one_of(st.none(), st.binary(min_size=1, max_size=2)))
+
+
+@settings(deadline=None)
+@given(st.lists(spans, max_size=6), st.lists(st.binary(min_size=1, max_size=2), max_size=20))
+def test_what_any_of_many_ranges_holds_is_forgotten(ranges: list[DeleteRange], keys: list[bytes]) -> None:
+    cache = RowCache(entries_max=100, bytes_max=2**20, ttl_s=5)
+    for key in keys:
+        cache.put(key, b"v", 0)
+    span = covering(ranges)
+    cache.forget((), span)
+    for key in keys:
+        held = any(within(key, each) for each in ranges)
+        assert cache.stays(key, 1) is (span is None or not within(key, span))
+        assert not (held and cache.stays(key, 1))
 
 
 rows = st.lists(

@@ -132,7 +132,9 @@ async def test_a_newer_sqlite_file_is_refused_whatever_the_marker_says(tmp_path:
 @ON_DISK
 async def test_a_marker_that_can_not_be_read_is_corrupt(component: Component, tmp_path: Path) -> None:
     await make(component, tmp_path)
-    for text in ("", "{", "[]", '{"backend": "sqlite"}', '{"backend": 1, "format": "x"}', "\x00" * 9000):
+    texts = ["", "{", "[]", '{"backend": "sqlite"}', '{"backend": 1, "format": "x"}', "\x00" * 9000]
+    texts += ['{"backend": "sqlite", "format": Infinity}', "[" * 4000]
+    for text in texts:
         (tmp_path / MARKER).write_text(text)
         await refuses(component, tmp_path, StoreCorrupt)
 

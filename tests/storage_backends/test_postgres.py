@@ -200,6 +200,21 @@ async def test_a_server_that_hangs_costs_time_and_no_rows(tmp_path: Path, own_se
         assert await store.get(b"a") == b"w"
 
 
+async def test_of_two_who_make_the_tables_at_once_neither_fails(tmp_path: Path) -> None:
+    made = f"CREATE TABLE {name_of(tmp_path)}_rows (k bytea PRIMARY KEY, v bytea NOT NULL)"
+    async with held(made) as other, trio.open_nursery() as nursery:
+
+        async def opens() -> None:
+            async with opened(here, tmp_path) as store:
+                await store.write([Put(b"a", b"v")])
+
+        nursery.start_soon(opens)
+        await waits_for_lock()
+        await trio.to_thread.run_sync(other.commit)
+    async with opened(here, tmp_path) as store:
+        assert await store.get(b"a") == b"v"
+
+
 class Breaking:
     """A connection that breaks at COMMIT: before the server has it, or after."""
 

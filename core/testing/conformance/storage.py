@@ -439,6 +439,9 @@ class StorageConformance(ComponentConformance):
             assert after.bytes > before.bytes
             assert after.snapshots_open == 1
             assert (await store.stats()).snapshots_open == 0
+            assert after.disk_kept_bytes >= 0 and after.stalled_s >= 0
+            if after.disk_free_bytes is not None and after.disk_bytes is not None:
+                assert 0 <= after.disk_free_bytes <= after.disk_bytes
 
     async def test_a_checkpoint_is_one_moment_and_opens_as_a_store(self, tmp_path: Path) -> None:
         names = [b"%02d" % i for i in range(40)]
