@@ -6,12 +6,13 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from supervm.bench import pruning
 from supervm.bench.pruning import PrunePlan, run_pruning
 from supervm.cli.bench import bench
 from supervm.contracts.storage import Delete
 from supervm.storage.ledger import Ledger, Staged
-from supervm.storage.pruning import Sweeper
-from supervm.storage.spaces import TREE
+from supervm.storage.pruning import Removed, Sweeper
+from supervm.storage.spaces import TREE, Horizon
 from supervm.types.changes import PackedChanges
 
 SMALL = {"blocks": 60, "block": 2, "accounts": 30, "window": 5, "storage": "memory", "share": 1.0}
@@ -58,19 +59,23 @@ async def test_a_balance_that_is_not_as_the_books_have_it_ends_the_run(
 
 
 async def test_a_page_that_is_lost_or_left_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    right = Sweeper._clear_pages
+    right = pruning.would_remove
 
     async def leave(self: Sweeper, target: Any) -> Any:
         return None
 
-    async def lose(self: Sweeper, target: Any) -> Any:
-        rows = await self.ledger.rows(TREE, TREE + b"\xff", 10_000)
-        await self.ledger.discard([Delete(rows[-1][0])])
-        return await right(self, target)
+    async def lose(ledger: Ledger, horizon: Horizon) -> Removed:
+        """When all blocks are made: a page lost before is written anew where its accounts change."""
+        rows = await ledger.rows(TREE, TREE + b"\xff", 10_000)
+        await ledger.discard([Delete(rows[-1][0])])
+        return await right(ledger, horizon)
 
-    for wrong, words in ((leave, "pages left"), (lose, "StoreCorrupt")):
+    for where, name, wrong, words in (
+        (Sweeper, "_clear_pages", leave, "pages left"),
+        (pruning, "would_remove", lose, "StoreCorrupt"),
+    ):
         with monkeypatch.context() as patch:
-            patch.setattr(Sweeper, "_clear_pages", wrong)
+            patch.setattr(where, name, wrong)
             assert words in (await run_pruning(PrunePlan(**SMALL))).oracle
 
 

@@ -160,7 +160,9 @@ class Network:
                 await ledger.wait_above(ledger.tip.height)
 
     async def agree(self, height: int) -> None:
-        """Fail unless all nodes have the same block and the same state at a height, or above it."""
+        """Wait until all nodes have a block at a height; fail unless it is the same, and so its roots."""
+        for number in self.nodes:
+            await self.reached(number, height)
         blocks = {(await node.chain.ledger.block(height)).digest() for node in self.nodes.values()}
         assert len(blocks) == 1, f"nodes have {len(blocks)} blocks at height {height}"
 

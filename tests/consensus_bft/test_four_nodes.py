@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from supervm.plugins.consensus.bft.branches import Branch
+from supervm.plugins.consensus.bft.driver.waiting import WaitingCertificates
 from supervm.plugins.consensus.bft.leading import Content
 from supervm.types.receipt import Status
 
@@ -76,7 +77,9 @@ class NothingWaits:
 async def test_a_fast_transfer_is_final_by_effects_before_any_block_holds_it(tmp_path: Path) -> None:
     async with network(tmp_path) as net:
         for node in net.nodes.values():
-            node.engine._validator._ordering._pool = NothingWaits()  # type: ignore[union-attr]
+            leading = node.engine._validator._ordering._leading  # type: ignore[union-attr]
+            assert isinstance(leading.pool, WaitingCertificates)
+            leading.pool = NothingWaits()
         to = b"\x07" * 32
         sent = [net.transfer(user, to, 1) for user in (0, 0, 1)]
         chain = net.nodes[0].chain
