@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import attrs
+
 from supervm.plugins.consensus.bft.branches import Branch
 from supervm.plugins.consensus.bft.driver.waiting import WaitingCertificates
 from supervm.plugins.consensus.bft.leading import Content
@@ -77,9 +79,9 @@ class NothingWaits:
 async def test_a_fast_transfer_is_final_by_effects_before_any_block_holds_it(tmp_path: Path) -> None:
     async with network(tmp_path) as net:
         for node in net.nodes.values():
-            leading = node.engine._validator._ordering._leading  # type: ignore[union-attr]
-            assert isinstance(leading.pool, WaitingCertificates)
-            leading.pool = NothingWaits()
+            ordering = node.engine._validator._ordering  # type: ignore[union-attr]
+            assert isinstance(ordering._leading.pool, WaitingCertificates)
+            ordering._leading = attrs.evolve(ordering._leading, pool=NothingWaits())
         to = b"\x07" * 32
         sent = [net.transfer(user, to, 1) for user in (0, 0, 1)]
         chain = net.nodes[0].chain
