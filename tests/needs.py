@@ -6,6 +6,7 @@ A skip must not hide a build that broke: test_needs.py fails where the C library
 import os
 import shutil
 import signal
+import subprocess
 import sys
 
 import pytest
@@ -27,3 +28,15 @@ fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no for
 interval_timers = pytest.mark.skipif(
     not hasattr(signal, "setitimer"), reason="the system has no interval timers"
 )
+
+
+def _may_mount() -> bool:
+    """Whether this user may have a mount namespace of his own."""
+    command = ["unshare", "-rm", "mount", "-t", "tmpfs", "tmpfs", "/mnt"]
+    try:
+        return subprocess.run(command, capture_output=True, timeout=30, check=False).returncode == 0
+    except (FileNotFoundError, subprocess.TimeoutExpired):
+        return False
+
+
+mounts = pytest.mark.skipif(not _may_mount(), reason="this system lets the user mount nothing")

@@ -15,6 +15,7 @@ from supervm.plugins.storage import folder, lmdb, memory, rocksdb, sqlite
 from supervm.plugins.storage.memory import MemoryConfig
 from supervm.testing.conformance.component import refused
 from supervm.testing.context import opened
+from tests import needs
 from tests.storage_backends import full_disk_child
 
 ON_DISK = [sqlite.sqlite, rocksdb.rocksdb, lmdb.lmdb]
@@ -34,18 +35,7 @@ def names_in(folder: Path) -> list[str]:
     return sorted(entry.name for entry in folder.iterdir())
 
 
-def may_mount() -> bool:
-    """Whether this user may have a mount namespace of his own."""
-    try:
-        tried = subprocess.run(
-            ["unshare", "-rm", "mount", "-t", "tmpfs", "tmpfs", "/mnt"], capture_output=True
-        )
-    except FileNotFoundError:
-        return False
-    return tried.returncode == 0
-
-
-@pytest.mark.skipif(not may_mount(), reason="this system lets the user mount nothing")
+@needs.mounts
 @pytest.mark.parametrize("backend", ["sqlite", "rocksdb", "lmdb"])
 def test_a_full_disk_refuses_a_batch_whole_and_the_store_goes_on_when_there_is_room(
     backend: str, tmp_path: Path

@@ -29,7 +29,8 @@ from supervm.plugins.storage.rocksdb import rocksdb
 from supervm.plugins.storage.sqlite import FILE, sqlite
 from supervm.testing.conformance.component import refused
 from supervm.testing.context import opened
-from tests.storage_backends.test_full_disk import may_mount, names_in
+from tests import needs
+from tests.storage_backends.test_full_disk import names_in
 
 ON_DISK = pytest.mark.parametrize("component", [sqlite, rocksdb, lmdb], ids=lambda component: component.name)
 
@@ -82,7 +83,7 @@ async def test_a_path_that_is_a_file_is_refused(component: Component, tmp_path: 
     assert (tmp_path / "file").read_bytes() == b"mine"
 
 
-@pytest.mark.skipif(not may_mount(), reason="this system lets the user mount nothing")
+@needs.mounts
 @ON_DISK
 def test_a_folder_that_can_not_be_written_is_refused_as_read_only(
     component: Component, tmp_path: Path
