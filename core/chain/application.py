@@ -390,6 +390,10 @@ class Chain:
         state = await self.ledger.get_state(used_keys(decoded))
         return used_slots(decoded, state), tuple(each.digest for each in decoded)
 
+    @property
+    def oldest_block(self) -> int:
+        return self.ledger.horizon.blocks
+
     async def block(self, which: int | bytes) -> Block | None:
         try:
             return await self.ledger.block(which)

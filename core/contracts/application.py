@@ -371,6 +371,10 @@ class CertifyingApplication(Application, Protocol):
         """Of the transactions of a committed block: the slots that the state has moved past (CONS-15), and
         their digests."""
 
+    @property
+    def oldest_block(self) -> int:
+        """The height from which on `block` gives committed blocks: those below were pruned, or never here."""
+
     async def block(self, which: int | bytes) -> Block | None:
         """A committed block with its batches, by height or digest; None where there is none, or where it was
         pruned."""

@@ -172,14 +172,17 @@ async def network(
     folder: Path,
     *,
     validators: int = 4,
+    followers: int = 0,
     users: int = 4,
     weights: Sequence[int] = (),
     config: BftConfig | None = None,
     transports: Sequence[Any] = (),
     begin: bool = True,
 ) -> AsyncIterator[Network]:
-    """A network whose nodes, unless `begin` is False, are open; closed at the end."""
+    """A network whose validators, unless `begin` is False, are open; closed at the end. Nodes that are no
+    validators have the numbers after theirs."""
     keys = tuple(sorted((key(900 + each) for each in range(validators)), key=lambda each: each.node_id))
+    others = tuple(key(800 + each) for each in range(followers))
     funded = tuple(key(1 + each) for each in range(users))
     given = tuple(weights) or (1,) * validators
     members = tuple(
@@ -196,13 +199,13 @@ async def network(
     async with AsyncExitStack() as stack:
         opened_stores = [
             await stack.enter_async_context(opened(memory, folder / f"store-{each}"))
-            for each in range(validators)
+            for each in range(validators + followers)
         ]
         async with trio.open_nursery() as nursery:
             made = Network(
                 folder=folder,
                 nursery=nursery,
-                validators=keys,
+                validators=keys + others,
                 users=funded,
                 genesis=genesis,
                 stores=opened_stores,

@@ -23,7 +23,7 @@ from supervm.plugins.consensus.bft.driver.shortening import LockRows, OrderingRo
 from supervm.plugins.consensus.bft.driver.timers import Timers
 from supervm.plugins.consensus.bft.driver.waiting import WaitingCertificates
 from supervm.plugins.consensus.bft.events import Stream
-from supervm.plugins.consensus.bft.fetching import Get, WantDigest, What
+from supervm.plugins.consensus.bft.fetching import Absent, Get, Got, WantDigest, What
 from supervm.plugins.consensus.bft.messages import ViewVote, encode
 from supervm.plugins.consensus.bft.records import Nullified
 from supervm.plugins.storage import supervm_components as stores
@@ -246,6 +246,28 @@ async def test_only_validators_are_heard_on_the_right_stream_within_their_share(
         taken = await reception.inboxes[Stream.VOTES].take(10, 1_000_000)
         assert [each.peer for each in taken] == [PEER, OTHER, PEER]
         await votes(PEER, pack([VOTE]))
+
+
+async def test_guests_may_ask_for_blocks_and_say_nothing_and_are_few(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(receiving, "GUESTS_MAX", 1)
+    guest = b"\x08" * 32
+    ask = encode(Get((WantDigest(What.BLOCK, b"d" * 32),)))
+    async with component_context(tmp_path) as ctx:
+        reception = Reception(ctx, (PEER, OTHER))
+        votes, bulk = (reception._handler(stream) for stream in (Stream.VOTES, Stream.BULK))
+        assert reception.come(guest) and not reception.come(b"\x09" * 32)
+        await bulk(guest, pack([ask]))
+        with pytest.raises(Refusal, match="OVERLOADED"):
+            await bulk(guest, pack([ask] * receiving.GUEST_MESSAGES_MAX))
+        with pytest.raises(Refusal, match="UNAUTHORIZED"):
+            await votes(guest, pack([VOTE]))
+        with pytest.raises(Refusal, match="BAD_REQUEST"):
+            await bulk(guest, pack([encode(Got((Absent(WantDigest(What.BLOCK, b"d" * 32)),)))]))
+        reception.leave(guest)
+        with pytest.raises(Refusal, match="UNAUTHORIZED"):
+            await bulk(guest, pack([ask]))
 
 
 async def test_who_sends_too_much_garbage_isnt_heard_for_a_while(

@@ -42,7 +42,8 @@ async def test_a_validator_that_was_killed_comes_back_from_its_log_and_catches_u
         last = net.transfer(3, to, 1)
         await net.nodes[3].chain.submit([last.data])
         height = await net.committed(3, last.digest)
-        await net.reached(0, height)
+        for each in range(4):
+            await net.reached(each, height)
         await net.agree(height)
         assert [await net.balance(each, to) for each in (0, 3)] == [5, 5]
 

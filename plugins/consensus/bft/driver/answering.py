@@ -15,6 +15,7 @@ from supervm.plugins.consensus.bft.fetching import (
     Got,
     GotBlock,
     Item,
+    OldestHeld,
     Want,
     WantBlocks,
     WantDigest,
@@ -30,6 +31,7 @@ from supervm.types.finality import FinalityProof
 
 ANSWER_BYTES = 2 * 2**20
 QUEUE_MAX = 256
+GUEST_WAITING_MAX = 2
 
 Young = Callable[[Want], Iterable[Item]]
 """What the machines hold of it now; nothing where they don't."""
@@ -49,18 +51,26 @@ class Answers:
         self._kept = kept
         self._young = young
         self._answer = send
+        self._waiting: dict[bytes, int] = {}
         self._ask, self._asked = trio.open_memory_channel[tuple[bytes, tuple[Want, ...]]](QUEUE_MAX)
 
-    def put(self, peer: bytes, wants: tuple[Want, ...]) -> bool:
-        """Answer some time; False where too much waits, and it is dropped."""
+    def put(self, peer: bytes, wants: tuple[Want, ...], waiting_max: int = QUEUE_MAX) -> bool:
+        """Answer some time; False where too much waits, of this peer or of all, and it is dropped."""
+        waiting = self._waiting.get(peer, 0)
+        if waiting >= waiting_max:
+            return False
         try:
             self._ask.send_nowait((peer, wants))
         except trio.WouldBlock:
             return False
+        self._waiting[peer] = waiting + 1
         return True
 
     async def run(self) -> None:
         async for peer, wants in self._asked:
+            self._waiting[peer] -= 1
+            if not self._waiting[peer]:
+                del self._waiting[peer]
             items: list[Item] = []
             size_bytes = 0
             for want in wants:
@@ -113,15 +123,25 @@ class Answers:
         return found if found.header.digest() == digest else None
 
     async def _blocks(self, height: int, count: int) -> list[Item]:
+        """Blocks from a height on, up to the last that has its own finalisation; where this node pruned
+        the first, the oldest that it holds (CONS-64)."""
+        oldest = self._application.oldest_block
+        if height < oldest:
+            return [OldestHeld(oldest)]
         found: list[Item] = []
-        size_bytes = 0
+        size_bytes = proven = 0
         for each in range(height, height + count):
             block = await self._application.block(each)
-            if block is None or size_bytes > ANSWER_BYTES:
+            if block is None:
                 break
-            found.append(GotBlock(_bare(block), await self._finalisation(each)))
-            size_bytes += len(block.encode())
-        return found
+            got = GotBlock(_bare(block), await self._finalisation(each))
+            size_bytes += len(encode_item(got))
+            if found and size_bytes > ANSWER_BYTES:
+                break
+            found.append(got)
+            if got.finalisation is not None:
+                proven = len(found)
+        return found[:proven] or found
 
     async def _finalisation(self, height: int) -> Certificate | None:
         """Of the block itself, where it has its own."""

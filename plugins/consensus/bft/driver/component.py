@@ -1,7 +1,7 @@
 """Component `bft`: its options, and the life of a validator (CONS-80)."""
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 
 import attrs
 import trio
@@ -12,8 +12,13 @@ from supervm.contracts.application import CertifyingApplication, Engine
 from supervm.contracts.consensus import CERTIFICATES, ConsensusStatus, ValidatorSetUnsupported
 from supervm.contracts.storage import KeyValueStore
 from supervm.contracts.transport import Transport
-from supervm.plugins.consensus.bft.driver.validator import Validator, begin_validator
+from supervm.plugins.consensus.bft.driver.following import Follower, begin_follower
+from supervm.plugins.consensus.bft.driver.validator import WALK_MAX, Validator, begin_validator
 from supervm.types.batch import BATCH_BYTES_MAX, BATCH_TRANSACTIONS_MAX
+
+WALK_LIMIT = 4_096
+SETTLED_S = 60.0
+"""A validator that falls behind again sooner walks farther by itself before it stops for block sync."""
 
 
 @attrs.frozen(kw_only=True)
@@ -50,24 +55,41 @@ async def open_bft(ctx: Context, config: BftConfig) -> AsyncIterator["Bft"]:
     def transports() -> tuple[Transport, ...]:
         return tuple(each for each in ctx.all(Role.TRANSPORT) if each.node_id == identity.node_id)
 
-    with application.driven(engine):
-        if not engine.produces:
-            ctx.log.warning("read_only", reason=engine.reason)
-            yield Bft(ctx, application, engine, None)
-            return
-        validator = await begin_validator(ctx, config, application, store, transports)
-        served = Bft(ctx, application, engine, validator)
+    walk_max = WALK_MAX
+
+    async def begin(follows: bool) -> Validator | Follower:
+        if follows:
+            return await begin_follower(ctx, application, store, transports, stays=not engine.produces)
+        return await begin_validator(ctx, config, application, store, transports, walk_max)
+
+    with ExitStack() as wheel:
+        wheel.enter_context(application.driven(engine))
+        served = Bft(ctx, application, engine, await begin(follows=not engine.produces))
         stopped = trio.Event()
         scope = trio.CancelScope()
 
         async def run() -> None:
+            nonlocal walk_max
             try:
                 with scope:
-                    await validator.run()
+                    while True:
+                        began_s = ctx.clock.monotonic()
+                        await served.life.run()
+                        # What was gathered goes back to the mempool: it may be in a block already.
+                        wheel.close()
+                        wheel.enter_context(application.driven(engine))
+                        follows = isinstance(served.life, Validator)
+                        if follows:
+                            settled = ctx.clock.monotonic() - began_s > SETTLED_S
+                            walk_max = WALK_MAX if settled else min(2 * walk_max, WALK_LIMIT)
+                        served.life = await begin(follows)
             finally:
                 stopped.set()
 
-        ctx.log.info("validator_begins", node=identity.node_id.hex(), height=application.tip().height)
+        if engine.produces:
+            ctx.log.info("validator_begins", node=identity.node_id.hex(), height=application.tip().height)
+        else:
+            ctx.log.warning("read_only", reason=engine.reason)
         ctx.nursery.start_soon(run)
         try:
             yield served
@@ -87,7 +109,7 @@ def _judge(application: CertifyingApplication) -> Engine:
     if number is None:
         reason = (
             f"this node is 0x{identity.node_id.hex()}, none of the chain's {len(validators.members)} "
-            "validators: it can read what it has, not produce; send transactions to a validator"
+            "validators: it follows them and produces nothing; send transactions to a validator"
         )
         return Engine(name="bft", produces=False, reason=reason)
     if validators.members[number].public_key != identity.public_key:
@@ -109,37 +131,44 @@ class Bft:
         ctx: Context,
         application: CertifyingApplication,
         engine: Engine,
-        validator: Validator | None,
+        life: Validator | Follower,
     ) -> None:
         self._ctx = ctx
         self._application = application
         self.engine = engine
-        self._validator = validator
+        self.life = life
+
+    @property
+    def _validator(self) -> Validator | None:
+        return self.life if isinstance(self.life, Validator) else None
+
+    @property
+    def _silence(self) -> str:
+        """Why this node produces nothing, or can't; empty if it does."""
+        reason = self.life.stalled or self.life.alone or self.engine.reason
+        if not reason and isinstance(self.life, Follower):
+            reason = f"it is far behind and catches up from its peers, above height {self.life.height}"
+        return reason
 
     def status(self) -> ConsensusStatus:
-        tip, validator = self._application.tip(), self._validator
-        reason = self.engine.reason if validator is None else validator.stalled or validator.alone
+        tip, reason = self._application.tip(), self._silence
         return ConsensusStatus(
             engine="bft",
             height=tip.height,
-            epoch=tip.epoch if validator is None else validator.epoch,
-            view=0 if validator is None else validator.view,
-            validator=validator is not None,
-            producing=validator is not None and not reason,
+            epoch=self.life.epoch,
+            view=self.life.view,
+            validator=self.engine.produces,
+            producing=not reason,
             reason=reason,
         )
 
     async def health(self) -> Health:
-        if self._validator is None:
-            return Health(HealthState.DEGRADED, self.engine.reason)
-        if self._validator.stalled:
-            return Health(HealthState.FAILING, self._validator.stalled)
-        if self._validator.alone:
-            return Health(HealthState.DEGRADED, self._validator.alone)
-        return Health()
+        if self.life.stalled:
+            return Health(HealthState.FAILING, self.life.stalled)
+        reason = self._silence
+        return Health(HealthState.DEGRADED, reason) if reason else Health()
 
     async def drain(self, deadline: float) -> None:
         """See the contract. No transaction is taken into a batch any more; what is said is on disk."""
-        if self._validator is not None:
-            with trio.move_on_after(max(0.0, deadline - self._ctx.clock.monotonic())):
-                await self._validator.drain()
+        with trio.move_on_after(max(0.0, deadline - self._ctx.clock.monotonic())):
+            await self.life.drain()

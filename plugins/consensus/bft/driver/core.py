@@ -10,8 +10,6 @@ from collections.abc import Callable, Iterable
 import attrs
 
 from supervm.api import Context
-from supervm.contracts.consensus import ConsensusError
-from supervm.contracts.roles import NodeMustStop
 from supervm.plugins.consensus.bft.batch_events import (
     BlockExecuted,
     BlockFinal,
@@ -25,6 +23,7 @@ from supervm.plugins.consensus.bft.batch_events import (
 )
 from supervm.plugins.consensus.bft.batches import BatchVoter
 from supervm.plugins.consensus.bft.building import Builder
+from supervm.plugins.consensus.bft.driver.halting import Halted
 from supervm.plugins.consensus.bft.driver.journal import Journal
 from supervm.plugins.consensus.bft.driver.shortening import LockRows, OrderingRows
 from supervm.plugins.consensus.bft.driver.timers import Timers
@@ -74,10 +73,6 @@ from supervm.types.certificate import Certificate, VoteKind
 ORDERING_TIMER, BUILDER_TIMER = "ordering ", "builder "
 
 
-class Halted(ConsensusError, NodeMustStop):
-    """The node must stop: it found what can't be with at most f hostile validators, or a bug of its own."""
-
-
 @attrs.define(kw_only=True)
 class Hands:
     """What carries out outputs that reach beyond the machines. None of these blocks."""
@@ -90,6 +85,7 @@ class Hands:
     final: Callable[[Final], None]
     returned: Callable[[Returned], None]
     effects: Callable[[Effects], None]
+    behind: Callable[[], None]
 
 
 class _Gate:
@@ -273,7 +269,9 @@ class Core:
                     )
                 case Halt(reason):
                     self._halt(reason)
-                case EpochEnded() | Behind():
+                case Behind():
+                    self._hands.behind()
+                case EpochEnded():
                     self._ctx.log.info("epoch_left", why=type(output).__name__)
                 case _:
                     raise AssertionError(f"ordering doesn't say {output!r}")

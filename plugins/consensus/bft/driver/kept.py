@@ -86,6 +86,12 @@ class KeptBlocks:
             operations.append(Put(block, seal(block, Kept(0, facts, None).encode())))
         await self._store.write(operations, Durability.DURABLE)
 
+    async def begin_block(self, facts: ExecutedFacts) -> None:
+        """The row of a block that was never committed here, genesis: written where there is none."""
+        key = _height_key(facts.height)
+        if await self._store.get(key) is None:
+            await self._store.write([Put(key, seal(key, Kept(0, facts, None).encode()))], Durability.DURABLE)
+
     async def base(self, epoch: int) -> Tip | None:
         """The block that an epoch starts from; None where this node hasn't begun it."""
         key = _epoch_key(epoch)

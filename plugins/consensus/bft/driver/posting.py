@@ -1,4 +1,5 @@
-"""What a validator sends: to each peer three queues, for votes, dissemination and bulk (CONS-39).
+"""What a node sends: to each validator three queues, for votes, dissemination and bulk (CONS-39); to a guest,
+which is no validator and asked for blocks, a short one for answers.
 
 A request carries as many frames as wait, and its empty answer says that the peer took them. Each queue is
 bounded; at its bound the oldest message goes: what was said last says most, and the machines say again what
@@ -28,6 +29,8 @@ QUEUE_BYTES_MAX: Mapping[Stream, int] = MappingProxyType(
 )
 QUEUE_FRAMES_MAX = 8_192
 UNDER_WAY_MAX = 8
+GUEST_BYTES_MAX = 8 * 2**20
+GUEST_UNDER_WAY_MAX = 2
 PARCEL_BYTES = 512 * 1024
 PARCEL_FRAMES_MAX = 1_024
 FRAME_BYTES_MAX = LIMITS.request_bytes_max - 64
@@ -56,10 +59,12 @@ def unpack(payload: bytes) -> list[bytes]:
 class _Queue:
     peer: bytes
     stream: Stream
+    bytes_max: int
+    free: trio.Semaphore
     frames: deque[bytes] = attrs.Factory(deque)
     size_bytes: int = 0
     wake: trio.Event = attrs.Factory(trio.Event)
-    free: trio.Semaphore = attrs.Factory(lambda: trio.Semaphore(UNDER_WAY_MAX))
+    gone: trio.CancelScope = attrs.Factory(trio.CancelScope)
 
 
 class Post:
@@ -68,7 +73,12 @@ class Post:
     def __init__(self, ctx: Context, peers: Iterable[bytes]) -> None:
         self._ctx = ctx
         self.transports: tuple[Transport, ...] = ()
-        self._queues = {(peer, stream): _Queue(peer, stream) for peer in peers for stream in Stream}
+        self._queues = {
+            (peer, stream): _Queue(peer, stream, QUEUE_BYTES_MAX[stream], trio.Semaphore(UNDER_WAY_MAX))
+            for peer in peers
+            for stream in Stream
+        }
+        self._nursery: trio.Nursery | None = None
         self._dropped = ctx.metrics.counter(
             "supervm_consensus_sends_dropped_total", "Messages that weren't sent", ("stream", "reason")
         )
@@ -90,17 +100,33 @@ class Post:
             return
         queue.frames.append(frame)
         queue.size_bytes += len(frame)
-        while len(queue.frames) > QUEUE_FRAMES_MAX or queue.size_bytes > QUEUE_BYTES_MAX[stream]:
+        while len(queue.frames) > QUEUE_FRAMES_MAX or queue.size_bytes > queue.bytes_max:
             queue.size_bytes -= len(queue.frames.popleft())
             self._dropped.inc(stream=stream.name.lower(), reason="full")
         queue.wake.set()
+
+    def admit(self, guest: bytes) -> None:
+        """Answers may be put for a node that is no validator."""
+        free = trio.Semaphore(GUEST_UNDER_WAY_MAX)
+        queue = self._queues[guest, Stream.BULK] = _Queue(guest, Stream.BULK, GUEST_BYTES_MAX, free)
+        if self._nursery is not None:
+            self._nursery.start_soon(self._serve, queue, self._nursery)
+
+    def leave(self, guest: bytes) -> None:
+        """What waits for a guest is dropped."""
+        self._queues.pop((guest, Stream.BULK)).gone.cancel()
 
     async def run(self) -> None:
         async with trio.open_nursery() as nursery:
             for queue in self._queues.values():
                 nursery.start_soon(self._serve, queue, nursery)
+            self._nursery = nursery
 
     async def _serve(self, queue: _Queue, nursery: trio.Nursery) -> None:
+        with queue.gone:
+            await self._send_parcels(queue, nursery)
+
+    async def _send_parcels(self, queue: _Queue, nursery: trio.Nursery) -> None:
         while True:
             await queue.wake.wait()
             await queue.free.acquire()

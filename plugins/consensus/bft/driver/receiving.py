@@ -1,8 +1,9 @@
 """What peers send, as far as its bytes say: decoded, bounded, in turns by peer.
 
-Only validators are heard. Each has a bounded share of each stream's queue; beyond it the sender is told that
-this node is overloaded, and what it sent is gone: the machines of both sides say again what is needed. Who
-sends what doesn't decode or isn't signed is counted, and not heard for a while after too much of it.
+Validators are heard, and guests: nodes that are none and ask for blocks, a few at a time. Each has a bounded
+share of each stream's queue; beyond it the sender is told that this node is overloaded, and what it sent is
+gone: the machines of both sides say again what is needed. Who sends what doesn't decode or isn't signed is
+counted, and not heard for a while after too much of it; nor is who lies to block sync.
 """
 
 from collections import deque
@@ -32,6 +33,8 @@ KINDS: Mapping[Stream, frozenset[int]] = MappingProxyType(
 )
 SHARE_MESSAGES_MAX = 2_048
 SHARE_BYTES_MAX = 16 * 2**20
+GUESTS_MAX = 64
+GUEST_MESSAGES_MAX = 8
 FAULTS_MAX = 64
 """So many bad messages in a row of silences, and a peer isn't heard for `DEAF_S`."""
 DEAF_S = 60.0
@@ -48,6 +51,7 @@ class Incoming:
 
 @attrs.define
 class _Share:
+    messages_max: int
     waiting: deque[Incoming] = attrs.Factory(deque)
     size_bytes: int = 0
 
@@ -62,9 +66,19 @@ class Inbox:
     """What waits on one stream, by peer; taken in turns."""
 
     def __init__(self, peers: Iterable[bytes]) -> None:
-        self._shares = {peer: _Share() for peer in peers}
+        self._shares = {peer: _Share(SHARE_MESSAGES_MAX) for peer in peers}
         self._turns = deque(self._shares)
         self._some = trio.Event()
+
+    def admit(self, guest: bytes) -> None:
+        """Give a node that is no validator a small share."""
+        self._shares[guest] = _Share(GUEST_MESSAGES_MAX)
+        self._turns.append(guest)
+
+    def leave(self, guest: bytes) -> None:
+        """What waits of a guest is dropped."""
+        del self._shares[guest]
+        self._turns.remove(guest)
 
     def has_room(self, peer: bytes, count: int, size_bytes: int) -> bool:
         """Whether a peer may leave so much. One parcel always has room where nothing waits."""
@@ -72,7 +86,7 @@ class Inbox:
         if not share.waiting:
             return True
         return (
-            len(share.waiting) + count <= SHARE_MESSAGES_MAX
+            len(share.waiting) + count <= share.messages_max
             and share.size_bytes + size_bytes <= SHARE_BYTES_MAX
         )
 
@@ -112,6 +126,7 @@ class Reception:
 
     def __init__(self, ctx: Context, peers: tuple[bytes, ...]) -> None:
         self._ctx = ctx
+        self.guests: dict[bytes, None] = {}
         self.inboxes = {stream: Inbox(peers) for stream in Stream}
         self._standing = {peer: _Standing() for peer in peers}
         self._faults = ctx.metrics.counter(
@@ -129,10 +144,36 @@ class Reception:
                 stack.enter_context(transport.serve(method, self._handler(stream)))
         return stack
 
+    def come(self, guest: bytes) -> bool:
+        """Hear a node that is no validator from now on; False where there are too many."""
+        if len(self.guests) >= GUESTS_MAX:
+            return False
+        self.guests[guest] = None
+        self._standing[guest] = _Standing()
+        self.inboxes[Stream.BULK].admit(guest)
+        return True
+
+    def leave(self, guest: bytes) -> None:
+        """It isn't connected any more."""
+        del self.guests[guest]
+        del self._standing[guest]
+        self.inboxes[Stream.BULK].leave(guest)
+
+    def silence(self, peer: bytes, reason: str) -> None:
+        """A peer gave what no honest one gives: it isn't heard for a while."""
+        self._faults.inc(code="Lied")
+        standing = self._standing.get(peer)
+        if standing is not None:
+            standing.deaf_until_s = self._ctx.clock.monotonic() + DEAF_S
+            self._ctx.log.warning("peer_lied", peer=peer.hex(), seconds=DEAF_S, reason=reason)
+
     def blame(self, peer: bytes, code: str) -> None:
         """A peer sent what no honest one sends."""
         self._faults.inc(code=code)
-        standing = self._standing[peer]
+        standing = self._standing.get(peer)
+        if standing is None:
+            # A guest that has gone meanwhile.
+            return
         standing.faults += 1
         if standing.faults >= FAULTS_MAX:
             standing.faults = 0
@@ -144,8 +185,8 @@ class Reception:
 
         async def take(peer: bytes, payload: bytes) -> bytes:
             standing = self._standing.get(peer)
-            if standing is None:
-                raise Refusal(ErrorCode.UNAUTHORIZED, "only validators are heard")
+            if standing is None or (stream is not Stream.BULK and peer in self.guests):
+                raise Refusal(ErrorCode.UNAUTHORIZED, "only validators are heard, and guests of this node")
             if standing.deaf_until_s > self._ctx.clock.monotonic():
                 raise Refusal(ErrorCode.POLICY_REFUSED, "too much of what came from you was bad")
             try:
@@ -167,4 +208,6 @@ class Reception:
         message = messages.decode(frame)
         if messages.kind_of(message) not in KINDS[stream]:
             raise InvalidInput("WrongStream", "a message on another stream", messages.kind_of(message))
+        if peer in self.guests and not isinstance(message, messages.Get):
+            raise InvalidInput("NoValidator", "a guest asks, and says nothing", messages.kind_of(message))
         return Incoming(peer, message, len(frame))

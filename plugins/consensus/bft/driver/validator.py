@@ -19,10 +19,11 @@ from supervm.plugins.consensus.bft.batch_events import BatchExamined, BlockExecu
 from supervm.plugins.consensus.bft.batch_records import UsedUp
 from supervm.plugins.consensus.bft.batches import BatchVoter, EpochFacts
 from supervm.plugins.consensus.bft.building import PASSING_CODES, Builder, BuilderBounds
-from supervm.plugins.consensus.bft.driver.answering import Answers
+from supervm.plugins.consensus.bft.driver.answering import GUEST_WAITING_MAX, Answers
 from supervm.plugins.consensus.bft.driver.applying import Applier
 from supervm.plugins.consensus.bft.driver.asking import Questions
 from supervm.plugins.consensus.bft.driver.checking import Checker
+from supervm.plugins.consensus.bft.driver.connecting import keep_connected
 from supervm.plugins.consensus.bft.driver.core import Core, Hands
 from supervm.plugins.consensus.bft.driver.executing import Committed, Executor
 from supervm.plugins.consensus.bft.driver.journal import LOCKS, ORDERING, Disk, Journal, read_records
@@ -30,7 +31,7 @@ from supervm.plugins.consensus.bft.driver.kept import KeptBlocks
 from supervm.plugins.consensus.bft.driver.posting import Post
 from supervm.plugins.consensus.bft.driver.receiving import Incoming, Reception
 from supervm.plugins.consensus.bft.driver.waiting import WaitingCertificates
-from supervm.plugins.consensus.bft.events import Check, ExecutedBlock, Record, Stream
+from supervm.plugins.consensus.bft.events import Check, ExecutedBlock, Final, Record, Stream
 from supervm.plugins.consensus.bft.fetching import GotBlock, Item, Want, WantDigest, WantViews, What
 from supervm.plugins.consensus.bft.messages import (
     Accept,
@@ -57,7 +58,7 @@ if TYPE_CHECKING:
 GROUP_MESSAGES = 256
 GROUP_BYTES = 4 * 2**20
 GATHER_MAX = 1_024
-LOOK_S = 0.1
+WALK_MAX = 16
 LIFE_SEQUENCES = 1 << 32
 """Sequence numbers that a builder may use between two starts."""
 
@@ -67,7 +68,11 @@ class LogMissing(ConsensusError):
 
 
 class Validator:
-    """The tasks of a validator. Made by `begin_validator`, run once by `run`."""
+    """The tasks of a validator. Made by `begin_validator`, run once by `run`.
+
+    `walk_max`: so many blocks down from a certificate ordering fetches by itself; who misses more is far
+    behind.
+    """
 
     def __init__(
         self,
@@ -78,6 +83,7 @@ class Validator:
         transports: Callable[[], tuple[Transport, ...]],
         start: Start,
         life: int,
+        walk_max: int,
     ) -> None:
         self._ctx = ctx
         self._application = application
@@ -91,6 +97,7 @@ class Validator:
         self._kept = KeptBlocks(store)
         self._post = Post(ctx, peers)
         self._reception = Reception(ctx, peers)
+        self._peers = peers
         self._questions = Questions(ctx, peers, self._ask)
         self._answers = Answers(application, self._kept, self._young, self._answer)
         bounds = application.bounds
@@ -161,13 +168,14 @@ class Validator:
             voter_journal=voter_journal,
             hands=Hands(
                 post=self._post.put,
-                ask_once=self._questions.ask_once,
+                ask_once=self._ask_once,
                 keep_asking=self._keep_asking,
                 check=self._check,
                 apply=lambda apply: self._applier.put(apply.batch),
-                final=self._executor.put,
+                final=self._final,
                 returned=self._returned,
                 effects=self._applier.gather,
+                behind=self._fall_behind,
             ),
         )
         self._checker = Checker(
@@ -175,6 +183,9 @@ class Validator:
         )
         self._checks, self._to_check = trio.open_memory_channel[Check](1)
         self._room = trio.Event()
+        self._walk_max = walk_max
+        self._walked: set[Digest] = set()
+        self._behind = trio.Event()
         self._draining = trio.CancelScope()
         self._height = ctx.metrics.gauge("supervm_consensus_height", "Height of the last final block")
         self._interval = ctx.metrics.summary(
@@ -238,7 +249,8 @@ class Validator:
         return BlockExecuted(height, batches, used, names)
 
     async def run(self) -> None:
-        """Until cancelled. Raises what ends a validator: `Halted`, a storage error."""
+        """Until it is too far behind to follow by ordering, or cancelled: what it had said and wasn't durable
+        was never sent. Raises what ends a validator: `Halted`, a storage error."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._disk.run)
             nursery.start_soon(self._core.timers.run)
@@ -252,15 +264,13 @@ class Validator:
             nursery.start_soon(self._keep_connected)
             for stream in Stream:
                 nursery.start_soon(self._hear, stream)
+            await self._behind.wait()
+            nursery.cancel_scope.cancel()
 
     async def _keep_connected(self) -> None:
-        """Speak by whichever transports are open now: one that failed comes back as another object."""
-        while True:
-            transports = self._find_transports()
-            self._post.transports = transports
-            with self._reception.serving(transports):
-                while self._find_transports() == transports:
-                    await self._ctx.clock.sleep(LOOK_S)
+        await keep_connected(
+            self._ctx, self._find_transports, self._post, self._reception, self._peers, lambda _: None
+        )
 
     # Messages
 
@@ -297,7 +307,10 @@ class Validator:
     def _deliver(self, peer: bytes, message: Message) -> None:
         match message:
             case Get(wants):
-                self._answers.put(peer, wants)
+                if peer in self._reception.guests:
+                    self._answers.put(peer, wants, GUEST_WAITING_MAX)
+                else:
+                    self._answers.put(peer, wants)
                 return
             case Batch():
                 self._executor.give(message)
@@ -313,6 +326,23 @@ class Validator:
         self._room.set()
 
     # What is missed
+
+    def _ask_once(self, want: Want, peers: tuple[bytes, ...]) -> None:
+        if isinstance(want, WantDigest) and want.what is What.BLOCK:
+            self._walked.add(want.digest)
+            if len(self._walked) > self._walk_max:
+                self._fall_behind()
+                return
+        self._questions.ask_once(want, peers)
+
+    def _final(self, final: Final) -> None:
+        self._walked.clear()
+        self._executor.put(final)
+
+    def _fall_behind(self) -> None:
+        if not self._behind.is_set():
+            self._ctx.log.info("validator_behind", height=self._application.tip().height)
+        self._behind.set()
 
     def _ask(self, peer: bytes, question: Get) -> None:
         self._post.put(peer, Stream.DISSEMINATION, encode(question))
@@ -429,6 +459,7 @@ async def begin_validator(
     application: CertifyingApplication,
     store: KeyValueStore,
     transports: Callable[[], tuple[Transport, ...]],
+    walk_max: int = WALK_MAX,
 ) -> Validator:
     """A validator as its log and the chain say. Raises `LogMissing`, `StoreCorrupt`, `DecodeError`."""
     kept = KeptBlocks(store)
@@ -470,7 +501,7 @@ async def begin_validator(
     ordering = await read_records(store, ORDERING, number)
     locks = await read_records(store, LOCKS, number)
     life = await kept.begin_life()
-    validator = Validator(ctx, config, application, store, transports, start, life)
+    validator = Validator(ctx, config, application, store, transports, start, life, walk_max)
     await validator.restore(ordering, locks)
     return validator
 

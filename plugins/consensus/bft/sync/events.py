@@ -7,6 +7,7 @@ from supervm.types.batch import Batch
 from supervm.types.block import Block
 from supervm.types.certificate import Certificate
 from supervm.types.digests import Digest
+from supervm.types.finality import FinalityProof
 from supervm.types.validators import ValidatorSet
 
 
@@ -64,12 +65,13 @@ class Ready:
     """A final block with its batches, in the order of heights: execute it, commit it, tell `Committed`.
 
     `view`: in which it was proposed. `certificate`: its own finalisation, None for an ancestor of a block
-    that has one.
+    that has one. `proof`: what shows that it is final, with the headers up to that block.
     """
 
     block: Block
     view: int
     certificate: Certificate | None
+    proof: FinalityProof
 
 
 @attrs.frozen

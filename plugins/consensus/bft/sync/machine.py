@@ -58,9 +58,11 @@ from supervm.plugins.consensus.bft.sync.events import (
 )
 from supervm.plugins.consensus.bft.sync.peers import STRIKES_MAX, Peer, Question, SyncPeers
 from supervm.plugins.consensus.bft.sync.window import Forked, Slot, Window
+from supervm.types.block import BlockHeader
 from supervm.types.certificate import Certificate
 from supervm.types.digests import Digest
 from supervm.types.errors import InvalidInput
+from supervm.types.finality import FinalityProof
 
 TICK = "sync"
 TICK_US = 250_000
@@ -119,6 +121,11 @@ class BlockSync:
     def height(self) -> int:
         """Of the tip."""
         return self._window.height
+
+    @property
+    def held_blocks(self) -> int:
+        """Above the tip."""
+        return len(self._window)
 
     @property
     def held_bytes(self) -> int:
@@ -337,7 +344,8 @@ class BlockSync:
             if not slot.given:
                 slot.given = True
                 block = with_batches(slot.block, slot.batches)
-                self._out.append(Ready(block, self._view_of(slot), slot.finalisation))
+                view, proof = self._view_of(slot), self._proof_of(slot)
+                self._out.append(Ready(block, view, slot.finalisation, proof))
 
     def _view_of(self, slot: Slot) -> int:
         """The view in which a final block was proposed: its certificate's, or as its child's body says."""
@@ -349,6 +357,17 @@ class BlockSync:
             return Certificate.decode(child.block.body.justification).view
         except InvalidInput as error:
             raise Forked(f"final block {child.height} doesn't prove its parent: {error}") from error
+
+    def _proof_of(self, slot: Slot) -> FinalityProof:
+        """A final block's own finalisation, or the headers up to the block that has one."""
+        headers: list[BlockHeader] = []
+        above: Slot | None = slot
+        while above is not None and above.finalisation is None:
+            above = self._window.get(above.height + 1)
+            assert above is not None and above.final, "what is final has a finalisation above it"
+            headers.append(above.block.header)
+        assert above is not None and above.finalisation is not None, "the walk ends at a finalisation"
+        return FinalityProof(above.finalisation, tuple(headers))
 
     def _ask(self) -> None:
         """Give every free peer the first question that it may answer and that nobody else has."""

@@ -1,0 +1,316 @@
+"""A node that says nothing and follows the chain by block sync (CONS-61, CONS-64).
+
+So lives a node that is no validator, a validator that is far behind until it has caught up, and one that has
+lost its log while it must be silent (CONS-67). It serves others all that it holds.
+"""
+
+from collections import deque
+from collections.abc import Callable
+
+import trio
+
+from supervm.api import Context
+from supervm.contracts.application import CertifyingApplication
+from supervm.contracts.storage import KeyValueStore
+from supervm.contracts.transport import Transport
+from supervm.crypto.batch import verify_many
+from supervm.plugins.consensus.bft.driver.answering import GUEST_WAITING_MAX, Answers
+from supervm.plugins.consensus.bft.driver.connecting import LOOK_S, keep_connected
+from supervm.plugins.consensus.bft.driver.executing import Committed as Executed
+from supervm.plugins.consensus.bft.driver.executing import Executor
+from supervm.plugins.consensus.bft.driver.halting import Halted
+from supervm.plugins.consensus.bft.driver.kept import KeptBlocks
+from supervm.plugins.consensus.bft.driver.posting import Post
+from supervm.plugins.consensus.bft.driver.receiving import Incoming, Reception
+from supervm.plugins.consensus.bft.driver.timers import Timers
+from supervm.plugins.consensus.bft.events import (
+    CancelTimer,
+    Final,
+    Halt,
+    Now,
+    Received,
+    Send,
+    SetTimer,
+    Stream,
+    TimedOut,
+)
+from supervm.plugins.consensus.bft.messages import Get, Got, encode
+from supervm.plugins.consensus.bft.sync.events import (
+    CaughtUp,
+    Committed,
+    Dropped,
+    Look,
+    NeedsSnapshot,
+    PeersNow,
+    Ready,
+    SyncEvent,
+    SyncOutput,
+    Verified,
+    Verify,
+)
+from supervm.plugins.consensus.bft.sync.machine import BlockSync, SyncSettings
+from supervm.types.address import Suite
+from supervm.types.batch import Batch
+from supervm.types.block import BlockHeader
+from supervm.types.certificate import BatchCertificate
+from supervm.types.digests import ZERO, Digest
+from supervm.types.errors import ProofInvalid
+
+POLL_US = 500_000
+"""How often whoever only follows asks whether there is more, when nothing said so."""
+FRUITLESS_S = 30.0
+"""A validator that catches up and gets no block for so long tries by itself again."""
+NEAR_BLOCKS = 8
+NEAR_S = 1.0
+"""Peers show no more blocks than so many above the tip for so long: it is as good as caught up."""
+GROUP_MESSAGES = 64
+GROUP_BYTES = 8 * 2**20
+
+
+class Follower:
+    """The tasks of a node that follows. Run once by `run`.
+
+    `stays`: it goes on when it has caught up, since it has no vote; else `run` returns then.
+    """
+
+    view = 0
+
+    def __init__(
+        self,
+        ctx: Context,
+        application: CertifyingApplication,
+        store: KeyValueStore,
+        transports: Callable[[], tuple[Transport, ...]],
+        tip: Committed,
+        *,
+        stays: bool,
+        settings: SyncSettings | None = None,
+    ) -> None:
+        self._ctx = ctx
+        self._application = application
+        self._find_transports = transports
+        self._stays = stays
+        own = application.identity.node_id
+        peers = tuple(each.node_id for each in tip.validators.members if each.node_id != own)
+        self._peers = peers
+        self._tip = tip
+        self._kept = KeptBlocks(store)
+        self._post = Post(ctx, peers)
+        self._reception = Reception(ctx, peers)
+        self._answers = Answers(application, self._kept, lambda want: (), self._answer)
+        self._executor = Executor(
+            ctx, application, self._kept, held=_holds_none, miss=_misses_none, committed=self._committed
+        )
+        settings = settings or SyncSettings(poll_us=POLL_US if stays else 0)
+        self._sync = BlockSync(application.chain_id, tip, settings)
+        self._timers = Timers(ctx, lambda name: self._tell(TimedOut(name)))
+        self._to_verify: deque[Verify] = deque()
+        self._verify_some = trio.Event()
+        self._limiter = trio.CapacityLimiter(1)
+        self._moved_s = ctx.clock.monotonic()
+        self._ended = trio.Event()
+        self._halted = ""
+        self._snapshot = ""
+        self._height = ctx.metrics.gauge("supervm_consensus_height", "Height of the last final block")
+        self._synced = ctx.metrics.counter(
+            "supervm_consensus_blocks_synced_total", "Final blocks that came from peers with their proof"
+        )
+        self._dropped = ctx.metrics.counter(
+            "supervm_consensus_sync_peers_dropped_total",
+            "Peers that block sync asks no more for a while",
+            ("why",),
+        )
+
+    @property
+    def height(self) -> int:
+        return self._tip.height
+
+    @property
+    def epoch(self) -> int:
+        """Of the block that follows the tip."""
+        return self._tip.epoch
+
+    @property
+    def stalled(self) -> str:
+        """Why it doesn't follow; empty if it does."""
+        return self._halted or self._executor.stalled or self._snapshot
+
+    @property
+    def alone(self) -> str:
+        """Why it hears nobody; empty if it may."""
+        if self._find_transports():
+            return ""
+        return "no transport speaks for this node; open one with this node's identity, such as tcp"
+
+    async def drain(self) -> None:
+        """It takes no transactions."""
+        await trio.lowlevel.checkpoint()
+
+    async def run(self) -> None:
+        """Until it has caught up, or for ever. Raises `Halted`, a storage error."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._timers.run)
+            nursery.start_soon(self._post.run)
+            nursery.start_soon(self._answers.run)
+            nursery.start_soon(self._executor.run)
+            nursery.start_soon(self._verify)
+            nursery.start_soon(self._keep_connected)
+            for stream in Stream:
+                nursery.start_soon(self._hear, stream)
+            if not self._stays:
+                nursery.start_soon(self._judge_progress)
+            self._tell(Look())
+            await self._ended.wait()
+            nursery.cancel_scope.cancel()
+
+    async def _keep_connected(self) -> None:
+        await keep_connected(
+            self._ctx, self._find_transports, self._post, self._reception, self._peers, self._reachable
+        )
+
+    def _reachable(self, peers: tuple[bytes, ...]) -> None:
+        self._tell(PeersNow(peers))
+        self._tell(Look())
+
+    async def _judge_progress(self) -> None:
+        """End where blocks come one by one, as they are made, since there is always another; and where none
+        come at all."""
+        since_s = self._ctx.clock.monotonic()
+        while True:
+            await self._ctx.clock.sleep(LOOK_S)
+            now_s = self._ctx.clock.monotonic()
+            if self._sync.held_blocks > NEAR_BLOCKS:
+                since_s = now_s
+            if now_s - since_s >= NEAR_S and self._moved_s > since_s:
+                self._ctx.log.info("near_the_tip", height=self._tip.height)
+                break
+            if now_s - self._moved_s >= FRUITLESS_S:
+                self._ctx.log.warning("sync_fruitless", height=self._tip.height, seconds=FRUITLESS_S)
+                break
+        self._ended.set()
+
+    # What comes
+
+    async def _hear(self, stream: Stream) -> None:
+        inbox = self._reception.inboxes[stream]
+        while True:
+            for incoming in await inbox.take(GROUP_MESSAGES, GROUP_BYTES):
+                self._on(incoming)
+            await trio.lowlevel.checkpoint()
+
+    def _on(self, incoming: Incoming) -> None:
+        match incoming.message:
+            case Get(wants) if incoming.peer in self._reception.guests:
+                self._answers.put(incoming.peer, wants, GUEST_WAITING_MAX)
+            case Get(wants):
+                self._answers.put(incoming.peer, wants)
+            case Got():
+                self._tell(Received(incoming.peer, incoming.message))
+
+    def _answer(self, peer: bytes, answer: Got) -> None:
+        self._post.put(peer, Stream.BULK, encode(answer))
+
+    # Block sync
+
+    def _tell(self, event: SyncEvent) -> None:
+        clock = self._ctx.clock
+        now = Now(int(clock.monotonic() * 1_000_000), clock.wall_ms())
+        for output in self._sync.step(event, now):
+            self._carry(output)
+
+    def _carry(self, output: SyncOutput) -> None:
+        match output:
+            case Send(to, message, stream):
+                assert isinstance(to, tuple), "block sync asks one peer at a time"
+                for peer in to:
+                    self._post.put(peer, stream, encode(message))
+            case SetTimer(name, delay_us):
+                self._timers.set(name, delay_us)
+            case CancelTimer(name):
+                self._timers.cancel(name)
+            case Verify():
+                self._to_verify.append(output)
+                self._verify_some.set()
+            case Ready(block, view, certificate, proof):
+                self._executor.put(Final(block, view, certificate), proof)
+            case Dropped(peer, reason, lied):
+                self._dropped.inc(why="lied" if lied else "slow")
+                if lied:
+                    self._reception.silence(peer, reason)
+            case NeedsSnapshot(oldest, _):
+                self._snapshot = f"validators hold blocks from {oldest} on only: start from a snapshot"
+                self._ctx.log.error("needs_snapshot", height=self._tip.height, oldest=oldest)
+            case CaughtUp(height):
+                self._snapshot = ""
+                if not self._stays:
+                    self._ctx.log.info("caught_up", height=height)
+                    self._ended.set()
+            case Halt(reason):
+                self._halted = reason
+                mend = "keep the folder; compare this node's chain with others', with supervm verify"
+                raise Halted("consensus halted", reason, mend)
+
+    async def _verify(self) -> None:
+        while True:
+            await self._verify_some.wait()
+            self._verify_some = trio.Event()
+            while self._to_verify:
+                asked = self._to_verify.popleft()
+                right = await self._is_signed(asked)
+                self._tell(Verified(asked.ticket, right))
+
+    async def _is_signed(self, asked: Verify) -> bool:
+        items: list[tuple[int, bytes, bytes, bytes]] = []
+        for certificate in asked.certificates:
+            text = certificate.message(self._application.chain_id)
+            try:
+                signed = certificate.signed(asked.validators)
+            except ProofInvalid:
+                return False
+            items += [(int(Suite.ED25519), key, text, signature) for key, signature in signed]
+        return all(await trio.to_thread.run_sync(verify_many, items, limiter=self._limiter))
+
+    def _committed(self, executed: Executed) -> None:
+        header = executed.final.block.header
+        self._tip = tip_for_sync(header, self._application)
+        self._moved_s = self._ctx.clock.monotonic()
+        self._synced.inc()
+        self._height.set(header.height)
+        self._tell(self._tip)
+
+
+def tip_for_sync(header: BlockHeader, application: CertifyingApplication) -> Committed:
+    """A committed block as block sync is told of it: with the epoch and the set of the one that follows."""
+    epoch = header.epoch + (1 if header.next_validators_digest != ZERO else 0)
+    return Committed(header.height, header.digest(), epoch, application.validators(epoch))
+
+
+def _holds_none(digest: Digest) -> Batch | None:
+    raise AssertionError(f"a block of block sync has its batches: {digest.hex()}")
+
+
+def _misses_none(certificate: BatchCertificate) -> None:
+    raise AssertionError(f"a block of block sync has its batches: {certificate.header.digest().hex()}")
+
+
+async def begin_follower(
+    ctx: Context,
+    application: CertifyingApplication,
+    store: KeyValueStore,
+    transports: Callable[[], tuple[Transport, ...]],
+    *,
+    stays: bool,
+) -> Follower:
+    """A follower as the chain says. Raises `StoreCorrupt`, `DecodeError`."""
+    kept = KeptBlocks(store)
+    tip = application.tip()
+    if tip.height == 0:
+        await kept.begin_block(application.facts(0))
+        known = Committed(0, tip.digest, 1, application.validators(1))
+    else:
+        block = await application.block(tip.height)
+        assert block is not None, "the tip isn't pruned"
+        known = tip_for_sync(block.header, application)
+    rows = [await kept.get(height) for height in range(tip.root_height, tip.height + 1)]
+    application.recall([each.facts for each in rows])
+    return Follower(ctx, application, store, transports, known, stays=stays)
