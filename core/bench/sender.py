@@ -12,6 +12,7 @@ import argparse
 import json
 import sys
 import time
+from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TextIO
@@ -50,11 +51,17 @@ class Progress:
 
     transactions: dict[str, bytes]
     posted: set[str] = attrs.Factory(set)
+    waiting: deque[str] = attrs.field()
     committed: dict[str, float] = attrs.Factory(dict)
     first_post: dict[str, float] = attrs.Factory(dict)
     posts: int = 0
     next_height: int = 1
     losses: int = 0
+
+    @waiting.default
+    def _all(self) -> deque[str]:
+        """What is to be posted, in order; those that are committed by now are passed over."""
+        return deque(self.transactions)
 
     @property
     def done(self) -> bool:
@@ -63,16 +70,22 @@ class Progress:
     def next_batch(self, window: int, batch: int) -> list[str]:
         """Digests to post now: not committed, not with the node, at most `window` of them there."""
         room = min(batch, window - len(self.posted))
-        waiting = (digest for digest in self.transactions if self._waits(digest))
-        return [digest for digest, _ in zip(waiting, range(room), strict=False)]
+        found: list[str] = []
+        while self.waiting and len(found) < room:
+            digest = self.waiting.popleft()
+            if digest not in self.committed and digest not in self.posted:
+                found.append(digest)
+        return found
 
-    def _waits(self, digest: str) -> bool:
-        return digest not in self.committed and digest not in self.posted
+    def again(self, digests: Sequence[str]) -> None:
+        """These weren't taken: they come before all others, in their order."""
+        self.waiting.extendleft(reversed(digests))
 
     def lost_node(self) -> None:
         """The node didn't answer: what it had taken may be gone."""
         self.losses += 1
         self.posted.clear()
+        self.waiting = self._all()
 
     def saw_block(self, height: int, digests: Sequence[str], now: float) -> None:
         """A block is final. A digest in two blocks would have been applied twice."""
@@ -128,9 +141,11 @@ async def _post(client: NodeClient, progress: Progress, window: int, batch: int)
             # Full, draining, or not open yet: any of it passes.
             if refused.status not in (429, 503):
                 raise
+            progress.again(digests)
             await trio.sleep(refused.retry_after_s or TROUBLE_S)
             continue
         wait_s = 0.0
+        later: list[str] = []
         for digest, refusal in zip(digests, sent.refusals, strict=True):
             if refusal is None:
                 # A node that went away in between has forgotten even what it took.
@@ -138,9 +153,12 @@ async def _post(client: NodeClient, progress: Progress, window: int, batch: int)
                     progress.posted.add(digest)
             elif refusal.retry_after_s is not None:
                 wait_s = max(wait_s, refusal.retry_after_s)
+                later.append(digest)
             elif refusal.code not in ("NonceUsed", "AlreadyExecuted"):
                 raise Rejected(f"{digest} was refused: {refusal.code}: {refusal.text}")
             # NonceUsed: a block has it that the follower is about to see.
+        if losses == progress.losses:
+            progress.again(later)
         await trio.sleep(max(wait_s, 0.0))
 
 
@@ -192,6 +210,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     packed = unpack_transactions(asked.transactions.read_bytes(), COUNT_MAX, ITEM_BYTES_MAX)
     transactions = {f"0x{Transaction.decode(data).digest.hex()}": data for data in packed}
     progress = Progress(transactions)
+    ready_cpu_s = time.process_time()
 
     async def run() -> None:
         with NodeClient(asked.api) as client, asked.log.open("w") as log:
@@ -218,6 +237,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         posts=progress.posts,
         losses=progress.losses,
         seconds=max(progress.committed.values()) - min(progress.first_post.values()),
+        began_s=min(progress.first_post.values()),
+        ended_s=max(progress.committed.values()),
+        cpu_s=time.process_time() - ready_cpu_s,
         latency_ms=[round(latency * 1000, 3) for latency in latencies],
     )
     return 0
