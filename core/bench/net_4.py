@@ -23,6 +23,7 @@ from supervm.bench.node import RunningNode
 from supervm.bench.report import BenchResult, percentile
 from supervm.bench.validators import Reading, read_figures, running_validators, verify_folder
 from supervm.client.http import NodeClient
+from supervm.kernel.errors import leaf
 from supervm.node.devnet import Devnet, make_devnet
 from supervm.types.codec import pack_transactions
 from supervm.types.transaction import Lane, Transaction
@@ -134,7 +135,7 @@ async def _send(
             path.write_bytes(pack_transactions(mine))
             arguments = ["--api", nodes[client % len(nodes)].command.url, "--transactions", str(path)]
             arguments += ["--log", str(log_of(plan, client)), "--window", str(plan.window // plan.clients)]
-            arguments += ["--batch", str(plan.batch), "--patience", str(PATIENCE_S)]
+            arguments += ["--batch", str(plan.batch), "--patience", str(PATIENCE_S), "--events"]
             async for said in _client(arguments):
                 if "error" in said:
                     raise NetFailed(f"client {client} gave up: {said['error']}")
@@ -142,9 +143,12 @@ async def _send(
                 bar.update(said["committed"] - done[client])
                 done[client] = said["committed"]
 
-        async with trio.open_nursery(strict_exception_groups=False) as nursery:
-            for client in range(plan.clients):
-                nursery.start_soon(one, client)
+        try:
+            async with trio.open_nursery() as nursery:
+                for client in range(plan.clients):
+                    nursery.start_soon(one, client)
+        except BaseExceptionGroup as group:
+            raise leaf(group) from group
     for client, said in enumerate(last):
         if "latency_ms" not in said:
             raise NetFailed(f"client {client} ended early and said {said}")

@@ -6,6 +6,9 @@ The file holds signed transactions, each after its u32 length. Whatever happens 
 bytes are sent until a block holds them. A transaction counts as committed when the node shows it in a
 block, which is an acknowledgement: from then on it must never be lost. Progress is one JSON object a line
 on stdout; the log gets a line for each block seen, with what is needed to check the promise afterwards.
+
+Blocks are asked for, again and again; with `--events` they are read from the node's stream of events, which
+costs both sides far less, but a node that goes away ends the run.
 """
 
 import argparse
@@ -30,6 +33,8 @@ ITEM_BYTES_MAX = 262_144
 BLOCKS_A_REQUEST = 16
 POLL_S = 0.01
 """Between two looks at the chain; finality is measured no finer than this."""
+EVENTS_WAITING_MAX = 64
+"""Events read and not yet looked at; beyond them the reader of the stream waits."""
 TROUBLE_S = 0.05
 """Pause after a request that came to nothing."""
 
@@ -40,6 +45,10 @@ class Rejected(Exception):
 
 class TooSlow(Exception):
     """Nothing was committed for as long as the sender was told to be patient."""
+
+
+class StreamEnded(Exception):
+    """The node's stream of events broke off, or told of a gap."""
 
 
 @attrs.define
@@ -99,12 +108,19 @@ class Progress:
 
 
 async def send_all(
-    client: NodeClient, progress: Progress, *, window: int, batch: int, patience_s: float, log: TextIO
+    client: NodeClient,
+    progress: Progress,
+    *,
+    window: int,
+    batch: int,
+    patience_s: float,
+    log: TextIO,
+    events: bool = False,
 ) -> None:
-    """Post everything and wait until all of it is committed. Raises Rejected, TooSlow."""
+    """Post everything and wait until all of it is committed. Raises Rejected, TooSlow, StreamEnded."""
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_post, client, progress, window, batch)
-        nursery.start_soon(_follow, client, progress, log)
+        nursery.start_soon(_listen if events else _follow, client, progress, log)
         done, since = -1, time.monotonic()
         while not progress.done:
             if len(progress.committed) != done:
@@ -186,6 +202,41 @@ async def _follow(client: NodeClient, progress: Progress, log: TextIO) -> None:
             await trio.sleep(POLL_S)
 
 
+async def _listen(client: NodeClient, progress: Progress, log: TextIO) -> None:
+    """Read blocks from the stream of events, from the first that the node had."""
+    send, receive = trio.open_memory_channel[tuple[str, Any]](EVENTS_WAITING_MAX)
+
+    def read() -> None:
+        for _, kind, facts in client.events("0"):
+            trio.from_thread.run(send.send, (kind, facts))
+
+    async def run() -> None:
+        await trio.to_thread.run_sync(read, abandon_on_cancel=True)
+        raise StreamEnded("the node closed its stream of events")
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(run)
+        block: dict[str, Any] = {}
+        async for kind, facts in receive:
+            if kind == "gap":
+                raise StreamEnded("the client is too slow for the node's stream of events")
+            if kind == "block":
+                block = {"height": int(facts["height"]), "digest": facts["digest"], "transactions": []}
+                left = int(facts["transactions"])
+            elif kind == "receipts":
+                assert int(facts["height"]) == block["height"], "receipts follow their block"
+                block["transactions"] += [each["digest"] for each in facts["receipts"]]
+                left -= len(facts["receipts"])
+            else:
+                continue
+            if left == 0:
+                block["seen_s"] = now = time.monotonic()
+                progress.saw_block(block["height"], block["transactions"], now)
+                log.write(json.dumps(block) + "\n")
+                log.flush()
+        nursery.cancel_scope.cancel()
+
+
 def _blocks(client: NodeClient, height: int) -> list[Any]:
     answer = client.get("/v1/blocks", **{"from": height, "limit": BLOCKS_A_REQUEST})
     blocks: list[Any] = answer["blocks"]
@@ -206,6 +257,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--window", type=int, default=4096, help="transactions with the node at a time")
     parser.add_argument("--batch", type=int, default=256, help="transactions a request")
     parser.add_argument("--patience", type=float, default=60.0, help="seconds without a commit to give up")
+    parser.add_argument("--events", action="store_true", help="read blocks from the stream of events")
     asked = parser.parse_args(argv)
     packed = unpack_transactions(asked.transactions.read_bytes(), COUNT_MAX, ITEM_BYTES_MAX)
     transactions = {f"0x{Transaction.decode(data).digest.hex()}": data for data in packed}
@@ -221,12 +273,13 @@ def main(argv: Sequence[str] | None = None) -> int:
                 batch=asked.batch,
                 patience_s=asked.patience,
                 log=log,
+                events=asked.events,
             )
 
     failed: list[BaseException] = []
     try:
         trio.run(run)
-    except* (Rejected, TooSlow, ClientError) as group:
+    except* (Rejected, TooSlow, StreamEnded, ClientError) as group:
         failed.append(leaf(group))
     if failed:
         print(json.dumps({"error": f"{type(failed[0]).__name__}: {failed[0]}"}), flush=True)
