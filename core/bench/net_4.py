@@ -17,11 +17,18 @@ from typing import Any
 import attrs
 import trio
 
-from supervm.bench.net_checks import check_balances, check_once, check_seen, read_chain
-from supervm.bench.net_work import FUNDS, Payment, keys_of, payments_of, sign_payments
+from supervm.bench.net_checks import check_balances, check_objects, check_once, check_seen, read_chain
+from supervm.bench.net_objects import (
+    expected_owners,
+    mutations_due,
+    objects_of,
+    sign_creations,
+    sign_mutations,
+)
+from supervm.bench.net_work import FUNDS, Payment, expected, keys_of, payments_of, sign_payments
 from supervm.bench.node import RunningNode
 from supervm.bench.report import BenchResult, percentile
-from supervm.bench.validators import Reading, read_figures, running_validators, verify_folder
+from supervm.bench.validators import Reading, delayed, read_figures, running_validators, verify_folder
 from supervm.client.http import NodeClient
 from supervm.kernel.errors import leaf
 from supervm.node.devnet import Devnet, make_devnet
@@ -59,7 +66,10 @@ class NetFailed(Exception):
 
 @attrs.frozen(kw_only=True)
 class NetPlan:
-    """What to do. `window`: transactions that all clients together have under way. `folder` is empty."""
+    """What to do. `window`: transactions that all clients together have under way. `folder` is empty.
+
+    `objects`: mutations of owned objects, not transfers. `round_trip_ms`: between any two validators.
+    """
 
     folder: Path
     validators: int = 4
@@ -72,6 +82,8 @@ class NetPlan:
     storage: str = "rocksdb"
     seed: int = 1
     settings: tuple[str, ...] = ()
+    objects: bool = False
+    round_trip_ms: float = 0.0
 
     @property
     def node_settings(self) -> tuple[str, ...]:
@@ -82,22 +94,33 @@ async def run_net(plan: NetPlan, progress: Progress) -> BenchResult:
     """Run the plan. Raises NetFailed, NodeDied, ClientError."""
     keys = keys_of(plan.accounts)
     addresses = [key.address for key in keys]
-    payments = payments_of(plan.accounts, plan.transactions, plan.seed)
+    payments = [] if plan.objects else payments_of(plan.accounts, plan.transactions, plan.seed)
     made = await trio.to_thread.run_sync(
         lambda: make_devnet(
             plan.folder, plan.validators, accounts=[(address, FUNDS) for address in addresses]
         )
     )
-    with progress("signing", len(payments)) as bar:
+    creations = sign_creations(keys, made.chain_id) if plan.objects else []
+    with progress("signing", plan.transactions) as bar:
         signed = await trio.to_thread.run_sync(
-            sign_payments, payments, keys, made.chain_id, plan.lane, bar.update
+            lambda: (
+                sign_mutations(keys, objects_of(creations), plan.transactions, made.chain_id, bar.update)
+                if plan.objects
+                else sign_payments(payments, keys, made.chain_id, plan.lane, bar.update)
+            )
         )
     flags = [flag for setting in plan.node_settings for flag in ("--set", setting)]
-    async with running_validators(made, flags) as nodes:
+    async with (
+        delayed(made, plan.round_trip_ms) as links,
+        running_validators(made, [*flags, *links]) as nodes,
+    ):
+        prepared = [each.data for each in creations]
+        if prepared:
+            await _send(plan, "prepare", nodes, prepared, progress)
         before = await _readings(nodes)
-        sent = await _send(plan, nodes, payments, signed, progress)
+        sent = await _send(plan, "send", nodes, signed, progress)
         after = await _readings(nodes)
-        problems, tip = await _judge(plan, nodes, addresses, payments, signed)
+        problems, tip = await _judge(plan, nodes, addresses, payments, prepared, signed)
         tier = str((await trio.to_thread.run_sync(nodes[0].client.status))["tier"])
         for node in nodes:
             await node.stop()
@@ -109,32 +132,32 @@ async def _readings(nodes: Sequence[RunningNode]) -> list[Reading]:
     return [await trio.to_thread.run_sync(read_figures, node) for node in nodes]
 
 
-def log_of(plan: NetPlan, client: int) -> Path:
-    return plan.folder / f"client-{client}.blocks"
+def log_of(plan: NetPlan, part: str, client: int) -> Path:
+    return plan.folder / f"{part}-{client}.blocks"
 
 
 async def _send(
-    plan: NetPlan,
-    nodes: Sequence[RunningNode],
-    payments: Sequence[Payment],
-    signed: Sequence[bytes],
-    progress: Progress,
+    plan: NetPlan, part: str, nodes: Sequence[RunningNode], signed: Sequence[bytes], progress: Progress
 ) -> list[dict[str, Any]]:
-    """Run the clients to their end, each beside one node; gives the last word of each."""
+    """Run the clients to their end, each beside one node; gives the last word of each.
+
+    Accounts have their turns in `signed`, and all of one account's go by one client.
+    """
     last: list[dict[str, Any]] = [{} for _ in range(plan.clients)]
     done = [0] * plan.clients
-    with progress("sending", len(signed)) as bar:
+    with progress(part, len(signed)) as bar:
 
         async def one(client: int) -> None:
-            mine = [
-                data
-                for each, data in zip(payments, signed, strict=True)
-                if each.sender % plan.clients == client
-            ]
-            path = plan.folder / f"client-{client}.transactions"
+            mine = [data for at, data in enumerate(signed) if at % plan.accounts % plan.clients == client]
+            path = plan.folder / f"{part}-{client}.transactions"
             path.write_bytes(pack_transactions(mine))
             arguments = ["--api", nodes[client % len(nodes)].command.url, "--transactions", str(path)]
-            arguments += ["--log", str(log_of(plan, client)), "--window", str(plan.window // plan.clients)]
+            arguments += [
+                "--log",
+                str(log_of(plan, part, client)),
+                "--window",
+                str(plan.window // plan.clients),
+            ]
             arguments += ["--batch", str(plan.batch), "--patience", str(PATIENCE_S), "--events"]
             async for said in _client(arguments):
                 if "error" in said:
@@ -179,10 +202,11 @@ async def _judge(
     nodes: Sequence[RunningNode],
     addresses: Sequence[bytes],
     payments: Sequence[Payment],
+    prepared: Sequence[bytes],
     signed: Sequence[bytes],
 ) -> tuple[list[str], dict[str, Any]]:
     """(problems, the header under which all nodes agree on the state after the last transaction)."""
-    logs = [log_of(plan, client) for client in range(plan.clients)]
+    logs = [log_of(plan, "send", client) for client in range(plan.clients)]
     last = max(int(json.loads(log.read_text().splitlines()[-1])["height"]) for log in logs)
     shown = [await _shows(node, last) for node in nodes]
     problems = []
@@ -191,14 +215,29 @@ async def _judge(
     chains = {
         node.command.data.name: await trio.to_thread.run_sync(read_chain, node.client, last) for node in nodes
     }
-    decoded = [Transaction.decode(data) for data in signed]
+    decoded = [Transaction.decode(data) for data in (*prepared, *signed)]
     problems += check_once(chains, [f"0x{each.digest.hex()}" for each in decoded])
     problems += check_seen(next(iter(chains.values())), logs)
     client = nodes[-1].client
-    first = await trio.to_thread.run_sync(client.transaction, f"0x{decoded[0].digest.hex()}")
-    fee = int(first["receipt"]["fee"])
-    problems += await trio.to_thread.run_sync(check_balances, client, addresses, payments, fee)
+    fee = await _fee(client, decoded[-1])
+    if plan.objects:
+        create_fee = await _fee(client, decoded[0])
+        due = expected_owners(plan.accounts, plan.transactions, create_fee, fee)
+        fees = create_fee * len(prepared) + fee * len(signed)
+        times = mutations_due(plan.accounts, plan.transactions)
+        ids = objects_of(decoded[: len(prepared)])
+        versions = {each: 1 + count for each, count in zip(ids, times, strict=True)}
+        problems += await trio.to_thread.run_sync(check_objects, client, versions)
+    else:
+        due, fees = expected(payments, plan.accounts, fee), fee * len(signed)
+    problems += await trio.to_thread.run_sync(check_balances, client, addresses, due, fees)
     return problems, shown[0]
+
+
+async def _fee(client: NodeClient, transaction: Transaction) -> int:
+    """What it paid, as its receipt says; all of its kind pay the same."""
+    found = await trio.to_thread.run_sync(client.transaction, f"0x{transaction.digest.hex()}")
+    return int(found["receipt"]["fee"])
 
 
 async def _shows(node: RunningNode, height: int) -> dict[str, Any]:
@@ -240,7 +279,7 @@ def _result(
     latencies = sorted(latency for each in sent for latency in each["latency_ms"])
     count = plan.transactions
     return BenchResult(
-        name=f"net-{plan.validators}",
+        name=f"{'fast' if plan.objects else 'net'}-4",
         parameters={
             "validators": plan.validators,
             "transactions": count,
@@ -252,6 +291,7 @@ def _result(
             "storage": plan.storage,
             "settings": list(plan.settings),
             "seed": plan.seed,
+            "round_trip_ms": plan.round_trip_ms,
         },
         goodput=round(count / seconds, 1),
         attempts=sum(each["posts"] for each in sent),
@@ -261,6 +301,13 @@ def _result(
         tier=tier,
         extra={
             "committed": count,
+            "final_before_their_block": sum(each["before_block"] for each in sent),
+            "round_trips": {
+                name: round((percentile(latencies, part) or 0.0) / plan.round_trip_ms, 2)
+                for name, part in (("p50", 0.50), ("p99", 0.99))
+            }
+            if plan.round_trip_ms
+            else None,
             "seconds": round(seconds, 3),
             "state_root": tip["state_root"],
             "verify": "ok" if plan.storage != "memory" else None,

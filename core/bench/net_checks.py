@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from supervm.bench.net_work import FUNDS, Payment, expected
+from supervm.bench.net_work import FUNDS
 from supervm.client.http import NodeClient
 from supervm.types.address import format_address
 
@@ -71,24 +71,36 @@ def check_seen(chain: Sequence[Mapping[str, Any]], logs: Sequence[Path]) -> list
 
 
 def check_balances(
-    client: NodeClient, addresses: Sequence[bytes], payments: Sequence[Payment], fee: int
+    client: NodeClient, addresses: Sequence[bytes], due: Sequence[tuple[int, int]], fees: int
 ) -> list[str]:
-    """Nonce and balance of every account against a plain sum; and the sum of all. Blocks."""
+    """Nonce and balance of every account as `due`; and the sum of all, less burned fees. Blocks."""
     texts = [format_address(address) for address in addresses]
     with ThreadPoolExecutor(READERS, "bench-check") as pool:
         views = list(pool.map(client.account, texts))
     problems = []
     total = 0
-    for text, view, (nonce, balance) in zip(
-        texts, views, expected(payments, len(addresses), fee), strict=True
-    ):
+    for text, view, (nonce, balance) in zip(texts, views, due, strict=True):
         held = int(view["balances"].get("0x" + bytes(32).hex(), "0"))
         total += held
         if (int(view["nonce"]), held) != (nonce, balance):
             problems.append(f"{text} has nonce {view['nonce']} and {held}, not {nonce} and {balance}")
-    if total != (due := FUNDS * len(addresses) - fee * len(payments)):
-        problems.append(f"all accounts together hold {total}, not {due}")
+    if total != (left := FUNDS * len(addresses) - fees):
+        problems.append(f"all accounts together hold {total}, not {left}")
     return _some(problems)
+
+
+def check_objects(client: NodeClient, versions: Mapping[bytes, int]) -> list[str]:
+    """Every object has the version that its mutations, each one more, give it. Blocks."""
+    texts = [f"0x{each.hex()}" for each in versions]
+    with ThreadPoolExecutor(READERS, "bench-check") as pool:
+        found = list(pool.map(client.ledger_object, texts))
+    return _some(
+        [
+            f"object {text} has version {view['version']}, not {version}"
+            for text, view, version in zip(texts, found, versions.values(), strict=True)
+            if int(view["version"]) != version
+        ]
+    )
 
 
 def _some(problems: list[str]) -> list[str]:

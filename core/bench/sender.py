@@ -7,8 +7,9 @@ bytes are sent until a block holds them. A transaction counts as committed when 
 block, which is an acknowledgement: from then on it must never be lost. Progress is one JSON object a line
 on stdout; the log gets a line for each block seen, with what is needed to check the promise afterwards.
 
-Blocks are asked for, again and again; with `--events` they are read from the node's stream of events, which
-costs both sides far less, but a node that goes away ends the run.
+A FAST transaction is final once a quorum signed its effects, as the node says; a block must hold it too.
+Blocks are asked for, again and again; with `--events` each is asked for when the node's stream of events
+tells of it, which costs both sides far less, but a node that goes away ends the run.
 """
 
 import argparse
@@ -55,13 +56,15 @@ class StreamEnded(Exception):
 class Progress:
     """What was sent and what came of it. Times are monotonic seconds.
 
-    `posted` is what the node that is running now has taken; a node that went away has forgotten it.
+    `posted` is what the node that is running now has taken; a node that went away has forgotten it. `final`:
+    when each was first seen certified or in a block.
     """
 
     transactions: dict[str, bytes]
     posted: set[str] = attrs.Factory(set)
     waiting: deque[str] = attrs.field()
     committed: dict[str, float] = attrs.Factory(dict)
+    final: dict[str, float] = attrs.Factory(dict)
     first_post: dict[str, float] = attrs.Factory(dict)
     posts: int = 0
     next_height: int = 1
@@ -82,7 +85,7 @@ class Progress:
         found: list[str] = []
         while self.waiting and len(found) < room:
             digest = self.waiting.popleft()
-            if digest not in self.committed and digest not in self.posted:
+            if digest not in self.final and digest not in self.posted:
                 found.append(digest)
         return found
 
@@ -104,6 +107,14 @@ class Progress:
             if digest in self.transactions:
                 assert digest not in self.committed, f"{digest} is in two blocks"
                 self.committed[digest] = now
+                self.final.setdefault(digest, now)
+                self.posted.discard(digest)
+
+    def saw_certificate(self, digests: Sequence[str], now: float) -> None:
+        """A quorum signed the effects of these: they are final, and a block will hold them."""
+        for digest in digests:
+            if digest in self.transactions:
+                self.final.setdefault(digest, now)
                 self.posted.discard(digest)
 
 
@@ -165,7 +176,7 @@ async def _post(client: NodeClient, progress: Progress, window: int, batch: int)
         for digest, refusal in zip(digests, sent.refusals, strict=True):
             if refusal is None:
                 # A node that went away in between has forgotten even what it took.
-                if losses == progress.losses and digest not in progress.committed:
+                if losses == progress.losses and digest not in progress.final:
                     progress.posted.add(digest)
             elif refusal.retry_after_s is not None:
                 wait_s = max(wait_s, refusal.retry_after_s)
@@ -203,7 +214,7 @@ async def _follow(client: NodeClient, progress: Progress, log: TextIO) -> None:
 
 
 async def _listen(client: NodeClient, progress: Progress, log: TextIO) -> None:
-    """Read blocks from the stream of events, from the first that the node had."""
+    """Ask for blocks as the stream of events tells of them, from the first that the node had."""
     send, receive = trio.open_memory_channel[tuple[str, Any]](EVENTS_WAITING_MAX)
 
     def read() -> None:
@@ -216,23 +227,19 @@ async def _listen(client: NodeClient, progress: Progress, log: TextIO) -> None:
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(run)
-        block: dict[str, Any] = {}
         async for kind, facts in receive:
             if kind == "gap":
                 raise StreamEnded("the client is too slow for the node's stream of events")
-            if kind == "block":
-                block = {"height": int(facts["height"]), "digest": facts["digest"], "transactions": []}
-                left = int(facts["transactions"])
-            elif kind == "receipts":
-                assert int(facts["height"]) == block["height"], "receipts follow their block"
-                block["transactions"] += [each["digest"] for each in facts["receipts"]]
-                left -= len(facts["receipts"])
-            else:
+            if kind == "certified":
+                progress.saw_certificate(facts["transactions"], time.monotonic())
                 continue
-            if left == 0:
-                block["seen_s"] = now = time.monotonic()
-                progress.saw_block(block["height"], block["transactions"], now)
-                log.write(json.dumps(block) + "\n")
+            if kind == "block" and int(facts["height"]) >= progress.next_height:
+                now = time.monotonic()
+                for block in await trio.to_thread.run_sync(_blocks, client, progress.next_height):
+                    height, digests = int(block["header"]["height"]), block["transactions"]
+                    progress.saw_block(height, digests, now)
+                    line = {"height": height, "digest": block["digest"], "transactions": digests}
+                    log.write(json.dumps({**line, "seen_s": now}) + "\n")
                 log.flush()
         nursery.cancel_scope.cancel()
 
@@ -257,7 +264,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--window", type=int, default=4096, help="transactions with the node at a time")
     parser.add_argument("--batch", type=int, default=256, help="transactions a request")
     parser.add_argument("--patience", type=float, default=60.0, help="seconds without a commit to give up")
-    parser.add_argument("--events", action="store_true", help="read blocks from the stream of events")
+    parser.add_argument(
+        "--events", action="store_true", help="wait for the node to tell of blocks and certificates"
+    )
     asked = parser.parse_args(argv)
     packed = unpack_transactions(asked.transactions.read_bytes(), COUNT_MAX, ITEM_BYTES_MAX)
     transactions = {f"0x{Transaction.decode(data).digest.hex()}": data for data in packed}
@@ -284,14 +293,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     if failed:
         print(json.dumps({"error": f"{type(failed[0]).__name__}: {failed[0]}"}), flush=True)
         return 1
-    latencies = sorted(at - progress.first_post[digest] for digest, at in progress.committed.items())
+    latencies = sorted(at - progress.first_post[digest] for digest, at in progress.final.items())
     _tell(
         progress,
         posts=progress.posts,
         losses=progress.losses,
         seconds=max(progress.committed.values()) - min(progress.first_post.values()),
         began_s=min(progress.first_post.values()),
-        ended_s=max(progress.committed.values()),
+        ended_s=max(progress.final.values()),
+        before_block=sum(at < progress.committed[digest] for digest, at in progress.final.items()),
         cpu_s=time.process_time() - ready_cpu_s,
         latency_ms=[round(latency * 1000, 3) for latency in latencies],
     )

@@ -1,14 +1,17 @@
 """Validators as processes, as `devnet up` makes them, for a benchmark to send to and to ask afterwards."""
 
 import json
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import attrs
 import httpx
+import trio
 
-from supervm.bench.node import NodeCommand, RunningNode, run_command, starting_node
+from supervm.bench.node import NodeCommand, NodeDied, RunningNode, free_address, run_command, starting_node
 from supervm.node.devnet import Devnet, Member
 
 LABELS = "{"
@@ -43,6 +46,33 @@ async def running_validators(made: Devnet, flags: Sequence[str] = ()) -> AsyncIt
 
 def _command(member: Member, flags: Sequence[str]) -> NodeCommand:
     return NodeCommand(data=member.data, listen=member.api, flags=("--config", str(member.config), *flags))
+
+
+@asynccontextmanager
+async def delayed(made: Devnet, round_trip_ms: float) -> AsyncIterator[list[str]]:
+    """Links between the members with a delay, as long as the scope lasts; gives flags for nodes to use them.
+
+    No flags where the delay is 0.
+    """
+    if not round_trip_ms:
+        yield []
+        return
+    vias = [free_address() for _ in made.members]
+    links = [f"{via}={member.peer}" for via, member in zip(vias, made.members, strict=True)]
+    peers = [f"{member.node_id.hex()}@{via}" for via, member in zip(vias, made.members, strict=True)]
+    process = await trio.lowlevel.open_process(
+        [sys.executable, "-m", "supervm.bench.relay", "--delay-ms", str(round_trip_ms / 2), *links],
+        stdout=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    try:
+        if (said := bytes(await process.stdout.receive_some()))[:5] != b"ready":
+            raise NodeDied(f"the links with a delay could not be opened; they said {said!r}")
+        yield ["--set", f"transport.tcp.peers={json.dumps(peers)}"]
+    finally:
+        process.kill()
+        with trio.CancelScope(shield=True):
+            await process.wait()
 
 
 def read_figures(node: RunningNode) -> Reading:

@@ -1,4 +1,4 @@
-"""`supervm bench net-4`."""
+"""`supervm bench net-4` and `supervm bench fast-4`."""
 
 from pathlib import Path
 from typing import Any
@@ -50,6 +50,41 @@ def net_4(as_json: bool, keep: Path | None, lane: str, **asked: Any) -> None:
       supervm bench net-4
       supervm bench net-4 --transactions 60000 --window 2000 --json
     """
+    _run(as_json, keep, lane=lane, **asked)
+
+
+@click.command("fast-4")
+@count("--transactions", 4_000, "Mutations, all clients together.")
+@count("--accounts", 1_000, "Accounts, each with an object of its own.", least=2)
+@count("--clients", 4, "Processes that send, each to one validator.")
+@count("--window", 200, "Mutations under way, all clients together.")
+@count("--batch", 32, "Most mutations of one request.")
+@click.option(
+    "--round-trip-ms",
+    type=click.FloatRange(0, 10_000),
+    default=40.0,
+    show_default=True,
+    help="Emulated, between any two validators.",
+)
+@click.option("--storage", default="rocksdb", show_default=True, help="Storage component of the nodes.")
+@click.option("--keep", type=click.Path(path_type=Path, file_okay=False), help="Keep folders and logs here.")
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Configuration of the nodes.")
+@json_option
+def fast_4(as_json: bool, keep: Path | None, **asked: Any) -> None:
+    """Owned objects through the FAST lane of four validators, with a delay between them.
+
+    Finality is what a client sees: from its post until the node says that a quorum signed the effects. At the
+    end every mutation must also be in a block, once, and every version and balance must be right.
+
+    \b
+    Example:
+      supervm bench fast-4
+      supervm bench fast-4 --round-trip-ms 100 --window 400 --json
+    """
+    _run(as_json, keep, lane="fast", objects=True, **asked)
+
+
+def _run(as_json: bool, keep: Path | None, *, lane: str, **asked: Any) -> None:
     from supervm.bench.net_4 import NetFailed, NetPlan, run_net
     from supervm.bench.node import NodeDied
     from supervm.bench.replay import ReplayFailed, working_folder
