@@ -92,10 +92,17 @@ class RunningNode:
 @asynccontextmanager
 async def running_node(command: NodeCommand) -> AsyncIterator[RunningNode]:
     """Start a node and wait until it is ready; whatever happens, no process is left behind."""
+    async with starting_node(command) as node:
+        await node.wait_ready()
+        yield node
+
+
+@asynccontextmanager
+async def starting_node(command: NodeCommand) -> AsyncIterator[RunningNode]:
+    """Start a node without waiting for it; whatever happens, no process is left behind."""
     with NodeClient(command.url) as client:
         node = RunningNode(command, client, await _start(command))
         try:
-            await node.wait_ready()
             yield node
         finally:
             if node.process.poll() is None:

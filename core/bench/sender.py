@@ -6,12 +6,17 @@ The file holds signed transactions, each after its u32 length. Whatever happens 
 bytes are sent until a block holds them. A transaction counts as committed when the node shows it in a
 block, which is an acknowledgement: from then on it must never be lost. Progress is one JSON object a line
 on stdout; the log gets a line for each block seen, with what is needed to check the promise afterwards.
+
+A FAST transaction is final once a quorum signed its effects, as the node says; a block must hold it too.
+Blocks are asked for, again and again; with `--events` each is asked for when the node's stream of events
+tells of it, which costs both sides far less, but a node that goes away ends the run.
 """
 
 import argparse
 import json
 import sys
 import time
+from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TextIO
@@ -29,6 +34,8 @@ ITEM_BYTES_MAX = 262_144
 BLOCKS_A_REQUEST = 16
 POLL_S = 0.01
 """Between two looks at the chain; finality is measured no finer than this."""
+EVENTS_WAITING_MAX = 64
+"""Events read and not yet looked at; beyond them the reader of the stream waits."""
 TROUBLE_S = 0.05
 """Pause after a request that came to nothing."""
 
@@ -41,20 +48,32 @@ class TooSlow(Exception):
     """Nothing was committed for as long as the sender was told to be patient."""
 
 
+class StreamEnded(Exception):
+    """The node's stream of events broke off, or told of a gap."""
+
+
 @attrs.define
 class Progress:
     """What was sent and what came of it. Times are monotonic seconds.
 
-    `posted` is what the node that is running now has taken; a node that went away has forgotten it.
+    `posted` is what the node that is running now has taken; a node that went away has forgotten it. `final`:
+    when each was first seen certified or in a block.
     """
 
     transactions: dict[str, bytes]
     posted: set[str] = attrs.Factory(set)
+    waiting: deque[str] = attrs.field()
     committed: dict[str, float] = attrs.Factory(dict)
+    final: dict[str, float] = attrs.Factory(dict)
     first_post: dict[str, float] = attrs.Factory(dict)
     posts: int = 0
     next_height: int = 1
     losses: int = 0
+
+    @waiting.default
+    def _all(self) -> deque[str]:
+        """What is to be posted, in order; those that are committed by now are passed over."""
+        return deque(self.transactions)
 
     @property
     def done(self) -> bool:
@@ -63,16 +82,22 @@ class Progress:
     def next_batch(self, window: int, batch: int) -> list[str]:
         """Digests to post now: not committed, not with the node, at most `window` of them there."""
         room = min(batch, window - len(self.posted))
-        waiting = (digest for digest in self.transactions if self._waits(digest))
-        return [digest for digest, _ in zip(waiting, range(room), strict=False)]
+        found: list[str] = []
+        while self.waiting and len(found) < room:
+            digest = self.waiting.popleft()
+            if digest not in self.final and digest not in self.posted:
+                found.append(digest)
+        return found
 
-    def _waits(self, digest: str) -> bool:
-        return digest not in self.committed and digest not in self.posted
+    def again(self, digests: Sequence[str]) -> None:
+        """These weren't taken: they come before all others, in their order."""
+        self.waiting.extendleft(reversed(digests))
 
     def lost_node(self) -> None:
         """The node didn't answer: what it had taken may be gone."""
         self.losses += 1
         self.posted.clear()
+        self.waiting = self._all()
 
     def saw_block(self, height: int, digests: Sequence[str], now: float) -> None:
         """A block is final. A digest in two blocks would have been applied twice."""
@@ -82,16 +107,31 @@ class Progress:
             if digest in self.transactions:
                 assert digest not in self.committed, f"{digest} is in two blocks"
                 self.committed[digest] = now
+                self.final.setdefault(digest, now)
+                self.posted.discard(digest)
+
+    def saw_certificate(self, digests: Sequence[str], now: float) -> None:
+        """A quorum signed the effects of these: they are final, and a block will hold them."""
+        for digest in digests:
+            if digest in self.transactions:
+                self.final.setdefault(digest, now)
                 self.posted.discard(digest)
 
 
 async def send_all(
-    client: NodeClient, progress: Progress, *, window: int, batch: int, patience_s: float, log: TextIO
+    client: NodeClient,
+    progress: Progress,
+    *,
+    window: int,
+    batch: int,
+    patience_s: float,
+    log: TextIO,
+    events: bool = False,
 ) -> None:
-    """Post everything and wait until all of it is committed. Raises Rejected, TooSlow."""
+    """Post everything and wait until all of it is committed. Raises Rejected, TooSlow, StreamEnded."""
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_post, client, progress, window, batch)
-        nursery.start_soon(_follow, client, progress, log)
+        nursery.start_soon(_listen if events else _follow, client, progress, log)
         done, since = -1, time.monotonic()
         while not progress.done:
             if len(progress.committed) != done:
@@ -128,19 +168,24 @@ async def _post(client: NodeClient, progress: Progress, window: int, batch: int)
             # Full, draining, or not open yet: any of it passes.
             if refused.status not in (429, 503):
                 raise
+            progress.again(digests)
             await trio.sleep(refused.retry_after_s or TROUBLE_S)
             continue
         wait_s = 0.0
+        later: list[str] = []
         for digest, refusal in zip(digests, sent.refusals, strict=True):
             if refusal is None:
                 # A node that went away in between has forgotten even what it took.
-                if losses == progress.losses and digest not in progress.committed:
+                if losses == progress.losses and digest not in progress.final:
                     progress.posted.add(digest)
             elif refusal.retry_after_s is not None:
                 wait_s = max(wait_s, refusal.retry_after_s)
+                later.append(digest)
             elif refusal.code not in ("NonceUsed", "AlreadyExecuted"):
                 raise Rejected(f"{digest} was refused: {refusal.code}: {refusal.text}")
             # NonceUsed: a block has it that the follower is about to see.
+        if losses == progress.losses:
+            progress.again(later)
         await trio.sleep(max(wait_s, 0.0))
 
 
@@ -168,6 +213,37 @@ async def _follow(client: NodeClient, progress: Progress, log: TextIO) -> None:
             await trio.sleep(POLL_S)
 
 
+async def _listen(client: NodeClient, progress: Progress, log: TextIO) -> None:
+    """Ask for blocks as the stream of events tells of them, from the first that the node had."""
+    send, receive = trio.open_memory_channel[tuple[str, Any]](EVENTS_WAITING_MAX)
+
+    def read() -> None:
+        for _, kind, facts in client.events("0"):
+            trio.from_thread.run(send.send, (kind, facts))
+
+    async def run() -> None:
+        await trio.to_thread.run_sync(read, abandon_on_cancel=True)
+        raise StreamEnded("the node closed its stream of events")
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(run)
+        async for kind, facts in receive:
+            if kind == "gap":
+                raise StreamEnded("the client is too slow for the node's stream of events")
+            if kind == "certified":
+                progress.saw_certificate(facts["transactions"], time.monotonic())
+                continue
+            if kind == "block" and int(facts["height"]) >= progress.next_height:
+                now = time.monotonic()
+                for block in await trio.to_thread.run_sync(_blocks, client, progress.next_height):
+                    height, digests = int(block["header"]["height"]), block["transactions"]
+                    progress.saw_block(height, digests, now)
+                    line = {"height": height, "digest": block["digest"], "transactions": digests}
+                    log.write(json.dumps({**line, "seen_s": now}) + "\n")
+                log.flush()
+        nursery.cancel_scope.cancel()
+
+
 def _blocks(client: NodeClient, height: int) -> list[Any]:
     answer = client.get("/v1/blocks", **{"from": height, "limit": BLOCKS_A_REQUEST})
     blocks: list[Any] = answer["blocks"]
@@ -188,10 +264,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--window", type=int, default=4096, help="transactions with the node at a time")
     parser.add_argument("--batch", type=int, default=256, help="transactions a request")
     parser.add_argument("--patience", type=float, default=60.0, help="seconds without a commit to give up")
+    parser.add_argument(
+        "--events", action="store_true", help="wait for the node to tell of blocks and certificates"
+    )
     asked = parser.parse_args(argv)
     packed = unpack_transactions(asked.transactions.read_bytes(), COUNT_MAX, ITEM_BYTES_MAX)
     transactions = {f"0x{Transaction.decode(data).digest.hex()}": data for data in packed}
     progress = Progress(transactions)
+    ready_cpu_s = time.process_time()
 
     async def run() -> None:
         with NodeClient(asked.api) as client, asked.log.open("w") as log:
@@ -202,22 +282,27 @@ def main(argv: Sequence[str] | None = None) -> int:
                 batch=asked.batch,
                 patience_s=asked.patience,
                 log=log,
+                events=asked.events,
             )
 
     failed: list[BaseException] = []
     try:
         trio.run(run)
-    except* (Rejected, TooSlow, ClientError) as group:
+    except* (Rejected, TooSlow, StreamEnded, ClientError) as group:
         failed.append(leaf(group))
     if failed:
         print(json.dumps({"error": f"{type(failed[0]).__name__}: {failed[0]}"}), flush=True)
         return 1
-    latencies = sorted(at - progress.first_post[digest] for digest, at in progress.committed.items())
+    latencies = sorted(at - progress.first_post[digest] for digest, at in progress.final.items())
     _tell(
         progress,
         posts=progress.posts,
         losses=progress.losses,
         seconds=max(progress.committed.values()) - min(progress.first_post.values()),
+        began_s=min(progress.first_post.values()),
+        ended_s=max(progress.final.values()),
+        before_block=sum(at < progress.committed[digest] for digest, at in progress.final.items()),
+        cpu_s=time.process_time() - ready_cpu_s,
         latency_ms=[round(latency * 1000, 3) for latency in latencies],
     )
     return 0

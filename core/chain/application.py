@@ -372,7 +372,7 @@ class Chain:
     def certified(self, transactions: Sequence[bytes]) -> None:
         for digest in transactions:
             self._certified.put(digest, None)
-            self.news.certified(digest)
+        self.news.certified(transactions)
 
     def _fast_now(self) -> Now:
         block = BlockInput(

@@ -14,6 +14,7 @@ import trio
 
 BLOCK = "block"
 RECEIPTS = "receipts"
+CERTIFIED = "certified"
 DROPPED = "dropped"
 GAP = "gap"
 

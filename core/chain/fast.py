@@ -3,13 +3,14 @@
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 
 import attrs
+import trio
 
 from supervm.chain.overlay import WAITING_MAX, Overlay, Turn, Waiting, keys_of
 from supervm.contracts.application import FastApplied
 from supervm.contracts.gas import GasPolicy
 from supervm.execution.block import BlockInput
 from supervm.types.digests import Digest
-from supervm.types.transaction import Transaction
+from supervm.types.transaction import Lane, Transaction
 
 CHUNK = 32
 """Transactions that are applied without a checkpoint: a few milliseconds."""
@@ -40,7 +41,15 @@ class FastLane:
 
         A batch that can't be applied whole leaves its rest waiting, up to `WAITING_MAX` of all batches.
         """
-        found = await self._try([Waiting(batch, at, each) for at, each in enumerate(transactions)])
+        asked = [
+            Waiting(batch, at, each)
+            for at, each in enumerate(transactions)
+            if each.body.lane not in (Lane.ORDERED, Lane.PRIVATE)
+        ]
+        if not asked:
+            await trio.lowlevel.checkpoint()
+            return [FastApplied(batch=batch, effects=(), waiting=0)]
+        found = await self._try(asked)
         if any(each.effects for each in found):
             found += await self.resume()
         return found

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import trio
 
-from supervm.chain.events import BLOCK, DROPPED, ITEMS_PER_EVENT_MAX, RECEIPTS, EventLog
+from supervm.chain.events import BLOCK, CERTIFIED, DROPPED, ITEMS_PER_EVENT_MAX, RECEIPTS, EventLog
 from supervm.chain.figures import ChainFigures
 from supervm.chain.mempool import Dropped, Entry
 from supervm.chain.recent import Recent
@@ -58,9 +58,13 @@ class News:
             self._settled(head.digest)
         self._publish("block_committed", block=block, receipts=receipts)
 
-    def certified(self, digest: bytes) -> None:
-        """A quorum signed the effects of this one: who waits for it need not wait for a block."""
-        self._settled(digest)
+    def certified(self, digests: Sequence[bytes]) -> None:
+        """A quorum signed the effects of these: who waits for one need not wait for a block."""
+        for digest in digests:
+            self._settled(digest)
+        for first in range(0, len(digests), ITEMS_PER_EVENT_MAX):
+            some = ["0x" + digest.hex() for digest in digests[first : first + ITEMS_PER_EVENT_MAX]]
+            self._events.append(CERTIFIED, {"transactions": some}, items=len(some))
 
     def dropped(self, dropped: Sequence[Dropped]) -> None:
         """These left the mempool without a block: their status is unknown from now on."""

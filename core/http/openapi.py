@@ -267,7 +267,7 @@ PATHS: dict[str, Schema] = {
     "/v1/events": get(
         "node",
         "events",
-        "Server-sent events: `block`, `receipts`, `dropped`, `health`; `gap` when some are lost",
+        "Server-sent events: `block`, `receipts`, `certified`, `dropped`, `health`; `gap` when some are lost",
         answer("The stream, without end", TEXT, "text/event-stream"),
         query("after", "As Last-Event-ID; that header is read where this is not given", TEXT),
         {

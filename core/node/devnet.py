@@ -46,15 +46,21 @@ class Devnet:
     members: tuple[Member, ...]
 
 
-def make_devnet(folder: Path, validators: int, settings: Sequence[str] = ()) -> Devnet:
+def make_devnet(
+    folder: Path,
+    validators: int,
+    settings: Sequence[str] = (),
+    accounts: Sequence[tuple[bytes, int]] = (),
+) -> Devnet:
     """A network of so many validators in `folder`; where there is one already, with new addresses.
 
-    `settings` are lines of TOML, `SECTION.KEY = VALUE`, for every node. Raises ValueError where the folder
-    holds a network of another size, `KeyFileError`, `InvalidInput`, OSError.
+    `settings` are lines of TOML, `SECTION.KEY = VALUE`, for every node. `accounts` are addresses that a new
+    chain funds beside its own key, with native base units. Raises ValueError where the folder holds a network
+    of another size, `KeyFileError`, `InvalidInput`, OSError.
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     keys = [make_identity(folder / f"node-{at}", f"node-{at}") for at in range(validators)]
-    genesis, funded = _chain(folder, keys)
+    genesis, funded = _chain(folder, keys, accounts)
     if len(genesis.validators.members) != validators:
         raise ValueError(
             f"{folder} holds a network of {len(genesis.validators.members)} validators, not {validators}; "
@@ -79,7 +85,9 @@ def make_devnet(folder: Path, validators: int, settings: Sequence[str] = ()) -> 
     return Devnet(folder=folder, chain_id=genesis.chain_id, key=funded, members=tuple(members))
 
 
-def _chain(folder: Path, keys: Sequence[KeyPair]) -> tuple[Genesis, Path]:
+def _chain(
+    folder: Path, keys: Sequence[KeyPair], accounts: Sequence[tuple[bytes, int]]
+) -> tuple[Genesis, Path]:
     """The network's genesis and its funded key, made where they aren't there."""
     path, kept = folder / KEYS / f"{DEV_KEY}.json", folder / GENESIS
     if kept.exists():
@@ -98,7 +106,7 @@ def _chain(folder: Path, keys: Sequence[KeyPair]) -> tuple[Genesis, Path]:
         created_ms=time.time_ns() // 1_000_000,
         development=True,
         validators=ValidatorSet(tuple(sorted(members, key=lambda each: each.node_id))),
-        accounts=((funded.address, DEV_BALANCE),),
+        accounts=tuple(sorted([(funded.address, DEV_BALANCE), *accounts])),
         gas=FLAT,
     )
     write_synced(kept, dump_genesis(genesis))

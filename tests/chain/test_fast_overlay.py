@@ -109,6 +109,22 @@ async def test_an_ordered_predecessor_is_waited_for_until_its_block() -> None:
     assert [name for name, _ in await tip.block(ordered)] == [fast.digest]
 
 
+async def test_what_is_ordered_costs_the_fast_lane_not_even_a_read() -> None:
+    tip = Tip(state_of())
+    read: list[Collection[bytes]] = []
+
+    async def get_state(keys: Collection[bytes]) -> Mapping[bytes, bytes | None]:
+        read.append(keys)
+        return {key: tip.state.get(key) for key in keys}
+
+    fast = FastLane(FLAT, get_state, tip.now)
+    ordered = pay(CAROL, 1, lane=Lane.ORDERED)
+    (applied,) = await fast.apply(bytes(32), [ordered])
+    assert (applied.effects, applied.waiting, read) == ((), 0, [])
+    assert (await fast.apply(bytes(32), [ordered, pay(CAROL, 2)]))[0].effects
+    assert read
+
+
 async def test_a_transaction_in_two_certified_batches_is_applied_once() -> None:
     tip = Tip(state_of())
     sent = pay(CAROL, 500)

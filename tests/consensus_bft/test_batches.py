@@ -29,7 +29,18 @@ from supervm.plugins.consensus.bft.certificates import Certificates, CheckedCert
 from supervm.plugins.consensus.bft.claims import Claim, Examined, Facts, chain_slot
 from supervm.plugins.consensus.bft.effects import EffectsGatherer, check_effects_certificate
 from supervm.plugins.consensus.bft.effects_messages import Effect, Effects, effects_root
-from supervm.plugins.consensus.bft.events import Apply, Check, Fetch, Halt, Log, Now, Received, Send, TimedOut
+from supervm.plugins.consensus.bft.events import (
+    Apply,
+    Check,
+    Fetch,
+    Halt,
+    Log,
+    Now,
+    Received,
+    Send,
+    SetTimer,
+    TimedOut,
+)
 from supervm.plugins.consensus.bft.fetching import Get, Got, WantDigest, What
 from supervm.plugins.consensus.bft.messages import (
     Accept,
@@ -458,9 +469,43 @@ def test_a_batch_names_in_after_what_its_transactions_rest_on_and_nothing_else()
     other = batch_of([claim(BOB, 0)], builder=2)
     shop.step(Learned(certificate_of(other), other, (claim(BOB, 0),)))
     shop.accept(first, 0, 1, 2)
-    assert sealed(shop.step(TimedOut("seal")))[0].header.after == (first.digest(),)
+    after_first = sealed(shop.step(TimedOut("seal")))[0]
+    assert after_first.header.after == (first.digest(),)
     assert shop.seal(claim(BOB, 1)).header.after == (other.digest(),)
+    shop.accept(after_first, 0, 1, 2)
     assert shop.seal(claim(b"C" * 32, 0)).header.after == ()
+
+
+def test_while_enough_are_under_vote_what_comes_goes_into_one_batch() -> None:
+    shop = Shop(open_some=2)
+    first, second = shop.seal(claim(ALICE, 0)), shop.seal(claim(BOB, 0))
+    for name in (b"C", b"D"):
+        shop.offer(claim(name * 32, 0))
+        assert sealed(shop.step(TimedOut("seal"))) == []
+    third = sealed(shop.accept(first, 0, 1, 2))[0]
+    assert third.header.count == 2
+    # One that is refused holds up nobody: others needn't wait until it is known what becomes of it.
+    shop.refuse(second, 3, 0)
+    assert shop.seal(claim(b"E" * 32, 0)).header.count == 1
+
+
+def test_a_full_batch_is_sealed_however_many_are_under_vote() -> None:
+    shop = Shop(open_some=1, count_max=2)
+    shop.seal(claim(ALICE, 0))
+    assert sealed(shop.offer(claim(BOB, 0))) == []
+    assert sealed(shop.offer(claim(b"C" * 32, 0)))[0].header.count == 2
+
+
+def test_a_batch_is_sent_again_to_the_silent_less_and_less_often() -> None:
+    shop = Shop()
+    batch = shop.seal(claim(ALICE, 0))
+    shop.accept(batch, 0, 1)
+    delays = []
+    for _ in range(4):
+        again = shop.wait(batch)
+        assert [each.to for each in again if isinstance(each, Send)] == [IDS[2:]]
+        delays += [each.delay_us for each in again if isinstance(each, SetTimer)]
+    assert delays == [4_000, 8_000, 8_000, 8_000]
 
 
 def test_after_leaves_out_what_is_in_the_past_of_another_and_what_is_executed() -> None:

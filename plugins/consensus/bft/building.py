@@ -42,11 +42,16 @@ PASSING_CODES = frozenset(
 """Refusals that time may cure; others are for good once more than f say so."""
 
 SEAL = "seal"
+RESEND_DOUBLINGS = 2
 
 
 @attrs.frozen(kw_only=True)
 class BuilderBounds:
-    """When a batch is sealed (CONS-1), how many are under vote, and how long a transaction is tried."""
+    """When a batch is sealed (CONS-1), how many are under vote, and how long a transaction is tried.
+
+    Beyond `open_some` under vote only full batches are sealed: where votes take long, what comes meanwhile
+    goes into one batch and not into many small ones, whose votes would take longer still.
+    """
 
     count_max: int = 4_096
     bytes_seal: int = 256 * 1024
@@ -54,6 +59,7 @@ class BuilderBounds:
     gas_max: int = 250_000_000
     gas_fold: int = 0
     open_max: int = 8
+    open_some: int = 2
     open_us: int = 60_000_000
     queue_max: int = 65_536
     tries_max: int = 8
@@ -84,6 +90,7 @@ class _Attempt:
     refusals: dict[int, dict[int, str]] = attrs.Factory(dict)
     codes: dict[int, str] = attrs.Factory(dict)
     missed_sends: dict[int, int] = attrs.Factory(dict)
+    resends: int = 0
 
 
 @attrs.define
@@ -174,7 +181,7 @@ class Builder:
 
     def _seal_due(self, now_us: int) -> None:
         while self._queue and len(self._numbers) < self._bounds.open_max:
-            if not (self._due or self._is_enough()):
+            if not ((self._due and self._may_seal_some()) or self._is_enough()):
                 break
             items = self._take(now_us)
             self._due = False
@@ -186,6 +193,11 @@ class Builder:
         if self._queue and not self._sealing:
             self._sealing = True
             self._out.put(SetTimer(SEAL, self._bounds.seal_us))
+
+    def _may_seal_some(self) -> bool:
+        """Whether few enough are under vote. One that somebody refused to accept holds nobody else up."""
+        undisputed = sum(not number.attempts[-1].refusals for number in self._numbers.values())
+        return undisputed < self._bounds.open_some
 
     def _is_enough(self) -> bool:
         """Whether a batch is full before its time."""
@@ -280,8 +292,9 @@ class Builder:
                 todo += self._known[batch][0].header.after
         return below
 
-    def _wait(self, sequence: int) -> None:
-        self._out.put(SetTimer(f"resend {sequence}", 2 * self._delay_us))
+    def _wait(self, sequence: int, resends: int = 0) -> None:
+        """Until it is sent again: longer each time, since whoever is slow is no faster for it."""
+        self._out.put(SetTimer(f"resend {sequence}", 2 * self._delay_us << min(resends, RESEND_DOUBLINGS)))
 
     def _answered(self, validator: int, message: Accept | Refuse, now_us: int) -> None:
         sequence = self._by_digest.get(message.batch)
@@ -367,7 +380,8 @@ class Builder:
                 if at not in attempt.accepts and at not in attempt.refusals
             ]
             self._out.send(tuple(silent), attempt.batch)
-            self._wait(sequence)
+            attempt.resends += 1
+            self._wait(sequence, attempt.resends)
             return
         self._reseal(sequence, number, dropped, now_us)
 

@@ -1,0 +1,156 @@
+"""Four validators and their clients as processes, judged by the oracle; and what the oracle finds."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+
+from supervm.bench.net_4 import NetPlan, run_net
+from supervm.bench.net_checks import check_balances, check_objects, check_once, check_seen
+from supervm.bench.net_objects import expected_owners, mutations_due
+from supervm.bench.net_work import FUNDS, Payment, expected, keys_of, payments_of
+from supervm.bench.relay import carry
+from supervm.bench.sender import Progress
+from supervm.cli.main import main
+from supervm.client.http import NodeClient
+from supervm.types.address import format_address
+from tests.bench.test_replay import SHAPE, quiet
+
+FEE = 151
+
+
+def block(height: int, *transactions: str) -> dict[str, Any]:
+    return {
+        "digest": f"0x{height}{''.join(transactions)}",
+        "header": {"height": str(height)},
+        "transactions": list(transactions),
+    }
+
+
+async def test_every_transfer_is_final_once_on_four_validators(tmp_path: Path) -> None:
+    plan = NetPlan(
+        folder=tmp_path, transactions=120, accounts=40, clients=2, window=60, batch=20, storage="sqlite"
+    )
+    result = await run_net(plan, quiet)
+    assert result.oracle == "ok"
+    found = result.to_json()
+    assert set(found) >= {*SHAPE, "oracle", "machine"}
+    assert (found["committed"], found["verify"]) == (120, "ok")
+    assert found["attempts"] >= 120
+    assert 0 < found["latency_ms"]["p50"] <= found["latency_ms"]["p99"]
+    assert set(found["cpu_us_a_transaction"]) == {"node-0", "node-1", "node-2", "node-3", "clients"}
+    assert all(found["counts"][f"node-{at}"]["blocks"] > 0 for at in range(4))
+    json.dumps(found)
+
+
+def test_the_oracle_finds_a_transaction_lost_twice_there_or_never_sent() -> None:
+    chain = [block(1, "0xa"), block(2, "0xb", "0xc")]
+    assert check_once({"one": chain, "two": chain}, ["0xa", "0xb", "0xc"]) == []
+    assert check_once({"one": chain}, ["0xa", "0xb", "0xc", "0xd"]) == ["0xd is in 0 blocks"]
+    assert check_once({"one": [*chain, block(3, "0xa")]}, ["0xa", "0xb", "0xc"]) == [
+        "0xa is in 2 blocks: 1 3"
+    ]
+    assert check_once({"one": chain}, ["0xa", "0xb"]) == ["0xc in block 2 was never sent"]
+
+
+def test_the_oracle_finds_validators_that_disagree() -> None:
+    chain = [block(1, "0xa"), block(2, "0xb")]
+    other = [block(1, "0xa"), {**block(2, "0xb"), "digest": "0xelse"}]
+    sent = ["0xa", "0xb"]
+    assert check_once({"one": chain, "two": other}, sent) == ["two has another block 2 than one"]
+    assert check_once({"one": chain, "two": chain[:1]}, sent) == ["one has 2 blocks, two 1"]
+
+
+def test_the_oracle_finds_what_a_client_saw_as_final_and_is_gone(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_text(json.dumps({"height": 1, "digest": "0x1", "transactions": []}) + "\n")
+    assert check_seen([{**block(1), "digest": "0x1"}], [log]) == []
+    assert check_seen([block(1, "0xa")], [log]) == ["block 1 was 0x1, is 0x10xa"]
+    assert check_seen([], [log]) == ["block 1 was 0x1, is None"]
+
+
+class Node(NodeClient):
+    """A node that holds what it is told to, by address."""
+
+    def __init__(self, held: dict[str, tuple[int, int]]) -> None:
+        super().__init__()
+        self._held = held
+
+    def account(self, address: str) -> dict[str, Any]:
+        nonce, balance = self._held[address]
+        return {"nonce": str(nonce), "balances": {"0x" + "00" * 32: str(balance)}}
+
+
+def test_the_oracle_finds_a_coin_too_many_and_a_nonce_too_few() -> None:
+    addresses = [key.address for key in keys_of(3)]
+    texts = [format_address(address) for address in addresses]
+    payments = [Payment(0, 1, 5, 0), Payment(1, 2, 7, 0), Payment(0, 0, 9, 1)]
+    due = expected(payments, 3, FEE)
+    assert due == [(2, FUNDS - 5 - 2 * FEE), (1, FUNDS + 5 - 7 - FEE), (0, FUNDS + 7)]
+    right = dict(zip(texts, due, strict=True))
+    assert check_balances(Node(right), addresses, due, 3 * FEE) == []
+    rich = {**right, texts[2]: (0, FUNDS + 8)}
+    found = check_balances(Node(rich), addresses, due, 3 * FEE)
+    assert len(found) == 2 and "all accounts together" in found[1]
+    found = check_balances(Node({**right, texts[0]: (1, due[0][1])}), addresses, due, 3 * FEE)
+    assert len(found) == 1 and "has nonce 1" in found[0]
+
+
+def test_one_seed_is_the_same_payments_and_each_account_counts_its_own() -> None:
+    payments = payments_of(7, 50, seed=3)
+    assert payments == payments_of(7, 50, seed=3) != payments_of(7, 50, seed=4)
+    for sender in range(7):
+        nonces = [each.nonce for each in payments if each.sender == sender]
+        assert nonces == list(range(len(nonces)))
+
+
+def test_more_clients_than_accounts_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "net-4", "--clients", "5", "--accounts", "4"]) == 2
+    assert "--clients" in capsys.readouterr().err
+
+
+async def test_bytes_come_through_a_link_in_order_and_later_by_its_delay(autojump_clock: object) -> None:
+    source, far = trio.testing.memory_stream_one_way_pair()
+    near, target = trio.testing.memory_stream_pair()
+    arrived: list[tuple[float, bytes]] = []
+    began = trio.current_time()
+
+    async def read() -> None:
+        arrived.extend([(round(trio.current_time() - began, 3), bytes(piece)) async for piece in target])
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(carry, far, near, 0.02)
+        nursery.start_soon(read)
+        await source.send_all(b"one")
+        await trio.sleep(0.005)
+        await source.send_all(b"two")
+        await source.aclose()
+    assert arrived == [(0.02, b"one"), (0.025, b"two")]
+
+
+def test_a_certificate_makes_final_and_gives_room_and_a_block_must_hold_it_all_the_same() -> None:
+    progress = Progress({f"0x{n}": bytes([n]) for n in range(3)})
+    assert progress.next_batch(window=2, batch=2) == ["0x0", "0x1"]
+    progress.posted.update(["0x0", "0x1"])
+    progress.saw_certificate(["0x1", "0xother"], now=1.0)
+    assert progress.next_batch(window=2, batch=2) == ["0x2"]
+    progress.saw_block(1, ["0x0", "0x1"], now=2.0)
+    assert progress.final == {"0x1": 1.0, "0x0": 2.0}
+    assert not progress.done
+
+
+def test_an_object_of_another_version_is_found() -> None:
+    class Objects(NodeClient):
+        def ledger_object(self, object_id: str) -> dict[str, Any]:
+            return {"version": "3"}
+
+    assert check_objects(Objects(), {b"a" * 32: 3}) == []
+    assert "has version 3, not 4" in check_objects(Objects(), {b"a" * 32: 3, b"b" * 32: 4})[0]
+
+
+def test_every_account_mutates_in_its_turn() -> None:
+    assert mutations_due(3, 8) == [3, 3, 2]
+    assert expected_owners(3, 8, 10, 4) == [(4, FUNDS - 22), (4, FUNDS - 22), (3, FUNDS - 18)]
