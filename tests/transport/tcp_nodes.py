@@ -13,6 +13,14 @@ from supervm.crypto.keys import KeyPair
 from supervm.plugins.transport.tcp.config import TcpTransportConfig
 from supervm.types.address import Suite
 
+PATIENT: dict[str, Any] = {
+    "handshake_ms_max": 60_000,
+    "silence_ms_max": 120_000,
+    "stranger_silence_ms_max": 120_000,
+    "stall_ms_max": 120_000,
+}
+"""Bounds that no machine is too slow for: a link ends where a test says so."""
+
 
 @attrs.define
 class Loopback:
@@ -44,7 +52,7 @@ class Loopback:
         ids = [key.node_id.hex() for key, _ in keys]
         dialed = [f"{ids[each]}@{places[each][1]}" for each in range(count)]
         # Long enough that a slow machine has connected them before a test goes on.
-        given = {"connect_wait_ms": 10_000, **options}
+        given = {**PATIENT, "connect_wait_ms": 120_000, **options}
         return [
             TcpTransportConfig(
                 listen=(places[number][0],),
@@ -60,7 +68,7 @@ class Loopback:
         """The options of one node that dials nobody, and where it listens."""
         listen, address = self.listening()
         known = tuple(key.node_id.hex() for key in admitted)
-        given = {"connect_wait_ms": 0, **options}
+        given = {**PATIENT, "connect_wait_ms": 0, **options}
         config = TcpTransportConfig(listen=(listen,), identity_file=self.key()[1], admitted=known, **given)
         return config, address
 
