@@ -110,10 +110,11 @@ async def test_a_peer_that_comes_back_is_linked_again_and_what_waited_for_it_had
 async def test_a_node_that_starts_before_its_peers_dials_them_until_they_are_there(
     nodes: Loopback, tmp_path: Path
 ) -> None:
-    late, early = nodes.configs(2, reconnect_ms_min=10, reconnect_ms_max=50)
-    early = attrs.evolve(early, connect_wait_ms=0, handshake_ms_max=100)
+    late, early = nodes.configs(2, deaf=1, reconnect_ms_min=10, reconnect_ms_max=50)
+    early = attrs.evolve(early, connect_wait_ms=0)
     async with running(tmp_path / "early", early) as (one,):
         await until(lambda: count(one, "transport_dials_total") >= 3)
+        nodes.hear()
         async with running(tmp_path / "late", late) as (two,):
             await until(lambda: ids(one) == [two.node_id] and ids(two) == [one.node_id])
 
