@@ -108,7 +108,7 @@ async def test_auto_gc_concurrent_safety(store: MvccStore) -> None:
     def work(seed: int) -> None:
         chance, at, until = random.Random(seed), 0, monotonic() + PATIENCE_S
         # Until it has pruned twice meanwhile: which thread has the processor when is the system's to say.
-        while at < 300 or (collector.stats().runs < 2 and monotonic() < until):
+        while at < 300 or (collector._runs < 2 and monotonic() < until):
             at += 1
             with store.begin_read_only() as txn:
                 first = txn.scan(b"k")
