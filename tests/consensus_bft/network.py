@@ -31,7 +31,7 @@ from supervm.types.validators import Validator, ValidatorSet
 
 PRICE = 10_000
 FUNDS = 10**15
-WAIT_S = 60.0
+WAIT_S = 120.0
 
 
 def key(number: int) -> KeyPair:

@@ -29,13 +29,13 @@ class Lies:
 
     def __init__(self, answers: Any) -> None:
         self._items = answers._items
-        self.asked = 0
+        self.asked = trio.Event()
 
     async def __call__(self, want: Want) -> list[Item]:
         found = await self._items(want)
         if not isinstance(want, WantBlocks):
             return found  # type: ignore[no-any-return]
-        self.asked += 1
+        self.asked.set()
         return [self._changed(each) for each in found]
 
     def _changed(self, item: Item) -> Item:
@@ -43,6 +43,19 @@ class Lies:
             return item
         body = attrs.evolve(item.block.body, system_operations=(b"\x0emade up",))
         return GotBlock(attrs.evolve(item.block, body=body), item.finalisation)
+
+
+class Later:
+    """A peer that serves blocks once another was asked for some: who is asked first is a matter of luck."""
+
+    def __init__(self, answers: Any, other: trio.Event) -> None:
+        self._items = answers._items
+        self._other = other
+
+    async def __call__(self, want: Want) -> list[Item]:
+        if isinstance(want, WantBlocks):
+            await self._other.wait()
+        return await self._items(want)  # type: ignore[no-any-return]
 
 
 async def grow(net: Network, height: int) -> None:
@@ -65,14 +78,18 @@ async def test_a_validator_that_was_off_for_300_blocks_catches_up_from_liars_and
     lives = Lives(monkeypatch)
     async with network(tmp_path, config=QUICK, weights=WEIGHTS, begin=False) as net:
         await grow(net, 300)
+        for each in (0, 1):
+            await lives.wait_for(net.nodes[each].engine, Validator)
         answers = net.nodes[1].engine.life._answers
         answers._items = lies = Lies(answers)  # type: ignore[method-assign]
+        honest = net.nodes[0].engine.life._answers
+        honest._items = Later(honest, lies.asked)  # type: ignore[method-assign]
         await net.start(3)
         await net.reached(3, net.nodes[0].height)
         assert await net.balance(3, TO) == 5
         await lives.wait_for(net.nodes[3].engine, Follower, Validator)
-        assert lies.asked
-        with overheard(net, 3) as posted, trio.fail_after(60):
+        assert lies.asked.is_set()
+        with overheard(net, 3) as posted, trio.fail_after(120):
             await posted.voted.wait()
         sent = net.transfer(1, TO, 6)
         await net.nodes[3].chain.submit([sent.data])
@@ -148,7 +165,7 @@ class Lives:
 
     async def wait_for(self, engine: Bft, *kinds: type) -> None:
         """Wait until a node has had lives of these kinds, the last of them now."""
-        with trio.fail_after(60):
+        with trio.fail_after(120):
             while True:
                 had = [kind for bft, kind in self._kinds if bft is engine]
                 if set(kinds) <= set(had) and had[-1] is kinds[-1]:
