@@ -7,12 +7,13 @@ import attrs
 import pytest
 import trio
 
-from supervm.plugins.consensus.bft.driver.component import Bft, BftConfig
+from supervm.plugins.consensus.bft.driver.component import BftConfig
 from supervm.plugins.consensus.bft.driver.following import Follower
 from supervm.plugins.consensus.bft.driver.validator import Validator
 from supervm.plugins.consensus.bft.fetching import GotBlock, Item, OldestHeld, Want, WantBlocks
 from supervm.types.finality import FinalityProof
 
+from .lives import Lives
 from .network import Network, network
 from .test_driver_promises import overheard
 
@@ -127,30 +128,3 @@ async def every_block_is_proven(net: Network, number: int, height: int) -> None:
     for each in range(1, height + 1):
         block = await chain.ledger.block(each)
         FinalityProof.decode(await chain.certificate(each)).check_of(block.digest())
-
-
-class Lives:
-    """The lives that engines begin, while one watches."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self._kinds: list[tuple[Bft, type]] = []
-        self._more = trio.Event()
-        original = Bft.__setattr__
-
-        def note(bft: Bft, name: str, value: Any) -> None:
-            original(bft, name, value)
-            if name == "life":
-                self._kinds.append((bft, type(value)))
-                self._more.set()
-                self._more = trio.Event()
-
-        monkeypatch.setattr(Bft, "__setattr__", note)
-
-    async def wait_for(self, engine: Bft, *kinds: type) -> None:
-        """Wait until a node has had lives of these kinds, the last of them now."""
-        with trio.fail_after(60):
-            while True:
-                had = [kind for bft, kind in self._kinds if bft is engine]
-                if set(kinds) <= set(had) and had[-1] is kinds[-1]:
-                    return
-                await self._more.wait()
