@@ -7,6 +7,8 @@ import trio
 
 from supervm.plugins.consensus.bft.driver.component import Bft
 
+from .network import WAIT_S
+
 
 class Lives:
     """The lives that engines begin, while one watches."""
@@ -27,7 +29,7 @@ class Lives:
 
     async def wait_for(self, engine: Bft, *kinds: type) -> None:
         """Wait until a node has had lives of these kinds, the last of them now."""
-        with trio.fail_after(60):
+        with trio.fail_after(WAIT_S):
             while True:
                 had = [kind for bft, kind in self._kinds if bft is engine]
                 if set(kinds) <= set(had) and had[-1] is kinds[-1]:
