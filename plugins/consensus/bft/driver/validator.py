@@ -59,6 +59,9 @@ GROUP_MESSAGES = 256
 GROUP_BYTES = 4 * 2**20
 GATHER_MAX = 1_024
 WALK_MAX = 16
+UNEXECUTED_MAX = 256
+"""Final blocks that wait for execution. Who lags so far while others go on leaves ordering to them, and gets
+the blocks by block sync, a few at a time."""
 LIFE_SEQUENCES = 1 << 32
 """Sequence numbers that a builder may use between two starts."""
 
@@ -338,6 +341,8 @@ class Validator:
     def _final(self, final: Final) -> None:
         self._walked.clear()
         self._executor.put(final)
+        if self._executor.waiting > UNEXECUTED_MAX:
+            self._fall_behind()
 
     def _fall_behind(self) -> None:
         if not self._behind.is_set():
