@@ -5,7 +5,6 @@ stopped. All calls block (files, key derivation).
 """
 
 import json
-import socket
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,12 +14,12 @@ import attrs
 from supervm.crypto.keyfile import read_key_file, write_key_file
 from supervm.crypto.keys import KeyPair, generate
 from supervm.node.chain import DEV_BALANCE, DEV_KEY, FLAT, GENESIS, KEYS, make_identity
+from supervm.node.ports import LOOPBACK, free_ports
 from supervm.storage.folder import write_synced
 from supervm.types.genesis import Genesis
 from supervm.types.genesis_json import dump_genesis, load_genesis
 from supervm.types.validators import Validator, ValidatorSet
 
-LOOPBACK = "127.0.0.1"
 ADMIT = "transport.tcp.admit"
 IDLE = "consensus.bft.block_interval_max_ms"
 
@@ -67,7 +66,7 @@ def make_devnet(
             f"{folder} holds a network of {len(genesis.validators.members)} validators, not {validators}; "
             "give that number, or another folder"
         )
-    ports = _free_ports(2 * validators)
+    ports = free_ports(2 * validators)
     peers = [f"{LOOPBACK}:{port}" for port in ports[:validators]]
     apis = [f"{LOOPBACK}:{port}" for port in ports[validators:]]
     known = [f"{key.node_id.hex()}@{peer}" for key, peer in zip(keys, peers, strict=True)]
@@ -101,7 +100,7 @@ def add_node(folder: Path, name: str) -> Member:
     if name in {f"node-{at}" for at in range(validators)}:
         raise ValueError(f"{name} is one of the network's validators; give another name")
     key = make_identity(folder / name, name)
-    api, peer = (f"{LOOPBACK}:{port}" for port in _free_ports(2))
+    api, peer = (f"{LOOPBACK}:{port}" for port in free_ports(2))
     member = Member(
         name=name,
         data=folder / name,
@@ -172,13 +171,3 @@ def _place(member: Member) -> list[str]:
         f"api.listen = {text(member.api)}",
         f"transport.tcp.listen = [{text(member.peer)}]",
     ]
-
-
-def _free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on now. Where another process takes one first, the node says so."""
-    opened = [socket.create_server((LOOPBACK, 0)) for _ in range(count)]
-    try:
-        return [each.getsockname()[1] for each in opened]
-    finally:
-        for each in opened:
-            each.close()
