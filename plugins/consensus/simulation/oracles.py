@@ -6,8 +6,9 @@ from functools import lru_cache
 import attrs
 
 from supervm.execution.footprint import nonce_lock
+from supervm.plugins.consensus.bft import messages
 from supervm.plugins.consensus.bft.driver.posting import unpack
-from supervm.plugins.consensus.bft.messages import Message, decode
+from supervm.plugins.consensus.bft.messages import Message
 from supervm.plugins.consensus.bft.proposals import TIMESTAMP_AHEAD_MS
 from supervm.plugins.consensus.bft.votes import Accept, Proposal, ViewVote
 from supervm.types.batch import Batch
@@ -21,7 +22,7 @@ from supervm.types.transaction import Transaction
 def read_frame(frame: bytes) -> Message | None:
     """The message of a frame; None for bytes that are none."""
     try:
-        return decode(frame)
+        return messages.decode(frame)
     except InvalidInput:
         return None
 

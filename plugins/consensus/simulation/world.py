@@ -1,6 +1,7 @@
 """One run of a plan: faults, clients, healing, and the wait until everything is final everywhere."""
 
 import random
+from contextlib import nullcontext
 from typing import Any, TextIO
 
 import attrs
@@ -16,6 +17,7 @@ from supervm.plugins.consensus.simulation.network import Link, Network
 from supervm.plugins.consensus.simulation.node import ORIGIN_MS, HostileLink, Life, Place
 from supervm.plugins.consensus.simulation.oracles import Oracles
 from supervm.plugins.consensus.simulation.plan import LOSING, Fault, Mishap, Plan, Request
+from supervm.plugins.consensus.simulation.sharing import ALONE_EVERY, shared_work
 from supervm.plugins.consensus.simulation.trace import Trace
 from supervm.types.block import Block
 from supervm.types.genesis import Genesis
@@ -42,10 +44,16 @@ class Outcome:
     healed_in_s: float
 
 
-def run_plan(plan: Plan, out: TextIO | None = None) -> Outcome:
-    """Run a plan to its end, in this thread; see `turns` for what it does to the process meanwhile."""
+def run_plan(plan: Plan, out: TextIO | None = None, alone: bool | None = None) -> Outcome:
+    """Run a plan to its end, in this thread; see `turns` for what it does to the process meanwhile.
+
+    `alone`: every node verifies and decodes by itself; else that is shared (`sharing`). By default the seed
+    decides. It shows in the time that a run takes, and in nothing else.
+    """
     world = World(plan, Trace(out))
-    turns.run(world.main, f"{plan.profile}/{plan.count}/{plan.seed}")
+    is_alone = plan.seed % ALONE_EVERY == 0 if alone is None else alone
+    with nullcontext() if is_alone else shared_work():
+        turns.run(world.main, f"{plan.profile}/{plan.count}/{plan.seed}")
     height = max(world.oracles.digests, default=0)
     return Outcome(
         world.violated, world.problem, world.trace.digest(), height, world.trace.events, world.healed_in_s
@@ -149,7 +157,7 @@ class World:
                 nursery.start_soon(self._insist)
                 async with trio.open_nursery() as faults:
                     # All end by then, but for nodes that are down a little longer.
-                    faults.start_soon(trio.sleep_until, plan.heal_s)
+                    faults.start_soon(turns.sleep_until, plan.heal_s)
                     for mishap in plan.mishaps:
                         faults.start_soon(self._happen, mishap)
                 await self._heal()
@@ -207,7 +215,7 @@ class World:
     async def _again(self, number: int) -> None:
         life = self._lives[number]
         await life.gone.wait()
-        await trio.sleep(0.1)
+        await turns.sleep(0.1)
         if not self._down[number] and self._lives[number] is life:
             await self._start(number)
 
@@ -221,14 +229,14 @@ class World:
     # Faults
 
     async def _happen(self, mishap: Mishap) -> None:
-        await trio.sleep_until(mishap.at_s)
+        await turns.sleep_until(mishap.at_s)
         self.trace.note("fault", mishap)
         if mishap.fault is Fault.CRASH or mishap.fault in LOSING:
             await self._crash(mishap)
         else:
             self._active.append(mishap)
             self._apply()
-            await trio.sleep_until(mishap.until_s)
+            await turns.sleep_until(mishap.until_s)
             self._active.remove(mishap)
             self._apply()
 
@@ -244,7 +252,7 @@ class World:
                 disk.lose()
             elif mishap.fault is Fault.DISK_DAMAGED:
                 self.trace.note("damaged", disk.damage(self._random).hex())
-        await trio.sleep_until(mishap.until_s)
+        await turns.sleep_until(mishap.until_s)
         async with trio.open_nursery() as starting:
             for number in mishap.nodes:
                 self._down[number] -= 1
@@ -273,7 +281,7 @@ class World:
     # Clients
 
     async def _request(self, request: Request) -> None:
-        await trio.sleep_until(request.at_s)
+        await turns.sleep_until(request.at_s)
         signed = self.clients.ask(request.user, request.ask, self.oracles.transactions)
         for number, each in zip(request.nodes, signed, strict=False):
             self._submit(number, [each])
@@ -281,7 +289,7 @@ class World:
     async def _insist(self) -> None:
         turn = 0
         while True:
-            await trio.sleep(INSIST_S)
+            await turns.sleep(INSIST_S)
             waiting = [each for each in self.clients.honest if each.digest not in self.oracles.transactions]
             turn += 1
             if waiting:
