@@ -2,11 +2,12 @@
 
 import random
 from contextlib import nullcontext
-from typing import Any, TextIO
+from typing import TextIO
 
 import attrs
 import trio
 
+from supervm.chain.application import Chain
 from supervm.contracts.storage import DiskFull
 from supervm.execution.supply import recorded_supply, supply
 from supervm.plugins.consensus.simulation import clients, turns
@@ -94,7 +95,7 @@ class World:
         )
         self.clients = Clients(self.genesis.chain_id, plan.count)
         self._network: Network | None = None
-        self.oracles = Oracles(b"", self.fail)
+        self.oracles = Oracles(b"", self.validators, self._is_honest, self.fail)
         self._places = [self._place(number) for number in range(plan.count)]
 
     def _rng(self, name: str) -> random.Random:
@@ -120,11 +121,13 @@ class World:
             tongue=tongue,
         )
 
+    def _is_honest(self, number: int) -> bool:
+        return number not in self._lost and number not in self.plan.hostile
+
     @property
     def honest(self) -> list[int]:
         """Validators that neither are hostile nor have lost what they said."""
-        bad = self.plan.hostile | self._lost
-        return [number for number in range(self.plan.count) if number not in bad]
+        return [number for number in range(self.plan.count) if self._is_honest(number)]
 
     def fail(self, oracle: str, problem: str) -> None:
         """Something that must hold doesn't: the run ends. The first one counts."""
@@ -306,7 +309,7 @@ class World:
     def _sent(self, number: int, payload: bytes) -> None:
         if self.trace.events > EVENTS_MAX:
             self.fail("runaway", f"more than {EVENTS_MAX} events")
-        self.oracles.on_sent(number, payload, number in self.honest)
+        self.oracles.on_sent(number, payload)
 
     def _committed(self, life: Life, block: Block) -> None:
         assert life.chain is not None
@@ -325,7 +328,10 @@ class World:
         skews = [self._places[number].skew_ms for number in self.honest]
         return ORIGIN_MS + round(trio.current_time() * 1000) + max(skews)
 
-    async def _conserve(self, chain: Any, height: int) -> None:
+    async def _conserve(self, chain: Chain, height: int) -> None:
+        """A final block makes no value and loses none, and does what was final before it."""
+        receipts = await chain.ledger.receipts(height)
+        self.oracles.on_receipts(height, receipts or ())
         state: dict[bytes, bytes] = {}
         for prefix in STATE:
             state.update(await chain.ledger.scan_state(prefix))
@@ -355,6 +361,9 @@ class World:
         missing = sum(each.digest not in oracles.transactions for each in self.clients.honest)
         if missing:
             return f"{missing} transactions aren't final"
+        undone = oracles.undone()
+        if undone:
+            return f"{len(undone)} transactions that were final by effects are in no block"
         outside = oracles.not_final()
         if outside:
             return f"{len(outside)} certified batches are in no block"
