@@ -20,6 +20,7 @@ from supervm.types.genesis import Genesis
 from supervm.types.genesis_json import dump_genesis, load_genesis
 from supervm.types.validators import Validator, ValidatorSet
 
+ADMIT = "transport.tcp.admit"
 IDLE = "consensus.bft.block_interval_max_ms"
 
 
@@ -84,6 +85,37 @@ def make_devnet(
     return Devnet(folder=folder, chain_id=genesis.chain_id, key=funded, members=tuple(members))
 
 
+def add_node(folder: Path, name: str) -> Member:
+    """One more node of a network that `make_devnet` made: no validator, so it follows the others.
+
+    Its options are those of node-0, with its own place and addresses; where it was added before, it keeps its
+    data and gets the network's addresses of now. Raises ValueError where the folder holds no network or
+    `name` is one of its validators', `KeyFileError`, OSError.
+    """
+    pattern = folder / "node-0.toml"
+    if not pattern.exists():
+        raise ValueError(f"{folder} holds no network; start one there with supervm devnet up")
+    lines = pattern.read_text().splitlines()
+    validators = len(load_genesis((folder / GENESIS).read_bytes()).validators.members)
+    if name in {f"node-{at}" for at in range(validators)}:
+        raise ValueError(f"{name} is one of the network's validators; give another name")
+    key = make_identity(folder / name, name)
+    api, peer = (f"{LOOPBACK}:{port}" for port in free_ports(2))
+    member = Member(
+        name=name,
+        data=folder / name,
+        config=folder / f"{name}.toml",
+        node_id=key.node_id,
+        api=api,
+        peer=peer,
+    )
+    own = _place(member)
+    named = {line.partition(" = ")[0] for line in own}
+    others = [line for line in lines if line.partition(" = ")[0] not in named]
+    member.config.write_text("\n".join([*own, *others]) + "\n")
+    return member
+
+
 def _chain(
     folder: Path, keys: Sequence[KeyPair], accounts: Sequence[tuple[bytes, int]]
 ) -> tuple[Genesis, Path]:
@@ -113,19 +145,29 @@ def _chain(
 
 
 def _options(member: Member, known: Sequence[str], genesis: Path, settings: Sequence[str]) -> str:
-    text = json.dumps
     lines = [
-        f"node.name = {text(member.name)}",
-        f"node.data = {text(str(member.data))}",
-        f"node.genesis = {text(str(genesis))}",
-        f"api.listen = {text(member.api)}",
+        *_place(member),
+        f"node.genesis = {json.dumps(str(genesis))}",
         'consensus.use = "bft"',
         'transport.use = ["tcp"]',
-        f"transport.tcp.listen = [{text(member.peer)}]",
-        f"transport.tcp.peers = {text(list(known))}",
+        f"transport.tcp.peers = {json.dumps(list(known))}",
         *settings,
     ]
+    # Whoever is of the chain may follow it.
+    if not any(line.startswith(ADMIT) for line in settings):
+        lines.append(f'{ADMIT} = "any"')
     # Blocks often enough that one sees the chain go on while nothing is sent.
     if not any(line.startswith(IDLE) for line in settings):
         lines.append(f"{IDLE} = 1000")
     return "\n".join(lines) + "\n"
+
+
+def _place(member: Member) -> list[str]:
+    """What is a node's own."""
+    text = json.dumps
+    return [
+        f"node.name = {text(member.name)}",
+        f"node.data = {text(str(member.data))}",
+        f"api.listen = {text(member.api)}",
+        f"transport.tcp.listen = [{text(member.peer)}]",
+    ]

@@ -292,7 +292,7 @@ class StorageConformance(ComponentConformance):
 
     async def test_readers_see_whole_batches_only(self, tmp_path: Path) -> None:
         names = [b"%02d" % i for i in range(30)]
-        seen = set()
+        seen: set[bytes | None] = set()
         async with self.opened(tmp_path) as store:
             await store.write([Put(name, b"0") for name in names])
             done = trio.Event()
