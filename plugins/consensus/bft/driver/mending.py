@@ -7,13 +7,14 @@ that is at another height may give another value and mean well.
 import trio
 
 from supervm.api import Context
-from supervm.contracts.application import CertifyingApplication, Mendable
+from supervm.contracts.application import ApplicationError, CertifyingApplication, Mendable
 from supervm.crypto.votes import verify_certificate
 from supervm.plugins.consensus.bft.driver.posting import Post
 from supervm.plugins.consensus.bft.events import Stream
 from supervm.plugins.consensus.bft.fetching import Get, Got, GotRow, WantRow
 from supervm.plugins.consensus.bft.messages import encode
 from supervm.types.block import BlockHeader
+from supervm.types.errors import ProofInvalid
 from supervm.types.finality import FinalityProof
 
 ROWS_AT_ONCE = 16
@@ -74,5 +75,10 @@ class Mending:
     def _prove(self, header: BlockHeader, certificate: bytes) -> None:
         proof = FinalityProof.decode(certificate)
         proof.check_of(header.digest())
-        validators = self._application.validators(proof.finalisation.epoch)
+        if proof.finalisation.epoch != header.epoch:
+            raise ProofInvalid("ProofInvalid", "a finalisation of another epoch", proof.finalisation.epoch)
+        try:
+            validators = self._application.validators(header.epoch)
+        except ApplicationError as error:  # so old that its set isn't known here any more
+            raise ProofInvalid("ProofInvalid", str(error), header.epoch) from error
         verify_certificate(proof.finalisation, self._application.chain_id, validators)
