@@ -19,7 +19,7 @@ What every method keeps
     Errors: `ApplicationError` is a bug or misuse of the engine; bad transactions are values (`Refused`).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol, runtime_checkable
 
@@ -27,7 +27,7 @@ import attrs
 
 from supervm.contracts.roles import NodeMustStop
 from supervm.types.batch import Batch
-from supervm.types.block import Block
+from supervm.types.block import Block, BlockHeader
 from supervm.types.claims import Examined
 from supervm.types.validators import ValidatorSet
 
@@ -387,3 +387,28 @@ class CertifyingApplication(Application, Protocol):
 
     def recall(self, executed: Sequence[ExecutedFacts]) -> None:
         """Facts of blocks below the tip, which the engine kept over a restart: later headers show them."""
+
+
+@runtime_checkable
+class Mendable(Protocol):
+    """An application whose ledger gets rows back that are damaged here and good on other nodes (STO-43).
+
+    A row is named by its key in the ledger. Its value is judged here by what the ledger knows besides, so it
+    may come from anybody.
+    """
+
+    def fetching(self) -> AbstractContextManager[None]:
+        """Other nodes are asked for what is lacking, for the length of a `with`."""
+
+    async def row(self, key: bytes, height: int) -> bytes | None:
+        """A row for another node, a state entry as it is after `height`, as far as that is known; None where
+        there is none here that is good, or it is no one's business."""
+
+    async def lacking(self) -> tuple[bytes, ...]:
+        """Wait until rows are damaged that other nodes may have; their keys."""
+
+    async def mend(self, key: bytes, value: bytes, prove: Callable[[BlockHeader, bytes], None]) -> bool:
+        """A row as another node gave it: whether it was right, and is served again.
+
+        `prove(header, certificate)` raises `InvalidInput` where that doesn't prove the block final.
+        """

@@ -20,6 +20,7 @@ from supervm.plugins.consensus.bft.driver.executing import Committed as Executed
 from supervm.plugins.consensus.bft.driver.executing import Executor
 from supervm.plugins.consensus.bft.driver.halting import Halted
 from supervm.plugins.consensus.bft.driver.kept import KeptBlocks
+from supervm.plugins.consensus.bft.driver.mending import Mending
 from supervm.plugins.consensus.bft.driver.posting import Post
 from supervm.plugins.consensus.bft.driver.receiving import Incoming, Reception
 from supervm.plugins.consensus.bft.driver.timers import Timers
@@ -99,6 +100,7 @@ class Follower:
         self._tip = tip
         self._kept = KeptBlocks(store)
         self._post = Post(ctx, peers)
+        self._mending = Mending(ctx, application, peers, self._post)
         self._reception = Reception(ctx, peers)
         self._answers = Answers(application, self._kept, lambda want: (), self._answer)
         self._executor = Executor(
@@ -155,6 +157,7 @@ class Follower:
             nursery.start_soon(self._timers.run)
             nursery.start_soon(self._post.run)
             nursery.start_soon(self._answers.run)
+            nursery.start_soon(self._mending.run)
             nursery.start_soon(self._executor.run)
             nursery.start_soon(self._verify)
             nursery.start_soon(self._keep_connected)
@@ -208,6 +211,7 @@ class Follower:
             case Get(wants):
                 self._answers.put(incoming.peer, wants)
             case Got():
+                self._mending.give(incoming.message)
                 self._tell(Received(incoming.peer, incoming.message))
 
     def _answer(self, peer: bytes, answer: Got) -> None:

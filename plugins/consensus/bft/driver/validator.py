@@ -53,6 +53,7 @@ from supervm.plugins.consensus.bft.driver.journal import (
     read_records,
 )
 from supervm.plugins.consensus.bft.driver.kept import KeptBlocks
+from supervm.plugins.consensus.bft.driver.mending import Mending
 from supervm.plugins.consensus.bft.driver.posting import Post
 from supervm.plugins.consensus.bft.driver.receiving import Incoming, Reception
 from supervm.plugins.consensus.bft.driver.waiting import WaitingCertificates
@@ -135,6 +136,7 @@ class Validator:
         self._disk = Disk(ctx, store)
         self._kept = KeptBlocks(store)
         self._post = Post(ctx, peers)
+        self._mending = Mending(ctx, application, peers, self._post)
         self._reception = Reception(ctx, peers)
         self._peers = peers
         self._questions = Questions(ctx, peers, self._ask)
@@ -315,6 +317,7 @@ class Validator:
             nursery.start_soon(self._post.run)
             nursery.start_soon(self._questions.run)
             nursery.start_soon(self._answers.run)
+            nursery.start_soon(self._mending.run)
             nursery.start_soon(self._executor.run)
             nursery.start_soon(self._applier.run)
             nursery.start_soon(self._examine)
@@ -390,6 +393,7 @@ class Validator:
             case Batch():
                 self._executor.give(message)
             case Got(items):
+                self._mending.give(message)
                 for item in items:
                     match item:
                         case Batch():
