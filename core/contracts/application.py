@@ -21,6 +21,7 @@ What every method keeps
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import attrs
@@ -94,11 +95,13 @@ class Refused:
 class NodeIdentity:
     """Who this node is: its id, its ed25519 public key, and the use, never the bytes, of its private key.
 
-    `node_id = blake3("supervm/node/v1" || u8 suite || public key)`.
+    `node_id = blake3("supervm/node/v1" || u8 suite || public key)`. `founding`: where a file says, if it is
+    there, that nothing was ever said with this key (CONS-67); None where nobody knows of one.
     """
 
     node_id: bytes
     public_key: bytes
+    founding: Path | None = None
     _sign: Any = attrs.field(repr=False, eq=False)
 
     def sign(self, message: bytes) -> bytes:
