@@ -617,7 +617,10 @@ class Chain:
             [receipt.digest for receipt in heads], _next_nonces(pending.transactions, changes), now_s
         )
         for data in block.transactions:
-            self._in_hand.pop(data, None)
+            entry = self._in_hand.pop(data, None)
+            if entry is not None:
+                # The engine asks next what they used up.
+                self._decoded.put(data, entry.transaction)
         self.news.committed(
             block,
             receipts,
