@@ -1,10 +1,11 @@
 """What must hold after every event, whoever is hostile: judged on what honest validators say and decide."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 
 import attrs
 
+from supervm.execution.errors import Code
 from supervm.execution.footprint import nonce_lock
 from supervm.plugins.consensus.bft import messages
 from supervm.plugins.consensus.bft.driver.posting import unpack
@@ -62,13 +63,13 @@ class Oracles:
     _slots: dict[bytes, list[bytes]] = attrs.Factory(dict)
     _fast_slots: dict[tuple[int, bytes], bytes] = attrs.Factory(dict)
     fast_final: dict[bytes, bytes] = attrs.Factory(dict)
-    _passed: dict[tuple[int, int], int] = attrs.Factory(dict)
-    _in_view: dict[tuple[int, int], int] = attrs.Factory(dict)
+    _passed: dict[tuple[int, int, int], int] = attrs.Factory(dict)
+    _in_view: dict[tuple[int, int, int], int] = attrs.Factory(dict)
 
     # What is sent
 
-    def on_sent(self, number: int, payload: bytes) -> None:
-        """A validator lets messages go."""
+    def on_sent(self, number: int, target: int, payload: bytes) -> None:
+        """A validator lets messages go, to one of the others."""
         is_honest = self.is_honest(number)
         for frame in unpack(payload):
             message = read_frame(frame)
@@ -77,15 +78,15 @@ class Oracles:
             elif isinstance(message, Proposal):
                 self._blocks.setdefault(message.block.digest(), message.block)
             if is_honest and message is not None:
-                self._honest(number, message)
+                self._honest(number, target, message)
 
-    def _honest(self, number: int, message: Message) -> None:
+    def _honest(self, number: int, target: int, message: Message) -> None:
         match message:
             case Proposal(epoch, view, block):
                 self._say(number, epoch, VoteKind.PROPOSAL, view, block.digest())
             case ViewVote(kind, epoch, view, digest):
                 self._say(number, epoch, kind, view, digest)
-                self._enter(number, epoch, view)
+                self._enter((number, target, epoch), view)
                 if kind is VoteKind.NOTARIZE:
                     self._notarize(number, digest)
                 other = _AGAINST.get(kind)
@@ -93,7 +94,7 @@ class Oracles:
                     self.fail("contradiction", f"{number} says finalize and nullify of view {view}")
             case Certificate():
                 self._prove(number, message)
-                at = number, message.epoch
+                at = number, target, message.epoch
                 self._passed[at] = max(message.view, self._passed.get(at, 0))
             case Effects():
                 self._sign_effects(number, message)
@@ -134,9 +135,13 @@ class Oracles:
             if self.is_honest(each) and not is_own and (each, digest) not in self._accepted:
                 self.fail("proof", f"{number} takes an accept that {each} never gave")
 
+    def _is_quorum(self, numbers: Iterable[int]) -> bool:
+        # By its own arithmetic: this judges the product's.
+        weights = [each.weight for each in self.validators.members]
+        return 3 * sum(weights[each] for each in numbers) > 2 * sum(weights)
+
     def _quorum(self, number: int, bitmap: bytes) -> None:
-        members = self.validators.members
-        if not self.validators.is_quorum(sum(members[each].weight for each in numbers_of(bitmap))):
+        if not self._is_quorum(numbers_of(bitmap)):
             self.fail("proof", f"{number} takes a certificate of no quorum")
 
     def _notarize(self, number: int, digest: bytes) -> None:
@@ -158,12 +163,12 @@ class Oracles:
         elif header.root_height and self.roots[header.root_height] != header.state_root:
             self.fail("root", f"{number} votes for a wrong root of {header.root_height}")
 
-    def _enter(self, number: int, epoch: int, view: int) -> None:
-        """Who comes from one view to the next has sent on the certificate by which it came."""
-        at = number, epoch
+    def _enter(self, at: tuple[int, int, int], view: int) -> None:
+        """Who says something of a view to a peer has sent it the certificate that ended the view before,
+        if it was in that one."""
         before = self._in_view.get(at)
         if before == view - 1 and self._passed.get(at, 0) < before:
-            self.fail("spread", f"{number} came to view {view} and keeps the certificate to itself")
+            self.fail("spread", f"{at[0]} is in view {view} and didn't tell {at[1]} how view {before} ended")
         self._in_view[at] = max(view, before or 0)
 
     # FAST
@@ -177,9 +182,8 @@ class Oracles:
             signers = self._signers.setdefault(name, set())
             signers.add(number)
             # Those who aren't honest may sign for anybody who asks, unseen.
-            members = enumerate(self.validators.members)
-            weight = sum(one.weight for at, one in members if at in signers or not self.is_honest(at))
-            if self.validators.is_quorum(weight):
+            everyone = range(len(self.validators.members))
+            if self._is_quorum(at for at in everyone if at in signers or not self.is_honest(at)):
                 self._finish(message.epoch, each.transaction, each.effects)
 
     def _finish(self, epoch: int, transaction: bytes, effects: bytes) -> None:
@@ -193,7 +197,7 @@ class Oracles:
         """What a final block did: nothing certified comes out void, and what was signed is what happened."""
         for receipt in receipts:
             name = receipt.digest.hex()[:16]
-            if receipt.status is Status.VOID or receipt.code == "fee_unfunded":
+            if receipt.status is Status.VOID or receipt.code in (Code.FEE_UNFUNDED, Code.INSUFFICIENT_FUNDS):
                 self.fail(
                     "outcome", f"{name} in final block {height} is {receipt.status.name} {receipt.code}"
                 )

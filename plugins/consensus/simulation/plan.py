@@ -44,6 +44,7 @@ class Ask(Enum):
     TWICE = "two transactions of one nonce"
     OBJECT = "makes and changes an object"
     OBJECT_TWICE = "changes one version of an object twice"
+    OVERSPEND = "spends its funds twice, and so does who is paid"
 
 
 @attrs.frozen
@@ -169,7 +170,7 @@ def _crashing(rng: random.Random, plan: Plan) -> Plan:
 def _requests(rng: random.Random, count: int, heal_s: float) -> tuple[Request, ...]:
     found = []
     for _ in range(rng.randint(3, 10)):
-        ask = rng.choices(list(Ask), (6, 2, 2, 1))[0]
+        ask = rng.choices(list(Ask), (6, 2, 2, 1, 1))[0]
         nodes = rng.sample(range(count), 2)
         found.append(Request(round(rng.uniform(0, heal_s), 6), rng.randrange(USERS), ask, tuple(nodes)))
     return tuple(sorted(found, key=lambda each: each.at_s))
