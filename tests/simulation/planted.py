@@ -72,7 +72,7 @@ def _objects_twice() -> tuple[Request, ...]:
     """Objects are made, and then changed twice."""
     made = tuple(Request(round(0.3 + 0.01 * each, 6), each, Ask.OBJECT, (0, 1)) for each in range(USERS))
     return made + tuple(
-        Request(round(1.8 + 0.1 * each, 6), each, Ask.OBJECT_TWICE, (0, 1)) for each in range(USERS)
+        Request(round(1.8 + 0.1 * each, 6), each, Ask.OBJECT_TWICE, (1, 0)) for each in range(USERS)
     )
 
 
