@@ -15,6 +15,7 @@ from supervm.chain.admission import Admission, Answer
 from supervm.chain.claiming import examine_transactions, used_keys, used_slots
 from supervm.chain.events import EventLog
 from supervm.chain.examine import ChainRules
+from supervm.chain.examine import Examined as ExaminedBytes
 from supervm.chain.examine import refused as refusal
 from supervm.chain.fast import FastLane, Now
 from supervm.chain.figures import ChainFigures
@@ -27,6 +28,7 @@ from supervm.chain.recent import Recent
 from supervm.chain.room import Room
 from supervm.chain.roots import covered_receipts_root
 from supervm.chain.snapshots import SnapshotKeeper
+from supervm.chain.validator_sets import ValidatorSets
 from supervm.chain.verifying import Examiner
 from supervm.contracts.application import (
     AlreadyDriven,
@@ -62,13 +64,15 @@ from supervm.kernel.component import Context, Health, HealthState
 from supervm.storage.errors import Pruned
 from supervm.storage.ledger import Ledger, Staged
 from supervm.types.batch import Batch
-from supervm.types.block import Block
+from supervm.types.block import ORDERING_OPERATIONS, Block
 from supervm.types.claims import Examined, Facts
 from supervm.types.digests import ZERO
 from supervm.types.errors import InvalidInput
 from supervm.types.genesis import Genesis
 from supervm.types.packed_receipts import PackedReceipts, ReceiptHead, heads_of
+from supervm.types.plain import PlainTransaction, sender_of
 from supervm.types.receipt import Receipt, Status
+from supervm.types.stakes import STAKES_KEY
 from supervm.types.state import ACCOUNT, Account
 from supervm.types.transaction import Lane, Transaction
 from supervm.types.validators import ValidatorSet
@@ -120,8 +124,10 @@ class Chain:
         threads: int,
         inflight_max: int,
         signatures_remembered: int,
+        sets: ValidatorSets,
     ) -> None:
         self.genesis = genesis
+        self.sets = sets
         self.ledger = ledger
         self.gas = gas
         self.gas_state = gas_state
@@ -208,8 +214,10 @@ class Chain:
         )
 
     def validators(self, epoch: int) -> ValidatorSet:
-        """The set is the genesis's in every epoch: nothing changes it yet."""
-        return self.genesis.validators
+        return self.sets.of_epoch(epoch)
+
+    def next_validators(self, height: int) -> ValidatorSet:
+        return self.sets.after(height)
 
     async def health(self) -> Health:
         if self.room.reason:
@@ -230,6 +238,7 @@ class Chain:
         finally:
             self._engine = None
             self._pending = None
+            self.sets.unchanged()
             self._in_hand.clear()
             self.mempool.release(self._ctx.clock.monotonic())
             self.wake()
@@ -289,13 +298,15 @@ class Chain:
                 self.tell_dropped([dropped])
 
     def measure(self, transactions: Sequence[bytes]) -> BatchSums:
-        schedule = self.gas.schedule
-        gas = schedule.fold_batch
-        for data in transactions:
-            transaction = self.decode(data)
-            body = transaction.body
-            gas += self.gas.intrinsic(len(data), ()) if body.lane is Lane.PRIVATE else body.gas_limit
+        gas = self.gas.schedule.fold_batch + sum(self._gas_of(self.decode(data)) for data in transactions)
         return BatchSums(size_bytes=sum(map(len, transactions)), count=len(transactions), gas=gas)
+
+    def _gas_of(self, transaction: Transaction) -> int:
+        """What a transaction counts for in its batch (CONS-1)."""
+        if isinstance(transaction, PlainTransaction):
+            return transaction.plain.gas_limit
+        body = transaction.body
+        return self.gas.intrinsic(len(transaction.data), ()) if body.lane is Lane.PRIVATE else body.gas_limit
 
     async def check(self, batch: Batch, past: Sequence[Batch], locks: Mapping[bytes, bytes]) -> Verdict:
         unknown = [data for data in batch.transactions if data not in self._in_hand]
@@ -329,16 +340,22 @@ class Chain:
     async def examine(self, transactions: Sequence[bytes], past: Sequence[Batch]) -> Examined:
         unknown = [data for data in transactions if data not in self._in_hand]
         judged = dict(zip(unknown, await self.examiner.examine(unknown), strict=True))
-        wrong = {
-            index: one.code
-            for index, data in enumerate(transactions)
-            if isinstance(one := judged.get(data), Refused)
-        }
+        wrong: dict[int, str] = {}
+        decoded: list[Transaction] = []
         try:
-            decoded = [self.decode(data) for data in transactions]
-            gas_sum = self.measure(transactions).gas
+            for index, data in enumerate(transactions):
+                found = judged.get(data)
+                if isinstance(found, ExaminedBytes):
+                    # Its block will ask for it.
+                    self._decoded.put(data, found.transaction)
+                    decoded.append(found.transaction)
+                    continue
+                if found is not None:
+                    wrong[index] = found.code
+                decoded.append(self.decode(data))
         except InvalidInput as error:
             return Examined(Facts(self.ledger.tip.height, {}, {}), (), malformed=str(error))
+        gas_sum = self.gas.schedule.fold_batch + sum(map(self._gas_of, decoded))
         keys = {key for each in decoded for key in admission_keys(each)}
         before = [self.decode(data).digest for each in past for data in each.transactions]
         while True:
@@ -424,7 +441,8 @@ class Chain:
 
     async def verify(self, operations: Sequence[bytes]) -> str:
         await trio.lowlevel.checkpoint()
-        return f"{len(operations)} system operations, and none is known" if operations else ""
+        unknown = [each for each in operations if each[:1] not in ORDERING_OPERATIONS]
+        return f"{len(unknown)} system operations that are not known" if unknown else ""
 
     async def execute(self, block: OrderedBlock) -> Executed:
         async with self._executing:
@@ -435,7 +453,7 @@ class Chain:
                 raise WrongParent(
                     "the block doesn't follow the tip", block.height, f"the tip is at height {tip.height}"
                 )
-            if block.operations:
+            if any(each[:1] not in ORDERING_OPERATIONS for each in block.operations):
                 raise BlockInvalid("a system operation that is not known", block.height)
             transactions = self._decode_all(block)
             began_s = self._ctx.clock.monotonic()
@@ -448,6 +466,7 @@ class Chain:
                 limits=self.genesis.limits,
                 transactions=transactions,
                 executed=await self.ledger.known([each.digest for each in transactions]),
+                granted=self.genesis.validators,
             )
             result = await self._run(given)
             staged = await self.ledger.stage(result.changes, block.height)
@@ -461,6 +480,10 @@ class Chain:
                 outcomes=_outcomes(heads_of(result.receipts)),
             )
             base_price = self.gas.base_price(self.gas_state if gas_state is None else gas_state)
+            if STAKES_KEY in result.changes:
+                self.sets.executed(block.height, result.changes[STAKES_KEY])
+            else:
+                self.sets.unchanged()
             self._pending = Pending(block, transactions, result, staged, executed, base_price)
             return executed
 
@@ -485,14 +508,13 @@ class Chain:
         parent = self.ledger.tip_header
         covered = [await self._roots_at(height) for height in range(parent.root_height + 1, root_height + 1)]
         at = covered[-1] if covered else await self._roots_at(root_height)
-        validators = self.genesis.validators.digest()
         return HeaderFacts(
             root_height=root_height,
             state_root=at.state_root,
             receipts_root=covered_receipts_root([each.receipts_root for each in covered]),
             base_price=at.base_price,
-            validators_digest=validators,
-            next_validators_digest=validators,
+            validators_digest=self.sets.of_epoch(self.epoch).digest(),
+            next_validators_digest=self.sets.after(root_height).digest(),
         )
 
     async def _roots_at(self, height: int) -> Roots:
@@ -526,12 +548,19 @@ class Chain:
             shown, computed = getattr(header, name), getattr(facts, name)
             if shown != computed:
                 raise RootMismatch(f"the header's {name} isn't what this node computed", shown, f"{computed}")
+        if header.next_validators_digest not in (ZERO, facts.next_validators_digest):
+            raise RootMismatch(
+                "the next set isn't what this node computed",
+                header.next_validators_digest,
+                f"{facts.next_validators_digest!r}",
+            )
         receipts = PackedReceipts.of(pending.result.receipts)
         names = [head.digest for head in receipts.heads]
         wrong = self.fast.overlay.mismatch(names, lambda at: Receipt.effects_digest_of(receipts.encoded[at]))
         if wrong:
             raise EffectsMismatch("a block folds other effects than were applied", wrong)
         try:
+            await self.sets.write(header)
             await self.ledger.commit(block, pending.result.receipts, certificate, pending.staged)
         except DiskFull as error:
             self.room.refused(error)
@@ -555,7 +584,11 @@ class Chain:
             Roots(pending.executed.state_root, pending.executed.receipts_root, pending.base_price),
         )
         self._pending = None
+        self.sets.settle(header)
         self.fast.overlay.folded([head.digest for head in heads])
+        if header.next_validators_digest != ZERO:
+            # What no block of the epoch holds is void with it, and may be certified anew (CONS-53).
+            self.fast.forget()
         came = [self.mempool.since_s(receipt.digest) for receipt in heads]
         dropped = self.mempool.settle(
             [receipt.digest for receipt in heads], _next_nonces(pending.transactions, changes), now_s
@@ -675,7 +708,7 @@ def _next_nonces(
 ) -> dict[bytes, int]:
     """The next nonce of each sender whose account a block changed."""
     nonces = {}
-    for sender in {transaction.body.sender for transaction in transactions}:
+    for sender in {sender_of(transaction) for transaction in transactions}:
         data = changes.get(ACCOUNT + sender)
         if data is not None:
             nonces[sender] = Account.decode(data).nonce

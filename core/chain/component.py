@@ -14,6 +14,7 @@ from supervm.chain.keeping import PruneFigures, Pruning, UsageFigures, keep_coun
 from supervm.chain.mempool import MempoolBounds
 from supervm.chain.room import Room, RoomRules
 from supervm.chain.snapshots import SnapshotFigures, SnapshotKeeper, SnapshotRules
+from supervm.chain.validator_sets import read_validator_sets
 from supervm.contracts.application import NodeIdentity
 from supervm.contracts.gas import GasPolicy
 from supervm.contracts.roles import Role
@@ -213,6 +214,7 @@ async def open_chain(ctx: Context, config: LedgerConfig) -> AsyncIterator[Chain]
             threads=options.admission_threads or min(4, os.cpu_count() or 1),
             inflight_max=options.admission_inflight_max,
             signatures_remembered=options.signatures_remembered,
+            sets=await read_validator_sets(store, config.genesis, ledger),
         )
         for _ in range(chain.examiner.threads):
             ctx.nursery.start_soon(chain.examiner.run_worker)

@@ -36,6 +36,10 @@ class FastLane:
         self._get_state = get_state
         self._now = now
 
+    def forget(self) -> None:
+        """An epoch ended: nothing that no block of it holds has happened, nor will it."""
+        self.overlay = Overlay()
+
     async def apply(self, batch: Digest, transactions: Sequence[Transaction]) -> list[FastApplied]:
         """Apply a certified batch's FAST transactions, in order, as far as they can be; and what waited.
 
@@ -68,25 +72,30 @@ class FastLane:
     async def _try(self, asked: Sequence[Waiting]) -> list[FastApplied]:
         effects: dict[Digest, list[tuple[int, Digest, Digest]]] = {each.batch: [] for each in asked}
         later: dict[Digest, int] = {}
+        overlay = self.overlay
         for first in range(0, len(asked), CHUNK):
-            for each, effect in await self._try_some(asked[first : first + CHUNK]):
+            for each, effect in await self._try_some(overlay, asked[first : first + CHUNK]):
                 if effect is not None:
                     effects[each.batch].append((each.index, each.transaction.digest, effect))
-                elif len(self.overlay.waiting) < WAITING_MAX:
-                    self.overlay.waiting.append(each)
+                elif len(overlay.waiting) < WAITING_MAX:
+                    overlay.waiting.append(each)
                     later[each.batch] = later.get(each.batch, 0) + 1
         return [
             FastApplied(batch=batch, effects=tuple(done), waiting=later.get(batch, 0))
             for batch, done in effects.items()
         ]
 
-    async def _try_some(self, asked: Sequence[Waiting]) -> list[tuple[Waiting, Digest | None]]:
+    async def _try_some(
+        self, overlay: Overlay, asked: Sequence[Waiting]
+    ) -> list[tuple[Waiting, Digest | None]]:
         """Those that were applied, with their effects digest, and those that wait."""
-        overlay = self.overlay
         while True:
             now = self._now()
             keys = keys_of([each.transaction for each in asked], self._gas, now.gas_state)
             state = await self._get_state(keys)
+            if self.overlay is not overlay:
+                # Their epoch ended meanwhile.
+                return []
             # What was read is of one block, and from here on there is no checkpoint.
             if self._now().height == now.height:
                 break

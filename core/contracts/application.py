@@ -371,6 +371,9 @@ class CertifyingApplication(Application, Protocol):
         """Of the transactions of a committed block: the slots that the state has moved past (CONS-15), and
         their digests."""
 
+    def next_validators(self, height: int) -> ValidatorSet:
+        """The set that an epoch hands over to which ends on the state after this executed block (CONS-54)."""
+
     @property
     def oldest_block(self) -> int:
         """The height from which on `block` gives committed blocks: those below were pruned, or never here."""

@@ -31,6 +31,7 @@ from supervm.execution.objects import (
     transfer_object,
     use_inputs,
 )
+from supervm.execution.staking import add_stake, leave_set, withdraw_stake
 from supervm.execution.supply import check_conservation
 from supervm.execution.tokens import burn, create_token, mint, transfer
 from supervm.execution.turn import Meter, Turn
@@ -46,12 +47,16 @@ from supervm.types.operations import (
     ObjectMutate,
     ObjectShare,
     ObjectTransfer,
+    StakeAdd,
+    StakeLeave,
+    StakeWithdraw,
     TokenCreate,
     Transfer,
 )
 from supervm.types.receipt import ObjectVersion, Receipt, Status
 from supervm.types.state import ACCOUNT, NATIVE_TOKEN, TOKEN, Account, Object
 from supervm.types.transaction import Body, Lane, Transaction
+from supervm.types.validators import NOBODY, ValidatorSet
 
 OPERATIONS: dict[type, Callable[[Turn, Any, int], None]] = {
     Transfer: transfer,
@@ -64,6 +69,9 @@ OPERATIONS: dict[type, Callable[[Turn, Any, int], None]] = {
     ObjectShare: share_object,
     ObjectFreeze: freeze_object,
     ObjectDelete: delete_object,
+    StakeAdd: add_stake,
+    StakeLeave: leave_set,
+    StakeWithdraw: withdraw_stake,
 }
 
 
@@ -71,7 +79,8 @@ OPERATIONS: dict[type, Callable[[Turn, Any, int], None]] = {
 class BlockInput:
     """All that execution may know of a block. `timestamp_ms` is UTC milliseconds, from the header.
 
-    `executed` are the digests, of those in this block, that earlier blocks have executed.
+    `executed` are the digests, of those in this block, that earlier blocks have executed. `granted` is the
+    validator set of genesis, whose weights count beside stakes.
     """
 
     height: int
@@ -82,6 +91,7 @@ class BlockInput:
     transactions: Sequence[Transaction]
     proposer: bytes = NO_NODE
     executed: Collection[bytes] = frozenset()
+    granted: ValidatorSet = NOBODY
 
 
 @attrs.frozen
@@ -154,7 +164,17 @@ def execute_transaction(run: BlockRun, transaction: Transaction, index: int) -> 
     written = raise_versions(state, transaction, objects)
     meter = Meter(body.gas_limit)
     inputs = {declared.id: declared for declared in body.inputs}
-    turn = Turn(transaction, state, run.gas.schedule, run.block.limits, meter, inputs, written)
+    turn = Turn(
+        transaction,
+        state,
+        run.gas.schedule,
+        run.block.limits,
+        meter,
+        inputs,
+        written,
+        epoch=run.block.epoch,
+        granted=run.block.granted,
+    )
     failed_written = dict(written)
 
     funded = state.balance(body.fee_payer, quote.token) >= quote.reserve

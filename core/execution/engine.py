@@ -12,7 +12,7 @@ executed. `TwinEngine` is the specification; `NativeEngine` is C, with a bounded
 
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from itertools import accumulate
 from typing import TYPE_CHECKING, Protocol
 
@@ -26,6 +26,7 @@ from supervm.execution.working import GAS_STATE_KEY, Fetched
 from supervm.hardware import fastpath
 from supervm.types.changes import PackedChanges
 from supervm.types.packed_receipts import PackedReceipts
+from supervm.types.state import SYSTEM
 
 if TYPE_CHECKING:
     from supervm.hardware.fastpath import engine as native
@@ -133,7 +134,8 @@ class _NativeRun:
 class NativeEngine:
     """The C engine, with at most `bytes_max` of the state in memory, on `threads` threads.
 
-    A gas policy whose rule C doesn't know is executed by the specification. `seed`: 32 random bytes.
+    A gas policy or an operation that C doesn't know is executed by the specification. `seed`: 32 random
+    bytes.
     """
 
     name = "native"
@@ -145,6 +147,7 @@ class NativeEngine:
         self._mode = native.Mode[mode.upper()]
         self._inner = native.NativeEngine(native.Pool(threads), seed, bytes_max=bytes_max)
         self._twin = TwinEngine()
+        self._unknown = native.BadTransaction
 
     def open_block(
         self, block: BlockInput, gas: GasPolicy, gas_state: bytes
@@ -162,10 +165,18 @@ class NativeEngine:
         offsets = array("Q", accumulate(map(len, [each.data for each in transactions]), initial=0))
         digests = b"".join([each.digest for each in transactions])
         data = b"".join([each.data for each in transactions])
-        with self._inner.open_block(
-            native_facts(block, gas, rule), data, offsets, digests, sorted(block.executed)
-        ) as inner:
-            yield _NativeRun(block, gas, gas_state, inner, self._mode, self._told)
+        with ExitStack() as stack:
+            try:
+                inner = stack.enter_context(
+                    self._inner.open_block(
+                        native_facts(block, gas, rule), data, offsets, digests, sorted(block.executed)
+                    )
+                )
+            except self._unknown:
+                # An operation that C doesn't know, since these were decoded: stakes are rare.
+                yield stack.enter_context(self._twin.open_block(block, gas, gas_state))
+            else:
+                yield _NativeRun(block, gas, gas_state, inner, self._mode, self._told)
 
     def _told(self, stats: "native.Stats") -> None:
         self.last = stats
@@ -174,7 +185,8 @@ class NativeEngine:
         if isinstance(changes, PackedChanges) and GAS_STATE_KEY not in changes:
             self._inner.load(changes.data, changes.count)
             return
-        kept = [(key, value) for key, value in changes.items() if key != GAS_STATE_KEY]
+        # Of system values C knows none.
+        kept = [(key, value) for key, value in changes.items() if key[:1] != SYSTEM]
         self._inner.load(pack_entries(kept), len(kept))
 
     def forget(self) -> None:

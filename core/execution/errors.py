@@ -71,6 +71,13 @@ class Code(StrEnum):
     IMMUTABLE_OBJECT = "ImmutableObject"
     UNDECLARED_ACCESS = "UndeclaredAccess"
     ACCESS_USED = "AccessUsed"
+    STAKE_KEY = "StakeKey"
+    STAKE_TOO_LOW = "StakeTooLow"
+    STAKE_UNKNOWN = "StakeUnknown"
+    STAKE_LEAVING = "StakeLeaving"
+    STAKE_BOUND = "StakeBound"
+    STAKES_FULL = "StakesFull"
+    LAST_VALIDATOR = "LastValidator"
     # void: nothing happened, not even a fee
     WRONG_CHAIN = "WrongChain"
     EXPIRED = "Expired"

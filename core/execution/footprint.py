@@ -9,7 +9,16 @@ from supervm.types.claims import NONCE_LOCK as NONCE_LOCK
 from supervm.types.claims import OBJECT_LOCK as OBJECT_LOCK
 from supervm.types.claims import SPONSOR_NONCE_LOCK as SPONSOR_NONCE_LOCK
 from supervm.types.claims import object_lock as object_lock
-from supervm.types.operations import Burn, Mint, ObjectCreate, TokenCreate, Transfer
+from supervm.types.operations import (
+    STAKING,
+    Burn,
+    Mint,
+    ObjectCreate,
+    StakeAdd,
+    TokenCreate,
+    Transfer,
+)
+from supervm.types.stakes import ESCROW, STAKES_KEY
 from supervm.types.state import (
     ACCOUNT,
     BALANCE,
@@ -48,7 +57,7 @@ def entry_key(address: Address, token: bytes) -> bytes:
 
 
 def touched_keys(transaction: Transaction) -> frozenset[bytes]:
-    """Every state key that executing the transaction may read or write, system values left out."""
+    """Every state key that executing the transaction may read or write, the gas policy's left out."""
     body = transaction.body
     sender = body.sender
     keys = {ACCOUNT + sender, ACCOUNT + body.fee_payer, entry_key(body.fee_payer, body.gas_token)}
@@ -69,6 +78,8 @@ def touched_keys(transaction: Transaction) -> frozenset[bytes]:
             case ObjectCreate():
                 keys.add(OBJECT + object_id(transaction.digest, objects_created))
                 objects_created += 1
+            case _ if isinstance(operation, STAKING):
+                keys.update((STAKES_KEY, ACCOUNT + ESCROW))
     return frozenset(keys)
 
 
@@ -106,6 +117,8 @@ def max_spend(transaction: Transaction) -> dict[tuple[Address, bytes], int]:
                 count(body.sender, token, sum([output.amount for output in outputs]))
             case Burn(token, amount):
                 count(body.sender, token, amount)
+            case StakeAdd(amount):
+                count(body.sender, NATIVE_TOKEN, amount)
     return spend
 
 

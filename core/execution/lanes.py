@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from supervm.execution.errors import LaneRefused
-from supervm.types.operations import Burn, Mint, Transfer
+from supervm.types.operations import STAKING, Burn, Mint, Transfer
 from supervm.types.state import Object, OwnerKind
 from supervm.types.transaction import PAYLOAD_NATIVE, Lane, Transaction
 
@@ -83,7 +83,8 @@ def owner_kinds(transaction: Transaction, objects: Mapping[bytes, Object | None]
 def shared_state(transaction: Transaction, objects: Mapping[bytes, Object | None]) -> str:
     """The first shared thing that the transaction touches, in words; "" if there is none.
 
-    A Shared input, whatever its access; or the supply of a token that exists, which is no input.
+    A Shared input, whatever its access; or the supply of a token that exists, or the stakes, which are no
+    inputs.
     """
     for declared in transaction.body.inputs:
         found = objects[declared.id]
@@ -92,6 +93,8 @@ def shared_state(transaction: Transaction, objects: Mapping[bytes, Object | None
     for operation in transaction.operations:
         if type(operation) is Mint or type(operation) is Burn:
             return f"the supply of token 0x{operation.token.hex()}"
+        if isinstance(operation, STAKING):
+            return "the list of stakes"
     return ""
 
 

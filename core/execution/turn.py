@@ -8,6 +8,7 @@ from supervm.execution.working import WorkingState
 from supervm.types.limits import Limits
 from supervm.types.receipt import Event, ObjectVersion
 from supervm.types.transaction import Input, Transaction
+from supervm.types.validators import NOBODY, ValidatorSet
 
 
 class Meter:
@@ -32,7 +33,8 @@ class Turn:
     """What the operations of one transaction share.
 
     `ended` are inputs whose declared access was used: transferred, shared, frozen or deleted. `written`
-    holds the new version of every input that got one, by id.
+    holds the new version of every input that got one, by id. `epoch` is the block's, `granted` the set that
+    genesis named.
     """
 
     transaction: Transaction
@@ -46,6 +48,8 @@ class Turn:
     deleted: list[ObjectVersion] = attrs.Factory(list)
     events: list[Event] = attrs.Factory(list)
     ended: set[bytes] = attrs.Factory(set)
+    epoch: int = 0
+    granted: ValidatorSet = NOBODY
 
     @property
     def sender(self) -> bytes:

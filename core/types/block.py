@@ -18,6 +18,11 @@ JUSTIFICATION_BYTES_MAX = 1024 * 1024
 ZERO = bytes(32)
 
 
+ORDERING_OPERATIONS = (b"\x0e", b"\x0f")
+"""First bytes of the system operations that concern ordering alone, epoch-done and end-epoch: executing them
+changes nothing."""
+
+
 @attrs.frozen(kw_only=True)
 class BlockHeader:
     """A block's header. `timestamp_ms` is UTC milliseconds; `base_price` micro base units per gas.

@@ -21,6 +21,7 @@ VOTE = b"supervm/vote/v1"
 EFFECTS = b"supervm/effects/v1"
 GENESIS = b"supervm/genesis/v1"
 LEADER = b"supervm/leader/v1"
+STAKE = b"supervm/stake/v1"
 
 DOMAINS = frozenset(
     {
@@ -37,6 +38,7 @@ DOMAINS = frozenset(
         EFFECTS,
         GENESIS,
         LEADER,
+        STAKE,
     }
 )
 

@@ -5,7 +5,7 @@ written for the common case, one transfer to one account; the others take the ge
 """
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 import attrs
@@ -121,6 +121,28 @@ class ObjectDelete:
     id: bytes
 
 
+@attrs.frozen
+class StakeAdd:
+    """Put coins of the sender at stake: his key, an ed25519 one, is a validator's from the next epoch on."""
+
+    TAG: ClassVar[int] = 16
+    amount: int
+
+
+@attrs.frozen
+class StakeLeave:
+    """Ask to be in no set from the next epoch on. The coins stay for the unbonding time."""
+
+    TAG: ClassVar[int] = 17
+
+
+@attrs.frozen
+class StakeWithdraw:
+    """Get the coins back, after the unbonding time."""
+
+    TAG: ClassVar[int] = 18
+
+
 Operation = (
     Transfer
     | TokenCreate
@@ -132,7 +154,12 @@ Operation = (
     | ObjectShare
     | ObjectFreeze
     | ObjectDelete
+    | StakeAdd
+    | StakeLeave
+    | StakeWithdraw
 )
+
+STAKING = (StakeAdd, StakeLeave, StakeWithdraw)
 
 
 def encode_operations(operations: Sequence[Operation]) -> bytes:
@@ -167,6 +194,8 @@ def _write(writer: Writer, operation: Operation) -> None:
             writer.bytes32(operation.id, "id").bytes32(operation.to, "to")
         case ObjectShare() | ObjectFreeze() | ObjectDelete():
             writer.bytes32(operation.id, "id")
+        case StakeAdd():
+            writer.u128(operation.amount, "amount")
 
 
 def decode_operations(payload: bytes, limits: Limits = DEFAULT_LIMITS) -> tuple[Operation, ...]:
@@ -190,9 +219,10 @@ def decode_operations(payload: bytes, limits: Limits = DEFAULT_LIMITS) -> tuple[
 
 def _read(reader: Reader, limits: Limits) -> Operation:
     tag = reader.u8("operation tag")
-    if tag >= len(_READERS):
-        raise DecodeError("UnknownFormat", "operation tag", tag, f"0 to {len(_READERS) - 1}")
-    return _READERS[tag](reader, limits)
+    read = _READERS.get(tag)
+    if read is None:
+        raise DecodeError("UnknownFormat", "operation tag", tag, "0 to 9, or 16 to 18")
+    return read(reader, limits)
 
 
 def _read_transfer(reader: Reader, limits: Limits) -> Transfer:
@@ -258,15 +288,22 @@ def _read_object_delete(reader: Reader, limits: Limits) -> ObjectDelete:
     return ObjectDelete(reader.bytes32("object_delete.id"))
 
 
-_READERS = (
-    _read_transfer,
-    _read_token_create,
-    _read_mint,
-    _read_burn,
-    _read_object_create,
-    _read_object_mutate,
-    _read_object_transfer,
-    _read_object_share,
-    _read_object_freeze,
-    _read_object_delete,
-)
+def _read_stake_add(reader: Reader, limits: Limits) -> StakeAdd:
+    return StakeAdd(reader.u128("stake_add.amount"))
+
+
+_READERS: dict[int, Callable[[Reader, Limits], Operation]] = {
+    0: _read_transfer,
+    1: _read_token_create,
+    2: _read_mint,
+    3: _read_burn,
+    4: _read_object_create,
+    5: _read_object_mutate,
+    6: _read_object_transfer,
+    7: _read_object_share,
+    8: _read_object_freeze,
+    9: _read_object_delete,
+    StakeAdd.TAG: _read_stake_add,
+    StakeLeave.TAG: lambda reader, limits: StakeLeave(),
+    StakeWithdraw.TAG: lambda reader, limits: StakeWithdraw(),
+}

@@ -84,3 +84,7 @@ class ValidatorSet:
         found = cls.read(reader)
         reader.finish("validators")
         return found
+
+
+NOBODY = ValidatorSet(())
+"""For who knows of no set."""

@@ -406,6 +406,12 @@ class Solo:
         application = self._application
         chain_id, epoch = application.chain_id, block.header.epoch
         validators = application.validators(epoch)
+        if len(validators.members) != 1:
+            raise ValidatorSetUnsupported(
+                "solo runs a chain of one validator",
+                f"stakes give epoch {epoch} {len(validators.members)} of them",
+                "choose another engine with --set consensus.use=bft",
+            )
         try:
             check_block(
                 block,

@@ -31,7 +31,8 @@ from supervm.types.validators import Validator, ValidatorSet
 
 PRICE = 10_000
 FUNDS = 10**15
-WAIT_S = 60.0
+WAIT_S = 240.0
+"""Far beyond what anything takes: a test that waits so long has failed."""
 
 
 def key(number: int) -> KeyPair:
@@ -122,18 +123,21 @@ class Network:
         if nonce is None:
             nonce = self.nonces.get(user, 0)
             self.nonces[user] = nonce + 1
-        operations: tuple[Operation, ...] = (Transfer(NATIVE_TOKEN, (Output(to, amount),)),)
+        return self.signed(self.users[user], nonce, Transfer(NATIVE_TOKEN, (Output(to, amount),)), lane)
+
+    def signed(self, pair: KeyPair, nonce: int, operation: Operation, lane: Lane = Lane.AUTO) -> Transaction:
+        """A transaction with one operation, by the owner of a key: a user, or a node."""
         body = Body(
             chain_id=self.genesis.chain_id,
-            sender=self.users[user].address,
+            sender=pair.address,
             nonce=nonce,
             lane=lane,
             gas_limit=200_000,
             max_price=PRICE,
             max_fee=0,
-            payload=encode_operations(operations),
+            payload=encode_operations((operation,)),
         )
-        return build(body, [self.users[user]])
+        return build(body, [pair])
 
     async def balance(self, number: int, address: bytes) -> int:
         """What a node's ledger says."""
@@ -178,6 +182,7 @@ async def network(
     config: BftConfig | None = None,
     transports: Sequence[Any] = (),
     begin: bool = True,
+    epoch_blocks: int = 3_600,
 ) -> AsyncIterator[Network]:
     """A network whose validators, unless `begin` is False, are open; closed at the end. Nodes that are no
     validators have the numbers after theirs."""
@@ -193,7 +198,8 @@ async def network(
         created_ms=1_700_000_000_000,
         development=True,
         validators=ValidatorSet(members),
-        accounts=tuple(sorted((each.address, FUNDS) for each in funded)),
+        accounts=tuple(sorted((each.address, FUNDS) for each in (*funded, *keys, *others))),
+        epoch_blocks=epoch_blocks,
     )
     memory = next(each for each in stores() if each.name == "memory")
     async with AsyncExitStack() as stack:

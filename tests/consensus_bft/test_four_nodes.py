@@ -5,7 +5,7 @@ from pathlib import Path
 import attrs
 
 from supervm.plugins.consensus.bft.branches import Branch
-from supervm.plugins.consensus.bft.driver.waiting import WaitingCertificates
+from supervm.plugins.consensus.bft.epochs.operations import Both
 from supervm.plugins.consensus.bft.leading import Content
 from supervm.types.receipt import Status
 
@@ -81,7 +81,7 @@ async def test_a_fast_transfer_is_final_by_effects_before_any_block_holds_it(tmp
     async with network(tmp_path) as net:
         for node in net.nodes.values():
             ordering = node.engine._validator._ordering  # type: ignore[union-attr]
-            assert isinstance(ordering._leading.pool, WaitingCertificates)
+            assert isinstance(ordering._leading.pool, Both)
             ordering._leading = attrs.evolve(ordering._leading, pool=NothingWaits())
         to = b"\x07" * 32
         sent = [net.transfer(user, to, 1) for user in (0, 0, 1)]

@@ -37,6 +37,7 @@ class Applier:
         self._applied = applied
         self._batches: deque[Digest] = deque()
         self._resume = False
+        self._stopped = False
         self._wake = trio.Event()
         self._gatherer = EffectsGatherer(epoch, validators)
         self._certified = ctx.metrics.counter(
@@ -48,13 +49,21 @@ class Applier:
 
     def put(self, batch: Digest) -> None:
         """Apply a batch whose past was put before it."""
-        self._batches.append(batch)
-        self._wake.set()
+        if not self._stopped:
+            self._batches.append(batch)
+            self._wake.set()
+
+    def stop(self) -> None:
+        """Apply nothing more ahead of its block: the epoch closes (CONS-51, rule 2)."""
+        self._stopped = True
+        self._resume = False
+        self._batches.clear()
 
     def resume(self) -> None:
         """A block came: what waits may go on."""
-        self._resume = True
-        self._wake.set()
+        if not self._stopped:
+            self._resume = True
+            self._wake.set()
 
     def gather(self, message: Effects) -> None:
         """Verified effects of a validator."""

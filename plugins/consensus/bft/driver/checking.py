@@ -96,6 +96,10 @@ class Checker:
                     for each in message.block.body.certificates:
                         found += self._builder_claim(each)
                 return found
+            case Batch() | BatchCertificate() if message.header.epoch != self._epoch.number:
+                return []
+            case Accept() | Effects() if message.epoch != self._epoch.number:
+                return []
             case Batch():
                 return self._builder_claim(message)
             case Accept() | Effects():

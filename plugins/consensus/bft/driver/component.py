@@ -12,8 +12,10 @@ from supervm.contracts.application import CertifyingApplication, Engine
 from supervm.contracts.consensus import CERTIFICATES, ConsensusStatus, ValidatorSetUnsupported
 from supervm.contracts.storage import KeyValueStore
 from supervm.contracts.transport import Transport
+from supervm.plugins.consensus.bft.driver.epoch import epoch_after
 from supervm.plugins.consensus.bft.driver.following import Follower, begin_follower
 from supervm.plugins.consensus.bft.driver.validator import WALK_MAX, Validator, begin_validator
+from supervm.plugins.consensus.bft.epochs.handover import EarlyMessages
 from supervm.types.batch import BATCH_BYTES_MAX, BATCH_TRANSACTIONS_MAX
 
 WALK_LIMIT = 4_096
@@ -50,21 +52,24 @@ async def open_bft(ctx: Context, config: BftConfig) -> AsyncIterator["Bft"]:
     application: CertifyingApplication = ctx.require(Role.APPLICATION)
     store: KeyValueStore = ctx.require(Role.STORAGE)
     identity = application.identity
-    engine = _judge(application)
+    engine = await _judge(application)
 
     def transports() -> tuple[Transport, ...]:
         return tuple(each for each in ctx.all(Role.TRANSPORT) if each.node_id == identity.node_id)
 
     walk_max = WALK_MAX
+    early = EarlyMessages()
 
-    async def begin(follows: bool) -> Validator | Follower:
-        if follows:
-            return await begin_follower(ctx, application, store, transports, stays=not engine.produces)
-        return await begin_validator(ctx, config, application, store, transports, walk_max)
+    async def begin(catches_up: bool) -> Validator | Follower:
+        produces = served.engine.produces
+        if catches_up or not produces:
+            return await begin_follower(ctx, application, store, transports, stays=not produces)
+        return await begin_validator(ctx, config, application, store, transports, walk_max, early)
 
     with ExitStack() as wheel:
         wheel.enter_context(application.driven(engine))
-        served = Bft(ctx, application, engine, await begin(follows=not engine.produces))
+        served = Bft(ctx, application, engine)
+        served.life = await begin(catches_up=False)
         stopped = trio.Event()
         scope = trio.CancelScope()
 
@@ -77,19 +82,22 @@ async def open_bft(ctx: Context, config: BftConfig) -> AsyncIterator["Bft"]:
                         await served.life.run()
                         # What was gathered goes back to the mempool: it may be in a block already.
                         wheel.close()
-                        wheel.enter_context(application.driven(engine))
-                        follows = isinstance(served.life, Validator)
-                        if follows:
+                        served.engine = await _judge(application)
+                        wheel.enter_context(application.driven(served.engine))
+                        life = served.life
+                        if life.ended:
+                            _tell_place(ctx, application, served.engine)
+                            catches_up = isinstance(life, Follower) and not life.stays
+                        else:
+                            catches_up = isinstance(life, Validator)
+                        if catches_up and isinstance(life, Validator):
                             settled = ctx.clock.monotonic() - began_s > SETTLED_S
                             walk_max = WALK_MAX if settled else min(2 * walk_max, WALK_LIMIT)
-                        served.life = await begin(follows)
+                        served.life = await begin(catches_up)
             finally:
                 stopped.set()
 
-        if engine.produces:
-            ctx.log.info("validator_begins", node=identity.node_id.hex(), height=application.tip().height)
-        else:
-            ctx.log.warning("read_only", reason=engine.reason)
+        _tell_place(ctx, application, engine)
         ctx.nursery.start_soon(run)
         try:
             yield served
@@ -100,21 +108,28 @@ async def open_bft(ctx: Context, config: BftConfig) -> AsyncIterator["Bft"]:
                 await stopped.wait()
 
 
-def _judge(application: CertifyingApplication) -> Engine:
-    """What this node can be on this chain."""
-    identity = application.identity
+def _tell_place(ctx: Context, application: CertifyingApplication, engine: Engine) -> None:
     tip = application.tip()
-    validators = application.validators(max(1, tip.epoch))
+    if engine.produces:
+        ctx.log.info("validator_begins", node=application.identity.node_id.hex(), height=tip.height)
+    else:
+        ctx.log.warning("read_only", reason=engine.reason)
+
+
+async def _judge(application: CertifyingApplication) -> Engine:
+    """What this node can be in the epoch of the next block."""
+    identity = application.identity
+    validators = application.validators(await epoch_after(application))
     number = validators.number_of(identity.node_id)
     if number is None:
         reason = (
-            f"this node is 0x{identity.node_id.hex()}, none of the chain's {len(validators.members)} "
+            f"this node is 0x{identity.node_id.hex()}, none of the epoch's {len(validators.members)} "
             "validators: it follows them and produces nothing; send transactions to a validator"
         )
         return Engine(name="bft", produces=False, reason=reason)
     if validators.members[number].public_key != identity.public_key:
         raise ValidatorSetUnsupported(
-            "the genesis names this node with another voting key",
+            "the validator set names this node with another voting key",
             "0x" + validators.members[number].public_key.hex(),
             "start with the key file of that key",
         )
@@ -131,12 +146,11 @@ class Bft:
         ctx: Context,
         application: CertifyingApplication,
         engine: Engine,
-        life: Validator | Follower,
     ) -> None:
         self._ctx = ctx
         self._application = application
         self.engine = engine
-        self.life = life
+        self.life: Validator | Follower
 
     @property
     def _validator(self) -> Validator | None:

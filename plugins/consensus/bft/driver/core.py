@@ -15,6 +15,7 @@ from supervm.plugins.consensus.bft.batch_events import (
     BlockFinal,
     BuilderEvent,
     Certified,
+    EpochCloses,
     Leaders,
     Learned,
     Paced,
@@ -23,10 +24,12 @@ from supervm.plugins.consensus.bft.batch_events import (
 )
 from supervm.plugins.consensus.bft.batches import BatchVoter
 from supervm.plugins.consensus.bft.building import Builder
+from supervm.plugins.consensus.bft.driver.closer import Closer
 from supervm.plugins.consensus.bft.driver.halting import Halted
 from supervm.plugins.consensus.bft.driver.journal import Journal
 from supervm.plugins.consensus.bft.driver.shortening import LockRows, OrderingRows
 from supervm.plugins.consensus.bft.driver.timers import Timers
+from supervm.plugins.consensus.bft.epochs.closing import ClosingEvent
 from supervm.plugins.consensus.bft.events import (
     ALL,
     Apply,
@@ -58,6 +61,8 @@ from supervm.plugins.consensus.bft.messages import (
     Batch,
     BatchCertificate,
     Effects,
+    EndEpoch,
+    EpochDone,
     Get,
     Got,
     Message,
@@ -85,7 +90,8 @@ class Hands:
     final: Callable[[Final], None]
     returned: Callable[[Returned], None]
     effects: Callable[[Effects], None]
-    behind: Callable[[], None]
+    closes: Callable[[EpochCloses], None]
+    behind: Callable[[Behind], None]
 
 
 class _Gate:
@@ -122,11 +128,12 @@ class Core:
         ordering: Ordering,
         voter: BatchVoter,
         builder: Builder,
+        closer: Closer,
         ordering_journal: Journal,
         voter_journal: Journal,
         hands: Hands,
     ) -> None:
-        self.ordering, self.voter, self.builder = ordering, voter, builder
+        self.ordering, self.voter, self.builder, self.closer = ordering, voter, builder, closer
         self._ctx = ctx
         self._own = own
         self._peers = peers
@@ -171,6 +178,9 @@ class Core:
                 self.tell_ordering(Received(peer, message))
             case Accept() | Refuse():
                 self.tell_builder(Received(peer, message))
+            case EpochDone() | EndEpoch():
+                if self.closer.take(message):
+                    self.tell_ordering(Work())
             case Batch() | BatchCertificate() | Get():
                 self.tell_voter(Received(peer, message))
             case Effects():
@@ -196,6 +206,15 @@ class Core:
 
     def begin_ordering(self, outputs: Iterable[object]) -> None:
         self._do(lambda: self._carry_ordering(outputs))
+
+    def begin_closing(self, outputs: Iterable[EpochCloses | Send]) -> None:
+        self._do(lambda: self._carry_closing(outputs))
+
+    def tell_closing(self, event: ClosingEvent) -> None:
+        self._do(lambda: self._carry_closing(self.closer.step(event, self.now())))
+
+    def closing_durable(self, number: int) -> None:
+        self._do(lambda: self._carry_closing(self.closer.durable(number, self.now())))
 
     def ordering_durable(self, number: int) -> None:
         for send in self._ordering_gate.opened(number):
@@ -257,6 +276,7 @@ class Core:
                     batches = tuple(each.header.digest() for each in block.body.certificates)
                     self._hands.final(output)
                     self.tell_voter(BlockFinal(block.header.height, batches))
+                    self.tell_closing(output)
                 case InView():
                     self._in_view(output)
                 case Offended(evidence):
@@ -270,9 +290,9 @@ class Core:
                 case Halt(reason):
                     self._halt(reason)
                 case Behind():
-                    self._hands.behind()
+                    self._hands.behind(output)
                 case EpochEnded():
-                    self._ctx.log.info("epoch_left", why=type(output).__name__)
+                    self._ctx.log.info("epoch_ended", epoch=self.ordering.epoch.number)
                 case _:
                     raise AssertionError(f"ordering doesn't say {output!r}")
 
@@ -297,6 +317,21 @@ class Core:
                 case _:
                     raise AssertionError(f"a voter doesn't say {output!r}")
 
+    def _carry_closing(self, outputs: Iterable[EpochCloses | Send]) -> None:
+        for output in outputs:
+            match output:
+                case Send():
+                    self._send(output)
+                case EpochCloses(last_effects):
+                    self._ctx.log.info("epoch_closes", epoch=self.ordering.epoch.number, last=last_effects)
+                    self.tell_voter(output)
+                    self.tell_builder(output)
+                    self.tell_ordering(Work())
+                    self._hands.closes(output)
+                    if last_effects:
+                        # After the voter has taken it: what it then holds are its duties.
+                        self._do(lambda: self._carry_closing(self.closer.stopped(self.now())))
+
     def _carry_builder(self, outputs: Iterable[object]) -> None:
         for output in outputs:
             match output:
@@ -318,6 +353,7 @@ class Core:
         nodes = tuple(dict.fromkeys((entered.leader, entered.next_leader)))
         self.tell_voter(Leaders(entered.epoch, entered.view, nodes))
         self.tell_builder(Paced(self.ordering.delay_us))
+        self.tell_closing(entered)
 
     def _send(self, send: Send) -> None:
         to = self._peers if send.to is ALL else send.to

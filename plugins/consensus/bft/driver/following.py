@@ -70,7 +70,8 @@ GROUP_BYTES = 8 * 2**20
 class Follower:
     """The tasks of a node that follows. Run once by `run`.
 
-    `stays`: it goes on when it has caught up, since it has no vote; else `run` returns then.
+    `stays`: it goes on when it has caught up, since it has no vote; else `run` returns then. It returns at
+    the end of an epoch, too: its peers are the members of the set.
     """
 
     view = 0
@@ -86,6 +87,8 @@ class Follower:
         stays: bool,
         settings: SyncSettings | None = None,
     ) -> None:
+        self.ended = False
+        self.stays = stays
         self._ctx = ctx
         self._application = application
         self._find_transports = transports
@@ -147,7 +150,7 @@ class Follower:
         await trio.lowlevel.checkpoint()
 
     async def run(self) -> None:
-        """Until it has caught up, or for ever. Raises `Halted`, a storage error."""
+        """Until its epoch has `ended`, or it has caught up. Raises `Halted`, a storage error."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._timers.run)
             nursery.start_soon(self._post.run)
@@ -276,6 +279,10 @@ class Follower:
         self._moved_s = self._ctx.clock.monotonic()
         self._synced.inc()
         self._height.set(header.height)
+        if header.next_validators_digest != ZERO:
+            self.ended = True
+            self._ended.set()
+            return
         self._tell(self._tip)
 
 
@@ -306,6 +313,7 @@ async def begin_follower(
     tip = application.tip()
     if tip.height == 0:
         await kept.begin_block(application.facts(0))
+        await kept.found()
         known = Committed(0, tip.digest, 1, application.validators(1))
     else:
         block = await application.block(tip.height)

@@ -11,13 +11,15 @@ import attrs
 import trio
 
 from supervm.api import Context
-from supervm.contracts.storage import Delete, DiskFull, Durability, KeyValueStore, Operation, Put
+from supervm.contracts.storage import Delete, DeleteRange, DiskFull, Durability, KeyValueStore, Operation, Put
 from supervm.plugins.consensus.bft.events import Record
 from supervm.plugins.consensus.bft.records import decode_record, encode_record
 from supervm.storage.spaces import seal, unseal
 
 LOCKS = b"\x0b"
 ORDERING = b"\x0d"
+CLOSING = ORDERING + b"c"
+"""What closes an epoch; a space of its own within ordering's."""
 RECORDS = b"r"
 GROUP_BYTES_MAX = 8 * 2**20
 GROUP_OPERATIONS_MAX = 10_000
@@ -31,6 +33,16 @@ def record_key(space: bytes, epoch: int, number: int) -> bytes:
 
 def record_prefix(space: bytes, epoch: int) -> bytes:
     return space + RECORDS + epoch.to_bytes(8, "big")
+
+
+async def forget_records(store: KeyValueStore, epoch: int) -> None:
+    """Remove the records of epochs before this one: their last block is final, and nothing of them is said
+    again."""
+    ends = [
+        DeleteRange(record_prefix(space, 0), record_prefix(space, epoch))
+        for space in (LOCKS, ORDERING, CLOSING)
+    ]
+    await store.write(ends, Durability.BUFFERED)
 
 
 async def read_records(store: KeyValueStore, space: bytes, epoch: int) -> list[tuple[int, Record]]:

@@ -1,5 +1,5 @@
 """What a validator keeps of committed blocks beside the ledger, in space 0d: facts that no header shows yet,
-views, finalisations, and in which block a batch lies.
+views, finalisations, in which block a batch lies, and which blocks hold system operations.
 
 A row of a block is written before its commit, in the same store: after a crash the store holds a prefix of
 what was written, so a committed block has its row. A row without its block is written over.
@@ -8,7 +8,15 @@ what was written, so a committed block has its row. A row without its block is w
 import attrs
 
 from supervm.contracts.application import ExecutedFacts, Tip
-from supervm.contracts.storage import Delete, Durability, KeyValueStore, Operation, Put, StoreCorrupt
+from supervm.contracts.storage import (
+    Delete,
+    DeleteRange,
+    Durability,
+    KeyValueStore,
+    Operation,
+    Put,
+    StoreCorrupt,
+)
 from supervm.plugins.consensus.bft.driver.journal import ORDERING
 from supervm.plugins.consensus.bft.events import Final
 from supervm.storage.spaces import seal, unseal
@@ -20,6 +28,7 @@ BLOCKS = ORDERING + b"f"
 BATCHES = ORDERING + b"b"
 EPOCHS = ORDERING + b"e"
 LIVES = ORDERING + b"l"
+OPERATIONS = ORDERING + b"o"
 FACTS_KEPT = 2_048
 """Rows of blocks kept below the tip: more than execution may be behind, by far."""
 
@@ -71,20 +80,41 @@ class KeptBlocks:
             place = BATCHES + certificate.header.digest()
             value = height.to_bytes(8, "big") + index.to_bytes(2, "big")
             operations.append(Put(place, seal(place, value)))
+        held = final.block.body.system_operations
+        if held:
+            place = OPERATIONS + height.to_bytes(8, "big")
+            writer = Writer().count(len(held), "operations")
+            for operation in held:
+                writer.byte_string(operation, "operation")
+            operations.append(Put(place, seal(place, writer.done())))
         if height > FACTS_KEPT:
             operations.append(Delete(_height_key(height - FACTS_KEPT)))
         await self._store.write(operations, Durability.BUFFERED)
 
-    async def begin(self, base: Tip, facts: ExecutedFacts) -> None:
-        """The block that an epoch starts from, durably, before anything else is kept of the epoch."""
+    async def begin(self, base: Tip, facts: ExecutedFacts | None) -> None:
+        """The block that an epoch starts from, durably, before anything else is kept of the epoch.
+
+        `facts`: of that block, for a row of its own where it has none.
+        """
         writer = Writer().u8(1).u64(base.height, "height").bytes32(base.digest).u64(base.epoch, "epoch")
         writer.u64(base.timestamp_ms, "timestamp_ms").u64(base.root_height, "root_height")
         row = writer.bytes32(base.state_root).done()
         key, block = _epoch_key(base.epoch + 1), _height_key(base.height)
         operations: list[Operation] = [Put(key, seal(key, row))]
-        if await self._store.get(block) is None:
+        if facts is not None and await self._store.get(block) is None:
             operations.append(Put(block, seal(block, Kept(0, facts, None).encode())))
         await self._store.write(operations, Durability.DURABLE)
+
+    async def found(self) -> None:
+        """This folder's log begins with its chain: nothing that this node ever said is missing."""
+        key = _epoch_key(0)
+        await self._store.write([Put(key, seal(key, b""))], Durability.DURABLE)
+
+    async def is_founded(self) -> bool:
+        """Whether the log of before the tip is here."""
+        async for _ in self._store.scan_prefix(EPOCHS, limit=1):
+            return True
+        return False
 
     async def begin_block(self, facts: ExecutedFacts) -> None:
         """The row of a block that was never committed here, genesis: written where there is none."""
@@ -137,6 +167,23 @@ class KeptBlocks:
             if first <= height <= last:
                 found.append(key[len(BATCHES) :])
         return frozenset(found)
+
+    async def operations(self, first: int, last: int) -> list[tuple[int, tuple[bytes, ...]]]:
+        """The system operations of committed blocks of these heights that hold any, by height."""
+        found: list[tuple[int, tuple[bytes, ...]]] = []
+        start, end = (OPERATIONS + height.to_bytes(8, "big") for height in (first, last + 1))
+        async for key, stored in self._store.scan(start, end):
+            reader = Reader(unseal(key, stored))
+            count = reader.count("kept.operations", item_bytes_min=4)
+            held = tuple(reader.byte_string("kept.operation") for _ in range(count))
+            reader.finish("kept.operations")
+            found.append((int.from_bytes(key[len(OPERATIONS) :], "big"), held))
+        return found
+
+    async def forget_operations(self, upto: int) -> None:
+        """Remove those of blocks up to a height: their epoch has ended."""
+        start, end = (OPERATIONS + height.to_bytes(8, "big") for height in (0, upto + 1))
+        await self._store.write([DeleteRange(start, end)], Durability.BUFFERED)
 
     async def begin_life(self) -> int:
         """Count a start of this validator, durably: its builder's numbers begin above those before."""

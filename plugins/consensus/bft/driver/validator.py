@@ -15,7 +15,14 @@ from supervm.contracts.application import (
 from supervm.contracts.consensus import ConsensusError
 from supervm.contracts.storage import KeyValueStore
 from supervm.contracts.transport import Transport
-from supervm.plugins.consensus.bft.batch_events import BatchExamined, BlockExecuted, Offer, Offered, Returned
+from supervm.plugins.consensus.bft.batch_events import (
+    BatchExamined,
+    BlockExecuted,
+    EpochCloses,
+    Offer,
+    Offered,
+    Returned,
+)
 from supervm.plugins.consensus.bft.batch_records import UsedUp
 from supervm.plugins.consensus.bft.batches import BatchVoter, EpochFacts
 from supervm.plugins.consensus.bft.building import PASSING_CODES, Builder, BuilderBounds
@@ -23,21 +30,43 @@ from supervm.plugins.consensus.bft.driver.answering import GUEST_WAITING_MAX, An
 from supervm.plugins.consensus.bft.driver.applying import Applier
 from supervm.plugins.consensus.bft.driver.asking import Questions
 from supervm.plugins.consensus.bft.driver.checking import Checker
+from supervm.plugins.consensus.bft.driver.closer import Closer, read_done
 from supervm.plugins.consensus.bft.driver.connecting import keep_connected
 from supervm.plugins.consensus.bft.driver.core import Core, Hands
+from supervm.plugins.consensus.bft.driver.epoch import (
+    base_of,
+    closing_facts,
+    closing_state,
+    done_of,
+    epoch_after,
+    epoch_of_message,
+    finalisation_of,
+    judged_operations,
+)
 from supervm.plugins.consensus.bft.driver.executing import Committed, Executor
-from supervm.plugins.consensus.bft.driver.journal import LOCKS, ORDERING, Disk, Journal, read_records
+from supervm.plugins.consensus.bft.driver.journal import (
+    LOCKS,
+    ORDERING,
+    Disk,
+    Journal,
+    forget_records,
+    read_records,
+)
 from supervm.plugins.consensus.bft.driver.kept import KeptBlocks
 from supervm.plugins.consensus.bft.driver.posting import Post
 from supervm.plugins.consensus.bft.driver.receiving import Incoming, Reception
 from supervm.plugins.consensus.bft.driver.waiting import WaitingCertificates
-from supervm.plugins.consensus.bft.events import Check, ExecutedBlock, Final, Record, Stream
+from supervm.plugins.consensus.bft.epochs.closing import ClosingState
+from supervm.plugins.consensus.bft.epochs.handover import EarlyMessages
+from supervm.plugins.consensus.bft.events import Behind, Check, ExecutedBlock, Final, Record, Stream
 from supervm.plugins.consensus.bft.fetching import GotBlock, Item, Want, WantDigest, WantViews, What
 from supervm.plugins.consensus.bft.messages import (
     Accept,
     Batch,
     BatchCertificate,
     Effects,
+    EndEpoch,
+    EpochDone,
     Get,
     Got,
     Message,
@@ -47,10 +76,11 @@ from supervm.plugins.consensus.bft.messages import (
     encode,
 )
 from supervm.plugins.consensus.bft.proposals import Epoch
+from supervm.plugins.consensus.bft.records import DidEpoch
 from supervm.plugins.consensus.bft.simplex import Ordering, Settings, Start
 from supervm.types.certificate import BatchCertificate as CertificateOfBatch
 from supervm.types.certificate import Certificate, numbers_of
-from supervm.types.digests import Digest
+from supervm.types.digests import ZERO, Digest
 
 if TYPE_CHECKING:
     from supervm.plugins.consensus.bft.driver.component import BftConfig
@@ -59,6 +89,11 @@ GROUP_MESSAGES = 256
 GROUP_BYTES = 4 * 2**20
 GATHER_MAX = 1_024
 WALK_MAX = 16
+UNEXECUTED_MAX = 256
+"""Final blocks that wait for execution. Who lags so far while others go on leaves ordering to them, and gets
+the blocks by block sync, a few at a time."""
+BEHIND_S = 5.0
+"""Who gets no final block for so long while others vote in the next epoch asks for blocks (CONS-61)."""
 LIFE_SEQUENCES = 1 << 32
 """Sequence numbers that a builder may use between two starts."""
 
@@ -84,7 +119,10 @@ class Validator:
         start: Start,
         life: int,
         walk_max: int,
+        early: EarlyMessages,
     ) -> None:
+        self.ended = False
+        self._early = early
         self._ctx = ctx
         self._application = application
         self._find_transports = transports
@@ -93,6 +131,7 @@ class Validator:
         self._members = tuple(each.node_id for each in members)
         peers = tuple(each for each in self._members if each != identity.node_id)
         self.epoch = epoch.number
+        self._base_height = epoch.base.height
         self._disk = Disk(ctx, store)
         self._kept = KeptBlocks(store)
         self._post = Post(ctx, peers)
@@ -125,10 +164,18 @@ class Validator:
             ),
         )
         self._queue_max = config.builder_queue_max
+        self._closer = Closer(
+            closing_facts(start, application.epoch_blocks),
+            epoch.validators,
+            identity.sign,
+            lambda: [each.header.digest() for each in self._voter.duties()],
+            self._disk,
+            lambda number: self._core.closing_durable(number),
+        )
         self._ordering = Ordering(
             start,
             identity.sign,
-            WaitingCertificates(self._voter.duties, bounds),
+            self._closer.pool(WaitingCertificates(self._voter.duties, bounds)),
             Settings(
                 interval_min_us=config.block_interval_min_ms * 1000,
                 interval_max_us=config.block_interval_max_ms * 1000,
@@ -164,6 +211,7 @@ class Validator:
             ordering=self._ordering,
             voter=self._voter,
             builder=self._builder,
+            closer=self._closer,
             ordering_journal=ordering_journal,
             voter_journal=voter_journal,
             hands=Hands(
@@ -175,17 +223,23 @@ class Validator:
                 final=self._final,
                 returned=self._returned,
                 effects=self._applier.gather,
-                behind=self._fall_behind,
+                closes=self._closes,
+                behind=self._seem_behind,
             ),
         )
+        self._base = epoch.base_finalisation
         self._checker = Checker(
-            epoch, self._ordering.leader_of, {each.node_id: each.public_key for each in members}
+            epoch,
+            self._ordering.leader_of,
+            {each.node_id: each.public_key for each in members},
+            application.validators(epoch.number - 1) if epoch.number > 1 else None,
         )
         self._checks, self._to_check = trio.open_memory_channel[Check](1)
         self._room = trio.Event()
         self._walk_max = walk_max
         self._walked: set[Digest] = set()
         self._behind = trio.Event()
+        self._seemed: tuple[int, float] | None = None
         self._draining = trio.CancelScope()
         self._height = ctx.metrics.gauge("supervm_consensus_height", "Height of the last final block")
         self._interval = ctx.metrics.summary(
@@ -225,6 +279,8 @@ class Validator:
         self,
         ordering: Sequence[tuple[int, Record]],
         locks: Sequence[tuple[int, Record]],
+        state: ClosingState,
+        done: DidEpoch | None,
     ) -> None:
         """Rebuild the machines from the log, before `run`."""
         for journal, rows in zip(self._journals, (ordering, locks), strict=True):
@@ -237,8 +293,9 @@ class Validator:
         self._core.begin(self._voter.restore(records))  # type: ignore[arg-type]
         heights = [each.height for each in records if isinstance(each, UsedUp)]
         tip = self._application.tip().height
-        for height in range(max(heights, default=0) + 1, tip + 1):
+        for height in range(max(heights, default=self._base_height) + 1, tip + 1):
             self._core.tell_voter(await self._executed_before(height))
+        self._core.begin_closing(self._closer.start(state, done))
         self._core.begin_ordering(self._ordering.start([record for _, record in ordering], self._core.now()))
 
     async def _executed_before(self, height: int) -> BlockExecuted:
@@ -249,8 +306,9 @@ class Validator:
         return BlockExecuted(height, batches, used, names)
 
     async def run(self) -> None:
-        """Until it is too far behind to follow by ordering, or cancelled: what it had said and wasn't durable
-        was never sent. Raises what ends a validator: `Halted`, a storage error."""
+        """Until its epoch has `ended`, or it is too far behind to follow by ordering, or cancelled: what it
+        had said and wasn't durable was never sent. Raises what ends a validator: `Halted`, a storage error.
+        """
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._disk.run)
             nursery.start_soon(self._core.timers.run)
@@ -262,6 +320,7 @@ class Validator:
             nursery.start_soon(self._examine)
             nursery.start_soon(self._gather)
             nursery.start_soon(self._keep_connected)
+            nursery.start_soon(self._hear_early)
             for stream in Stream:
                 nursery.start_soon(self._hear, stream)
             await self._behind.wait()
@@ -278,22 +337,36 @@ class Validator:
         inbox = self._reception.inboxes[stream]
         while True:
             await self._disk.wait_for_room()
-            group = [each for each in await inbox.take(GROUP_MESSAGES, GROUP_BYTES) if self._is_of_use(each)]
-            if not group:
-                continue
-            wrong = await self._checker.judge([each.message for each in group])
-            for each, code in zip(group, wrong, strict=True):
-                if code:
-                    self._reception.blame(each.peer, code)
-                else:
-                    self._deliver(each.peer, each.message)
+            taken = await inbox.take(GROUP_MESSAGES, GROUP_BYTES)
+            await self._judge([(each.peer, each.message) for each in taken if self._is_of_use(each)])
+
+    async def _hear_early(self) -> None:
+        """What members said in this epoch before it began here."""
+        early = [each for each in self._early.take(self.epoch) if each[0] in self._peers]
+        for first in range(0, len(early), GROUP_MESSAGES):
+            await self._judge(early[first : first + GROUP_MESSAGES])
+
+    async def _judge(self, group: Sequence[tuple[bytes, Message]]) -> None:
+        """Deliver those whose signatures are right."""
+        if not group:
+            return
+        wrong = await self._checker.judge([message for _, message in group])
+        for (peer, message), code in zip(group, wrong, strict=True):
+            if code:
+                self._reception.blame(peer, code)
+            else:
+                self._deliver(peer, message)
 
     def _is_of_use(self, incoming: Incoming) -> bool:
         """Whether a machine could do anything with a message: else its signatures aren't looked at."""
+        epoch = epoch_of_message(incoming.message)
+        if epoch is not None and epoch != self.epoch:
+            if epoch == self.epoch + 1:
+                self._early.add(incoming.peer, epoch, incoming.message)
+            # Of a vote the number alone is looked at: it tells who is behind.
+            return isinstance(incoming.message, ViewVote)
         match incoming.message:
             case Certificate() as certificate:
-                if certificate.epoch != self.epoch:
-                    return True
                 held = self._ordering.certificates(certificate.view, certificate.view)
                 return all(each.kind != certificate.kind for each in held)
             case BatchCertificate(header):
@@ -301,6 +374,8 @@ class Validator:
                 known = self._voter.certificates
                 return digest not in known and not known.is_settled(digest)
             case ViewVote() | Proposal() | Batch() | Accept() | Refuse() | Effects() | Get() | Got():
+                return True
+            case EpochDone() | EndEpoch():
                 return True
         return False
 
@@ -320,7 +395,8 @@ class Validator:
                         case Batch():
                             self._executor.give(item)
                         case GotBlock(block, finalisation) if finalisation is not None:
-                            if finalisation.digest == block.digest():
+                            # Of another epoch it isn't verified.
+                            if finalisation.epoch == self.epoch and finalisation.digest == block.digest():
                                 self._executor.finalised(finalisation)
         self._core.received(peer, message)
         self._room.set()
@@ -338,6 +414,26 @@ class Validator:
     def _final(self, final: Final) -> None:
         self._walked.clear()
         self._executor.put(final)
+        if self._executor.waiting > UNEXECUTED_MAX:
+            self._fall_behind()
+
+    def _seem_behind(self, behind: Behind) -> None:
+        """Others vote in the next epoch. One of them shows the last block of this one; who gets no further by
+        that is behind indeed."""
+        if self._ordering.ended is not None:
+            return
+        now_s, height = self._ctx.clock.monotonic(), self._ordering.final_height
+        if self._seemed is None or self._seemed[0] != height:
+            self._seemed = (height, now_s)
+        elif now_s - self._seemed[1] > BEHIND_S:
+            self._fall_behind()
+            return
+        self._questions.ask_once(WantViews(self.epoch, self._ordering.final_view, self.view), behind.peers)
+
+    def _closes(self, closes: EpochCloses) -> None:
+        self._draining.cancel()
+        if closes.last_effects:
+            self._applier.stop()
 
     def _fall_behind(self) -> None:
         if not self._behind.is_set():
@@ -371,6 +467,8 @@ class Validator:
         match want:
             case WantViews(epoch, first, last) if epoch == self.epoch:
                 return self._ordering.certificates(first, last)
+            case WantViews(epoch) if self._base is not None and epoch == self._base.epoch:
+                return (self._base,)
             case WantDigest(What.BLOCK, digest):
                 block = self._ordering.block(digest)
                 found = None if block is None else GotBlock(block)
@@ -426,12 +524,15 @@ class Validator:
                 self._core.tell_builder(Offer(tuple(offered)))
 
     def _returned(self, returned: Returned) -> None:
+        if returned.code == "Closing":
+            # It is the mempool's again when the next epoch begins.
+            return
         refused = {0: _refusal(returned.code)} if returned.code else None
         self._application.give_back((returned.data,), refused)
 
     def _committed(self, committed: Committed) -> None:
         facts = committed.facts
-        validators = self._application.validators(self.epoch + 1).digest()
+        validators = self._application.next_validators(facts.height).digest()
         self._core.executed(
             BlockExecuted(facts.height, committed.batches, committed.used, committed.transactions),
             ExecutedBlock(facts.height, facts.state_root, facts.receipts_root, facts.base_price, validators),
@@ -443,14 +544,14 @@ class Validator:
         self._height.set(facts.height)
         self._applier.resume()
         self._room.set()
+        if committed.final.block.header.next_validators_digest != ZERO:
+            self._ctx.log.info("epoch_left", epoch=self.epoch, height=facts.height)
+            self.ended = True
+            self._behind.set()
 
 
 def _refusal(code: str) -> Refused:
     return Refused(code=code, field="batch", value=code, mend="validators refused it at the accept")
-
-
-def _no_operations(operations: Sequence[bytes]) -> str:
-    return f"{len(operations)} system operations, and none is known" if operations else ""
 
 
 async def begin_validator(
@@ -460,21 +561,24 @@ async def begin_validator(
     store: KeyValueStore,
     transports: Callable[[], tuple[Transport, ...]],
     walk_max: int = WALK_MAX,
+    early: EarlyMessages | None = None,
 ) -> Validator:
     """A validator as its log and the chain say. Raises `LogMissing`, `StoreCorrupt`, `DecodeError`."""
     kept = KeptBlocks(store)
     tip = application.tip()
-    number = max(1, tip.epoch)
+    number = await epoch_after(application)
     base = await kept.base(number)
     if base is None:
-        if tip.height:
+        if tip.height and not await kept.is_founded():
             raise LogMissing(
                 "the folder has a chain, and nothing of what this validator said on it",
                 f"height {tip.height}",
                 "put the whole folder back, or give the node another identity: it might contradict itself",
             )
-        base = tip
-        await kept.begin(base, application.facts(tip.height))
+        base = await base_of(application, number)
+        await kept.begin(base, application.facts(base.height) if base.height == tip.height else None)
+        await forget_records(store, number)
+        await kept.forget_operations(base.height)
     assert base.height <= tip.height, "an epoch starts at or below the tip"
     rows = [await kept.get(height) for height in range(tip.root_height, tip.height + 1)]
     application.recall([each.facts for each in rows])
@@ -484,29 +588,39 @@ async def begin_validator(
         number=number,
         validators=validators,
         base=base,
-        base_finalisation=None,
+        base_finalisation=await finalisation_of(application, base.height),
         bounds=application.bounds,
-        judge_operations=_no_operations,
+        judge_operations=judged_operations(application.chain_id, number, validators),
     )
-    next_validators = application.validators(number + 1).digest()
+    fresh = tip.height == base.height
+    operations = await kept.operations(base.height + 1, tip.height)
+    own = validators.number_of(application.identity.node_id)
     start = Start(
         epoch=epoch,
-        own=validators.number_of(application.identity.node_id),
+        own=own,
         tip=tip,
-        tip_view=rows[-1].view,
-        executed=tuple(_executed(each.facts, next_validators) for each in rows),
-        ordered=await kept.ordered(base.height + 1, tip.height),
-        finalisation=rows[-1].finalisation,
+        tip_view=0 if fresh else rows[-1].view,
+        executed=tuple(_executed(each.facts, application) for each in rows),
+        ordered=frozenset() if fresh else await kept.ordered(base.height + 1, tip.height),
+        done=done_of(operations),
+        finalisation=None if fresh else rows[-1].finalisation,
     )
     ordering = await read_records(store, ORDERING, number)
     locks = await read_records(store, LOCKS, number)
     life = await kept.begin_life()
-    validator = Validator(ctx, config, application, store, transports, start, life, walk_max)
-    await validator.restore(ordering, locks)
+    validator = Validator(
+        ctx, config, application, store, transports, start, life, walk_max, early or EarlyMessages()
+    )
+    state = closing_state(operations, tip.height, own)
+    await validator.restore(ordering, locks, state, await read_done(store, number))
     return validator
 
 
-def _executed(facts: ExecutedFacts, next_validators: Digest) -> ExecutedBlock:
+def _executed(facts: ExecutedFacts, application: CertifyingApplication) -> ExecutedBlock:
     return ExecutedBlock(
-        facts.height, facts.state_root, facts.receipts_root, facts.base_price, next_validators
+        facts.height,
+        facts.state_root,
+        facts.receipts_root,
+        facts.base_price,
+        application.next_validators(facts.height).digest(),
     )

@@ -1,0 +1,92 @@
+"""How the epoch of a validator closes: the machine, the operations that wait for a block, and its log."""
+
+from collections.abc import Callable, Iterable
+
+from supervm.contracts.storage import KeyValueStore
+from supervm.plugins.consensus.bft.batch_events import EpochCloses
+from supervm.plugins.consensus.bft.driver.journal import CLOSING, Disk, Journal, read_records
+from supervm.plugins.consensus.bft.epochs.closing import (
+    Closing,
+    ClosingEvent,
+    ClosingFacts,
+    ClosingOutput,
+    ClosingState,
+    EffectsStopped,
+)
+from supervm.plugins.consensus.bft.epochs.operations import Both, SystemOperations
+from supervm.plugins.consensus.bft.events import Final, Log, Logged, Now, Send
+from supervm.plugins.consensus.bft.leading import Pool
+from supervm.plugins.consensus.bft.messages import EndEpoch, EpochDone
+from supervm.plugins.consensus.bft.records import DidEpoch
+from supervm.types.digests import Digest
+from supervm.types.validators import ValidatorSet
+
+
+class Closer:
+    """Joins `Closing` and `SystemOperations` to the disk. `take` and `step` give what is to be carried out:
+    `EpochCloses` for whoever votes on batches and builds them, and sends that may leave now."""
+
+    def __init__(
+        self,
+        facts: ClosingFacts,
+        validators: ValidatorSet,
+        sign: Callable[[bytes], bytes],
+        duties: Callable[[], Iterable[Digest]],
+        disk: Disk,
+        durable: Callable[[int], None],
+    ) -> None:
+        self.machine = Closing(facts, sign, duties)
+        self.operations = SystemOperations(facts.epoch, validators)
+        self._journal = Journal(disk, CLOSING, facts.epoch, durable)
+        self._held: list[Send] = []
+        self._durable = 0
+
+    def pool(self, certificates: Pool) -> Pool:
+        """What a leader places: operations beside certificates."""
+        return Both(self.operations, certificates)
+
+    def take(self, message: EpochDone | EndEpoch) -> bool:
+        """A verified operation; whether it was new."""
+        return self.operations.add(message)
+
+    def step(self, event: ClosingEvent, now: Now) -> list[EpochCloses | Send]:
+        """Take an event."""
+        if isinstance(event, Final):
+            self.operations.placed(event.block)
+        return self._carry(self.machine.step(event, now))
+
+    def durable(self, number: int, now: Now) -> list[EpochCloses | Send]:
+        """The machine's records up to this number are on disk."""
+        self._durable = number
+        held, self._held = self._held, []
+        return [*held, *self._carry(self.machine.step(Logged(number), now))]
+
+    def start(self, state: ClosingState, record: DidEpoch | None) -> list[EpochCloses | Send]:
+        """Begin, or begin again from the log."""
+        self._durable = 0 if record is None else 1
+        return self._carry(self.machine.start(state, record))
+
+    def stopped(self, now: Now) -> list[EpochCloses | Send]:
+        """No effects are signed any more."""
+        return self._carry(self.machine.step(EffectsStopped(), now))
+
+    def _carry(self, outputs: Iterable[ClosingOutput]) -> list[EpochCloses | Send]:
+        found: list[EpochCloses | Send] = []
+        for output in outputs:
+            match output:
+                case Log(number, record):
+                    self._journal.append(number, record)
+                case Send(after=after) if after > self._durable:
+                    self._held = [output]
+                case EpochCloses():
+                    self.operations.closing = True
+                    found.append(output)
+                case _:
+                    found.append(output)
+        return found
+
+
+async def read_done(store: KeyValueStore, epoch: int) -> DidEpoch | None:
+    """This validator's epoch-done, if it said it. Raises `StoreCorrupt`, `DecodeError`."""
+    records = [record for _, record in await read_records(store, CLOSING, epoch)]
+    return next((each for each in records if isinstance(each, DidEpoch)), None)

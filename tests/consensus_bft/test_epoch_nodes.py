@@ -1,0 +1,197 @@
+"""Whole nodes over several epochs: sets change, validators join, leave, die and come back (CONS-50..55)."""
+
+from collections.abc import Iterable
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import trio
+
+from supervm.execution.election import MINIMUM_COINS
+from supervm.plugins.consensus.bft.batch_events import EpochCloses
+from supervm.plugins.consensus.bft.driver.closer import Closer
+from supervm.plugins.consensus.bft.driver.component import BftConfig
+from supervm.plugins.consensus.bft.driver.core import Core
+from supervm.plugins.consensus.bft.driver.executing import Committed
+from supervm.plugins.consensus.bft.driver.following import Follower
+from supervm.plugins.consensus.bft.driver.validator import Validator
+from supervm.plugins.consensus.bft.epochs.closing import ClosingOutput
+from supervm.plugins.consensus.bft.epochs.operations import SystemOperations
+from supervm.plugins.consensus.bft.events import Log, Send
+from supervm.plugins.consensus.bft.messages import EpochDone, Message
+from supervm.plugins.consensus.bft.views import View
+from supervm.plugins.consensus.bft.votes import ViewVote
+from supervm.types.block import BlockHeader
+from supervm.types.digests import ZERO
+from supervm.types.operations import StakeAdd, StakeLeave
+
+from .network import Network, network
+
+QUICK = BftConfig(block_interval_min_ms=10, block_interval_max_ms=30)
+STAKE = 2 * MINIMUM_COINS * 10**9
+TO = b"\x07" * 32
+LONG_S = 240.0
+
+
+async def begun(net: Network, number: int, epoch: int) -> None:
+    """Wait until a node's chain has a block of an epoch."""
+    ledger = net.nodes[number].chain.ledger
+    with trio.fail_after(LONG_S):
+        while ledger.tip_header.epoch < epoch:
+            await ledger.wait_above(ledger.tip.height)
+
+
+async def headers(net: Network, number: int) -> list[BlockHeader]:
+    ledger = net.nodes[number].chain.ledger
+    found = [await ledger.header(height) for height in range(1, ledger.tip.height + 1)]
+    assert None not in found
+    return found  # type: ignore[return-value]
+
+
+async def test_epochs_follow_each_other_and_transactions_go_on_through_them(tmp_path: Path) -> None:
+    async with network(tmp_path, config=QUICK, epoch_blocks=12) as net:
+        sent = []
+        for epoch in (1, 2, 3):
+            await begun(net, 0, epoch)
+            each = net.transfer(0, TO, 1)
+            await net.nodes[epoch].chain.submit([each.data])
+            sent.append(each.digest)
+        heights = [await net.committed(0, each, LONG_S) for each in sent]
+        await begun(net, 0, 4)
+        await net.agree(net.nodes[0].height)
+        assert await net.balance(0, TO) == 3 and heights == sorted(heights)
+        chain = await headers(net, 0)
+        last = [each for each in chain if each.next_validators_digest != ZERO]
+        assert [each.epoch for each in last] == [1, 2, 3][: len(last)] and len(last) >= 3
+        assert all(each.height < 14 * each.epoch + 14 for each in last), "an epoch ends near its bound"
+        for before, after in pairwise(chain):
+            ended = before.next_validators_digest != ZERO
+            assert after.epoch == before.epoch + ended
+
+
+async def test_a_validator_joins_by_a_stake_another_leaves_and_the_sets_hand_over(tmp_path: Path) -> None:
+    async with network(tmp_path, config=QUICK, epoch_blocks=12, followers=1) as net:
+        await net.start(4)
+        assert isinstance(net.nodes[4].engine.life, Follower)
+        joins = net.signed(net.validators[4], 0, StakeAdd(STAKE))
+        leaves = net.signed(net.validators[3], 0, StakeLeave())
+        await net.nodes[0].chain.submit([joins.data, leaves.data])
+        said = max([await net.committed(0, each.digest, LONG_S) for each in (joins, leaves)])
+        epoch = net.nodes[0].chain.ledger.tip_header.epoch + 2
+        await begun(net, 0, epoch)
+        for number in (3, 4):
+            await begun(net, number, epoch)
+        changed = net.nodes[0].chain.validators(epoch)
+        weights = {each.node_id: each.weight for each in changed.members}
+        ids = [each.node_id for each in net.validators]
+        assert weights == {ids[0]: 1, ids[1]: 1, ids[2]: 1, ids[4]: 2}
+        with trio.fail_after(LONG_S):
+            while not isinstance(net.nodes[4].engine.life, Validator):
+                await net.nodes[4].chain.ledger.wait_above(net.nodes[4].height)
+            while not isinstance(net.nodes[3].engine.life, Follower):
+                await net.nodes[3].chain.ledger.wait_above(net.nodes[3].height)
+        assert net.nodes[4].engine.status().producing and not net.nodes[3].engine.status().producing
+        # Without its heaviest member, which is the one that joined, the new set has no quorum.
+        sent = net.transfer(0, TO, 1)
+        await net.nodes[4].chain.submit([sent.data])
+        height = await net.committed(3, sent.digest, LONG_S)
+        await net.agree(height)
+        chain = await headers(net, 0)
+        last = [each for each in chain if each.next_validators_digest != ZERO]
+        new = changed.digest()
+        handed = next(each for each in last if each.next_validators_digest == new)
+        assert handed.root_height >= said
+        assert all((each.validators_digest == new) == (each.height > handed.height) for each in chain)
+
+
+class Crashes:
+    """Cancels one node in the middle of what it does, once, where the epoch is as asked for."""
+
+    def __init__(self, net: Network, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._net, self._number = net, number
+        self._node_id = net.validators[number].node_id
+        self._phase = ""
+        carry, final, closing = Core._carry_closing, Validator._committed, Closer._carry
+
+        def carried(core: Core, outputs: Iterable[EpochCloses | Send]) -> None:
+            said = list(outputs)
+            for each in said:
+                if core._own == self._node_id and isinstance(each, EpochCloses):
+                    self._come("effects stop" if each.last_effects else "closing begins")
+                if core._own == self._node_id and isinstance(each, Send):
+                    self._come("epoch-done is sent")
+            carry(core, said)
+
+        def committed(validator: Validator, block: Committed) -> None:
+            last = block.final.block.header.next_validators_digest != ZERO
+            if last and validator._core._own == self._node_id:
+                self._come("the last block is committed")
+            final(validator, block)
+
+        def logged(closer: Closer, outputs: Iterable[ClosingOutput]) -> list[EpochCloses | Send]:
+            said = list(outputs)
+            own = net.genesis.validators.number_of(self._node_id)
+            if any(isinstance(each, Log) and each.record.vote.validator == own for each in said):  # type: ignore[attr-defined]
+                self._come("epoch-done is logged")
+            return closing(closer, said)
+
+        monkeypatch.setattr(Core, "_carry_closing", carried)
+        monkeypatch.setattr(Validator, "_committed", committed)
+        monkeypatch.setattr(Closer, "_carry", logged)
+
+    def _come(self, phase: str) -> None:
+        if phase == self._phase:
+            self._phase = ""
+            self._net.nodes[self._number].scope.cancel()
+
+    async def crash(self, phase: str) -> None:
+        """Wait until the node is dead in this phase; begin it again."""
+        self._phase = phase
+        with trio.fail_after(LONG_S):
+            await self._net.nodes[self._number].gone.wait()
+        await self._net.start(self._number)
+
+
+PHASES = (
+    "closing begins",
+    "effects stop",
+    "epoch-done is logged",
+    "epoch-done is sent",
+    "the last block is committed",
+)
+
+
+async def test_a_validator_that_dies_in_any_phase_of_a_closing_epoch_comes_back_and_says_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with network(tmp_path, config=QUICK, epoch_blocks=10) as net:
+        crashes = Crashes(net, 3, monkeypatch)
+        dones: dict[tuple[int, int], set[bytes]] = {}
+        add = SystemOperations.add
+
+        def added(operations: SystemOperations, message: Message) -> bool:
+            if isinstance(message, EpochDone):
+                dones.setdefault((message.epoch, message.validator), set()).add(message.signature)
+            return add(operations, message)
+
+        contradicted: list[object] = []
+        judge = View.contradiction
+
+        def judged(view: View, vote: ViewVote) -> object:
+            found = judge(view, vote)
+            if found is not None:
+                contradicted.append(found)
+            return found
+
+        monkeypatch.setattr(SystemOperations, "add", added)
+        monkeypatch.setattr(View, "contradiction", judged)
+        for phase in PHASES:
+            await crashes.crash(phase)
+            sent = net.transfer(0, TO, 1)
+            await net.nodes[1].chain.submit([sent.data])
+            height = await net.committed(3, sent.digest, LONG_S)
+            await net.agree(height)
+        assert net.nodes[0].chain.ledger.tip_header.epoch >= 3
+        assert await net.balance(3, TO) == len(PHASES)
+        assert dones and all(len(signatures) == 1 for signatures in dones.values())
+        assert not contradicted
