@@ -68,12 +68,19 @@ def _many(ask: Ask) -> tuple[Request, ...]:
     )
 
 
+def _at_once(ask: Ask) -> tuple[Request, ...]:
+    """All users, each of another validator."""
+    return tuple(Request(0.55, each, ask, (each % 4, 3)) for each in range(USERS))
+
+
 def _objects_twice() -> tuple[Request, ...]:
-    """Objects are made, and then changed twice."""
-    made = tuple(Request(round(0.3 + 0.01 * each, 6), each, Ask.OBJECT, (0, 1)) for each in range(USERS))
-    return made + tuple(
-        Request(round(1.8 + 0.1 * each, 6), each, Ask.OBJECT_TWICE, (1, 0)) for each in range(USERS)
+    """Three users make objects, and later change them twice; the others keep validator 1 building."""
+    made = tuple(Request(round(0.3 + 0.01 * each, 6), each, Ask.OBJECT, (0, 1)) for each in range(3))
+    twice = tuple(Request(round(1.8 + 0.2 * each, 6), each, Ask.OBJECT_TWICE, (1, 0)) for each in range(3))
+    busy = tuple(
+        Request(round(1.8 + 0.025 * each, 6), 3 + each % 3, Ask.TRANSFER, (1, 0)) for each in range(30)
     )
+    return made + twice + busy
 
 
 @attrs.frozen(kw_only=True)
@@ -261,7 +268,6 @@ _WORK = {"requests": _asks(Ask.TRANSFER, 0.25), "mishaps": _crashes(0, 1, 2, 3, 
 BUGS = {
     "vote before log": Planted(
         plant=vote_before_log,
-        seed=1,
         changes=_WORK | {"sync_ms": (50.0, 300.0)},
         oracles=frozenset({"contradiction", "lock"}),
     ),
@@ -290,12 +296,12 @@ BUGS = {
     ),
     "predecessor locked but not certified": Planted(
         plant=predecessor_locked_but_not_certified,
-        changes={"attacks": ((1, Attack.STUFF),), "requests": _many(Ask.TWICE) + _asks(Ask.TRANSFER, 0.4)},
+        changes={"attacks": ((1, Attack.STUFF),), "requests": _many(Ask.TWICE) + _asks(Ask.TRANSFER, 0.1)},
         oracles=frozenset({"outcome"}),
     ),
     "credit gas by existence": Planted(
         plant=credit_gas_by_existence,
-        changes={"requests": _many(Ask.TRANSFER)},
+        changes={"requests": _at_once(Ask.TRANSFER)},
         oracles=frozenset({"effects", "roots", "failed"}),
     ),
     "debits not counted": Planted(
@@ -355,7 +361,6 @@ BUGS = {
     ),
     "finalize after nullify": Planted(
         plant=nullify_and_finalize,
-        seed=3,
         profile="storm",
         changes={"delay_ms": (0.5, 400.0), "requests": _asks(Ask.TRANSFER, 0.25)},
         oracles=frozenset({"contradiction"}),

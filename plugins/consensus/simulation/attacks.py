@@ -46,6 +46,7 @@ class Attack(Enum):
     """What a hostile validator does, beside running the honest code."""
 
     SILENT = "sends no vote"
+    LATE = "keeps certificates of batches for long, and then sends them"
     HOARD = "sends certificates and batches to one peer only"
     PARTIAL = "sends half of its messages"
     SPLIT = "proposes two blocks, each to some"
@@ -90,6 +91,7 @@ class Tongue:
     _accepts: dict[bytes, dict[int, bytes]] = attrs.Factory(dict)
     _certified: list[BatchCertificate] = attrs.Factory(list)
     _told: dict[int, int] = attrs.Factory(dict)
+    _late: dict[int, list[bytes]] = attrs.Factory(dict)
 
     @property
     def count(self) -> int:
@@ -111,6 +113,8 @@ class Tongue:
         fresh = self._certified[self._told.get(target, 0) :]
         self._told[target] = len(self._certified)
         more += [(DISSEMINATION, pack([encode(each)])) for each in fresh]
+        if self.random.random() < 0.02:
+            more += [(DISSEMINATION, pack([each])) for each in self._late.pop(target, [])]
         return ([(method, pack(frames))] if frames else []) + more
 
     def hear(self, method: int, payload: bytes) -> list[tuple[int, bytes]]:
@@ -183,6 +187,9 @@ class Tongue:
         self._note(message)
         if Attack.HOARD in attacks and isinstance(message, Batch | BatchCertificate | Certificate):
             return [frame] if target == (self.number + 1) % self.count else []
+        if Attack.LATE in attacks and isinstance(message, BatchCertificate):
+            self._late.setdefault(target, []).append(frame)
+            return []
         match message:
             case Proposal():
                 return [encode(self._proposal(target, message))]

@@ -10,12 +10,13 @@ from supervm.execution.footprint import nonce_lock
 from supervm.plugins.consensus.bft import messages
 from supervm.plugins.consensus.bft.driver.posting import unpack
 from supervm.plugins.consensus.bft.effects_messages import Effects
-from supervm.plugins.consensus.bft.messages import Message
+from supervm.plugins.consensus.bft.messages import EpochDone, Message
 from supervm.plugins.consensus.bft.proposals import TIMESTAMP_AHEAD_MS
 from supervm.plugins.consensus.bft.votes import Accept, Proposal, ViewVote
 from supervm.types.batch import Batch
 from supervm.types.block import Block
 from supervm.types.certificate import BatchCertificate, Certificate, VoteKind, numbers_of
+from supervm.types.digests import ZERO
 from supervm.types.errors import InvalidInput
 from supervm.types.receipt import Receipt, Status
 from supervm.types.transaction import Transaction
@@ -63,6 +64,9 @@ class Oracles:
     _slots: dict[bytes, list[bytes]] = attrs.Factory(dict)
     _fast_slots: dict[tuple[int, bytes], bytes] = attrs.Factory(dict)
     fast_final: dict[bytes, bytes] = attrs.Factory(dict)
+    _fast_epochs: dict[bytes, int] = attrs.Factory(dict)
+    bases: dict[int, int] = attrs.Factory(lambda: {1: 0})
+    _again: dict[bytes, None] = attrs.Factory(dict)
     _passed: dict[tuple[int, int, int], int] = attrs.Factory(dict)
     _in_view: dict[tuple[int, int, int], int] = attrs.Factory(dict)
 
@@ -76,11 +80,16 @@ class Oracles:
             if isinstance(message, Batch):
                 self._content(message)
             elif isinstance(message, Proposal):
-                self._blocks.setdefault(message.block.digest(), message.block)
+                digest = message.block.digest()
+                self._blocks.setdefault(digest, message.block)
+                if message.notarisation is not None:
+                    self._again[digest] = None
             if is_honest and message is not None:
                 self._honest(number, target, message)
 
     def _honest(self, number: int, target: int, message: Message) -> None:
+        if isinstance(message, Proposal | ViewVote | Effects | Accept | EpochDone):
+            self._votes_in(number, message.epoch)
         match message:
             case Proposal(epoch, view, block):
                 self._say(number, epoch, VoteKind.PROPOSAL, view, block.digest())
@@ -115,6 +124,13 @@ class Oracles:
             self.fail("contradiction", f"{number} says {kind.name} of view {view} for two blocks")
 
     # What it rests on
+
+    def _votes_in(self, number: int, epoch: int) -> None:
+        base = self.bases.get(epoch)
+        if base is None or self.heights.get(number, 0) < base:
+            self.fail(
+                "epoch", f"{number} votes in epoch {epoch} before it has the last block of the one before"
+            )
 
     def _prove(self, number: int, certificate: Certificate) -> None:
         """Whoever uses a certificate: those that it names are a quorum, and the honest of them said so."""
@@ -158,6 +174,9 @@ class Oracles:
         for each in block.body.certificates:
             self._prove_batch(number, each)
         header = block.header
+        if digest in self._again:
+            # An epoch's last block that is proposed again needs nothing but its own notarisation (CONS-55).
+            return
         if header.root_height > self.heights.get(number, 0):
             self.fail("root", f"{number} votes for a root of {header.root_height} that it hasn't computed")
         elif header.root_height and self.roots[header.root_height] != header.state_root:
@@ -189,6 +208,11 @@ class Oracles:
     def _finish(self, epoch: int, transaction: bytes, effects: bytes) -> None:
         if self.fast_final.setdefault(transaction, effects) != effects:
             self.fail("effects", f"{transaction.hex()[:16]} is final with two effects")
+        self._fast_epochs.setdefault(transaction, epoch)
+        if epoch + 1 in self.bases and transaction not in self.transactions:
+            self.fail(
+                "undone", f"{transaction.hex()[:16]} is final by effects after epoch {epoch}, without a block"
+            )
         for slot in self._slots.get(transaction, ()):
             if self._fast_slots.setdefault((epoch, slot), transaction) != transaction:
                 self.fail("final", f"two transactions final by effects for {slot.hex()[:18]}")
@@ -279,6 +303,16 @@ class Oracles:
                 if self.final_slots.setdefault(slot, transaction) != transaction:
                     self.fail("final", f"two final transactions for {slot.hex()[:18]}")
                 self.transactions.setdefault(transaction, height)
+        if header.next_validators_digest != ZERO:
+            self._end(header.epoch, height)
+
+    def _end(self, epoch: int, height: int) -> None:
+        """The last block of an epoch is final: what was final by effects is in it or below (CONS-52)."""
+        self.bases[epoch + 1] = height
+        for transaction, of in self._fast_epochs.items():
+            if of <= epoch and transaction not in self.transactions:
+                name = transaction.hex()[:16]
+                self.fail("undone", f"{name} was final by effects in epoch {of}, which ends without it")
 
     def undone(self) -> list[bytes]:
         """Transactions that were final by effects, and are in no final block."""
@@ -287,9 +321,15 @@ class Oracles:
     def not_final(self) -> list[bytes]:
         """Certified batches that honest validators spoke of since healing, and that are in no final block.
 
-        One that was lost with the only validator who held it is owed by nobody (CONS-23).
+        One that was lost with the only validator who held it is owed by nobody (CONS-23); nor is one of an
+        epoch that has ended (CONS-53).
         """
-        return [digest for digest in self._owed if digest not in self.ordered]
+        epoch = max(self.bases)
+        return [
+            digest
+            for digest in self._owed
+            if digest not in self.ordered and self.certified[digest].header.epoch == epoch
+        ]
 
 
 def slots_of(data: bytes) -> list[tuple[bytes, bytes]]:

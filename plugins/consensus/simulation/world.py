@@ -45,6 +45,7 @@ class Outcome:
     height: int
     events: int
     healed_in_s: float
+    epoch: int
 
 
 def run_plan(plan: Plan, out: TextIO | None = None, alone: bool | None = None) -> Outcome:
@@ -59,7 +60,13 @@ def run_plan(plan: Plan, out: TextIO | None = None, alone: bool | None = None) -
         turns.run(world.main, f"{plan.profile}/{plan.count}/{plan.seed}")
     height = max(world.oracles.digests, default=0)
     return Outcome(
-        world.violated, world.problem, world.trace.digest(), height, world.trace.events, world.healed_in_s
+        world.violated,
+        world.problem,
+        world.trace.digest(),
+        height,
+        world.trace.events,
+        world.healed_in_s,
+        max(world.oracles.bases),
     )
 
 
@@ -93,6 +100,7 @@ class World:
             created_ms=ORIGIN_MS,
             development=True,
             validators=self.validators,
+            epoch_blocks=plan.epoch_blocks,
             accounts=tuple(sorted((each, clients.FUNDS) for each in people.addresses)),
         )
         self.clients = Clients(self.genesis.chain_id, plan.count)
