@@ -1,8 +1,11 @@
 """Epochs in the simulator: several of them in a run, also where one begins on a full disk."""
 
 import attrs
+import pytest
 
-from supervm.plugins.consensus.simulation.plan import Ask, Fault, Mishap, Plan, Request, draw_plan
+from supervm.contracts.storage import DiskFull, KeyValueStore
+from supervm.plugins.consensus.bft.driver import validator
+from supervm.plugins.consensus.simulation.plan import Ask, Plan, Request, draw_plan
 from supervm.plugins.consensus.simulation.world import run_plan
 
 
@@ -20,13 +23,20 @@ def test_epochs_follow_each_other_and_nothing_final_is_lost() -> None:
     assert outcome.epoch >= 3
 
 
-def test_a_validator_whose_disk_is_full_when_an_epoch_begins_takes_part_again_when_it_has_room() -> None:
-    full = tuple(
-        Mishap(Fault.DISK_FULL, 0.4 + 0.3 * each, 0.65 + 0.3 * each, (each % 4,)) for each in range(5)
-    )
-    ended = 0
-    for seed in range(3):
-        outcome = run_plan(attrs.evolve(short_epochs(seed), mishaps=full))
-        assert not outcome.oracle, f"seed {seed}: {outcome.oracle}: {outcome.problem}"
-        ended += outcome.epoch - 1
-    assert ended >= 3
+def test_a_validator_whose_disk_is_full_when_an_epoch_begins_waits_for_room(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    real = validator.forget_records
+    refused: list[int] = []
+
+    async def forget(store: KeyValueStore, epoch: int) -> None:
+        if epoch > 1 and refused.count(epoch) < 2:
+            refused.append(epoch)
+            raise DiskFull("the virtual disk is full", "disk", "wait for room")
+        await real(store, epoch)
+
+    monkeypatch.setattr(validator, "forget_records", forget)
+    outcome = run_plan(short_epochs(0))
+    assert not outcome.oracle, f"{outcome.oracle}: {outcome.problem}"
+    assert refused[:2] == [2, 2]
+    assert outcome.epoch >= 3
