@@ -16,6 +16,8 @@ from supervm.chain.views import (
     ProofView,
     TransactionView,
 )
+from supervm.storage.errors import NotProvable
+from supervm.types.handover import HandOver
 from supervm.types.receipt import Receipt, Status
 from supervm.types.state import (
     NATIVE_TOKEN,
@@ -38,6 +40,8 @@ T = TypeVar("T")
 BALANCES_MAX = 1_000
 BLOCKS_MAX = 64
 WAIT_S_MAX = 60.0
+PROOF_WAIT_S = 10.0
+HANDOVERS_MAX = 64
 
 
 class Queries:
@@ -165,12 +169,34 @@ class Queries:
     async def proof(self, key: bytes) -> ProofView:
         """A proof of a state key (`supervm.types.state`) at the newest root that a header shows.
 
-        Raises `NotProvable` where no header shows the newest root yet.
+        Where a header shows the root of a block before it, a key that changed since is waited for, at most
+        10 s. Raises `NotProvable` after that.
         """
+        with trio.move_on_after(PROOF_WAIT_S):
+            while True:
+                height = self._ledger.tip.height
+                try:
+                    return await self._proof(key)
+                except NotProvable:
+                    await self._ledger.wait_above(height)
+        return await self._proof(key)
+
+    async def _proof(self, key: bytes) -> ProofView:
         header, proof = await self._ledger.prove(key)
         certificate = await self._ledger.certificate(header.height)
         assert certificate is not None, "a stored block has a certificate"
         return ProofView(header=header, certificate=certificate, proof=proof)
+
+    async def handovers(self, first: int, limit: int) -> list[HandOver]:
+        """What proves the set of each epoch from the one that epoch `first` names (CONS-54): one a whole
+        epoch, at most `limit` (at most 64). Empty where the first hasn't ended, or isn't kept here."""
+        found: list[HandOver] = []
+        for epoch in range(max(first, 1), max(first, 1) + min(limit, HANDOVERS_MAX)):
+            each = await self._chain.sets.handover(self._ledger, epoch)
+            if each is None:
+                break
+            found.append(each)
+        return found
 
     async def _at_one_height(self, read: Callable[[], Awaitable[T]], tries: int = 8) -> T:
         """What `read` gives, read again while blocks came between; the last try stands."""

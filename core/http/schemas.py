@@ -239,6 +239,19 @@ SCHEMAS: dict[str, Schema] = {
         header=ref("Header"),
         certificate=ref("Bytes"),
     ),
+    "HandOvers": closed(
+        "Hand-overs from epoch to epoch, in order; none where the first hasn't ended or isn't kept",
+        handovers=array(ref("HandOver")),
+    ),
+    "HandOver": closed(
+        "The end of an epoch, and the set that its last block names for the next",
+        epoch=ref("U64"),
+        height={**ref("U64"), "description": "Of the epoch's last block"},
+        validators=array(
+            closed("A validator", node_id=ref("Bytes32"), public_key=ref("Bytes32"), weight=ref("U64"))
+        ),
+        bytes={**ref("Bytes"), "description": "Header, finalisation and set, encoded for light clients"},
+    ),
     "Encoded": closed("A transaction in JSON", bytes={**ref("Bytes"), "description": "Canonical bytes"}),
     "Admitted": closed(
         "Taken: checked and in the mempool, not yet durable. `duplicate`: it was known before",

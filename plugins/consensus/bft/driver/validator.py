@@ -35,6 +35,7 @@ from supervm.plugins.consensus.bft.driver.connecting import keep_connected
 from supervm.plugins.consensus.bft.driver.core import Core, Hands
 from supervm.plugins.consensus.bft.driver.epoch import (
     base_of,
+    check_set,
     closing_facts,
     closing_state,
     done_of,
@@ -578,6 +579,7 @@ async def begin_validator(
     rows = [await kept.get(height) for height in range(tip.root_height, tip.height + 1)]
     application.recall([each.facts for each in rows])
     validators = application.validators(number)
+    await check_set(application, base.height, validators)
     epoch = Epoch(
         chain_id=application.chain_id,
         number=number,
