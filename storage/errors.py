@@ -11,7 +11,15 @@ class LedgerError(StorageError):
     """Base of the ledger's own errors."""
 
 
-class SealBroken(StoreCorrupt):
+class RowDamaged(StoreCorrupt):
+    """A row isn't what was written under its key, or is gone. `key` is its key in the store."""
+
+    def __init__(self, problem: str, subject: object, mend: str, key: bytes) -> None:
+        super().__init__(problem, subject, mend)
+        self.key = key
+
+
+class SealBroken(RowDamaged):
     """A row isn't what was written under its key: its checksum says so."""
 
 

@@ -5,15 +5,26 @@ header and caches change together, with no pause between. Reads that need severa
 snapshot in which they do.
 """
 
-from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterator, Mapping, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Callable,
+    Collection,
+    Coroutine,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager
-from typing import TypeVar, cast
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 import attrs
 import trio
 
 from supervm.contracts.storage import (
     BadKey,
+    Delete,
     DiskFull,
     Durability,
     KeyValueStore,
@@ -24,9 +35,10 @@ from supervm.contracts.storage import (
     TooLarge,
     prefix_end,
 )
+from supervm.storage.aside import ROWS_MAX, Aside, Damage, note_key
 from supervm.storage.cache import MISSING, ByteCache, CacheStats
 from supervm.storage.creation import create_ledger
-from supervm.storage.errors import LedgerStopped, NotProvable, Pruned
+from supervm.storage.errors import LedgerStopped, NotProvable, Pruned, RowDamaged
 from supervm.storage.loading import Progress
 from supervm.storage.missing import check_index, check_lacking, check_receipts
 from supervm.storage.pages import HASH_BYTES, PageInvalid, Slots
@@ -47,17 +59,20 @@ from supervm.storage.records import (
 from supervm.storage.recovery import recover
 from supervm.storage.rows import page_rows, sealed_rows, stale_rows
 from supervm.storage.spaces import (
+    ASIDE,
     COMMIT_KEY,
     PRUNED_KEY,
     STATE,
     CommitMarker,
     Horizon,
     Place,
+    body_key,
     certificate_key,
     corrupt,
     decode_place,
     header_key,
     index_key,
+    receipts_key,
     state_key,
     unseal,
     unseal_page,
@@ -73,6 +88,7 @@ from supervm.types.packed_receipts import PackedReceipts, heads_of
 from supervm.types.receipt import Receipt
 
 T = TypeVar("T")
+P = ParamSpec("P")
 
 PAGE_CACHE_BYTES = 32 * 2**20
 STATE_CACHE_BYTES = 16 * 2**20
@@ -107,8 +123,27 @@ class LedgerStats:
     state: CacheStats
 
 
+def _noticing(
+    method: Callable[Concatenate["Ledger", P], Coroutine[Any, Any, T]],
+) -> Callable[Concatenate["Ledger", P], Coroutine[Any, Any, T]]:
+    """Set aside what a read finds damaged."""
+
+    @wraps(method)
+    async def read(self: "Ledger", /, *args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return await method(self, *args, **kwargs)
+        except RowDamaged as error:
+            self.aside.notice(error)
+            raise
+
+    return read
+
+
 class Ledger:
-    """An open ledger; `open_ledger` makes one. Any number of tasks may read, one commits."""
+    """An open ledger; `open_ledger` makes one. Any number of tasks may read, one commits.
+
+    A row that a read finds damaged is in `aside` from then on, and isn't served (STO-43).
+    """
 
     def __init__(
         self,
@@ -121,7 +156,9 @@ class Ledger:
         state_cache_bytes: int,
         durability: Durability,
         horizon: Horizon,
+        aside: Aside,
     ) -> None:
+        self.aside = aside
         self._store = store
         self._marker = marker
         self._header = header
@@ -169,6 +206,7 @@ class Ledger:
 
     # Writing
 
+    @_noticing
     async def stage(self, changes: Changes, height: int) -> Staged:
         """Work out the state after the block that follows the tip. Writes nothing; runs in a thread.
 
@@ -191,6 +229,7 @@ class Ledger:
         operations.extend(stale_rows(height, grown.stale))
         return Staged(height, parent, grown.root, packed, tuple(operations))
 
+    @_noticing
     async def load_pages(
         self, marker: CommitMarker, paths: Sequence[bytes], reader: Reader
     ) -> dict[bytes, Slots]:
@@ -302,6 +341,41 @@ class Ledger:
         async with aclosing(rows) as found:
             return [row async for row in found]
 
+    async def note_aside(self) -> None:
+        """Write down which rows are set aside, so that a restart knows it. Not synced: it is met again."""
+        self._check_running()
+        notes = [sealed(note_key(each.key), each.why.encode()) for each in self.aside.rows]
+        await self._store.write(notes, Durability.BUFFERED)
+
+    def remembered_state(self, key: bytes) -> bytes | None:
+        """The value of a state key that is still in memory, whatever lies in its row; None if none is."""
+        value = self._state.get(key)
+        return None if value is MISSING or value is None else value
+
+    async def put_back(
+        self, rows: Mapping[bytes, bytes | None], released: Collection[bytes], tip: CommitMarker | None = None
+    ) -> bool:
+        """Write what belongs where rows are damaged, None where none does, and serve them again.
+
+        The caller has checked the values, without their seals. False, with nothing written, where the tip
+        isn't `tip` any more, if one is given.
+        """
+        with trio.CancelScope(shield=True):
+            async with self._writing:
+                self._check_running()
+                if tip is not None and tip != self._marker:
+                    return False
+                changes: list[Operation] = [
+                    Delete(key) if value is None else sealed(key, value) for key, value in rows.items()
+                ]
+                await self._store.write([*changes, *(Delete(note_key(key)) for key in released)])
+                for key in rows:
+                    if key[:1] == STATE:
+                        self._state.drop(key[1:])
+                self.aside.release(released)
+        await trio.lowlevel.checkpoint_if_cancelled()
+        return True
+
     def _check_running(self) -> None:
         if self._stopped is not None:
             raise LedgerStopped(
@@ -320,8 +394,13 @@ class Ledger:
                 self._check_running()
                 view = await stack.enter_async_context(self._store.snapshot())
                 marker, header = self._marker, self._header
-            yield view, marker, header
+            try:
+                yield view, marker, header
+            except RowDamaged as error:
+                self.aside.notice(error)
+                raise
 
+    @_noticing
     async def get_state(self, keys: Collection[bytes]) -> dict[bytes, bytes | None]:
         """The values of state keys at the tip, all of one height; None where there is no entry.
 
@@ -329,6 +408,7 @@ class Ledger:
         empty account. Raises `StoreCorrupt`.
         """
         self._check_running()
+        self.aside.check(map(state_key, keys))
         tip = self._marker
         found: dict[bytes, bytes | None] = {}
         absent = []
@@ -375,12 +455,14 @@ class Ledger:
 
     async def _read_state(self, reader: Reader, keys: Sequence[bytes]) -> dict[bytes, bytes | None]:
         rows = [state_key(key) for key in keys]
+        self.aside.check(rows)
         stored = await reader.get_many(rows)
         return {
             key: None if data is None else unseal(row, data)
             for key, row, data in zip(keys, rows, stored, strict=True)
         }
 
+    @_noticing
     async def scan_state(
         self, prefix: bytes, limit: int = SCAN_MAX, after: bytes = b""
     ) -> list[tuple[bytes, bytes]]:
@@ -392,8 +474,10 @@ class Ledger:
         start = state_key(after + b"\x00" if after >= prefix and after else prefix)
         async with self.view() as (view, _, _):
             rows = [row async for row in view.scan(start, prefix_end(state_key(prefix)), limit=limit)]
+        self.aside.check(key for key, _ in rows)
         return [(key[1:], unseal(key, stored)) for key, stored in rows]
 
+    @_noticing
     async def header(self, height: int) -> BlockHeader | None:
         """The header at a height, None above the tip."""
         self._check_running()
@@ -401,17 +485,21 @@ class Ledger:
             return None
         if height == self._marker.height:
             return self._header
-        return _held(await read_header(self._store, height), height)
+        self.aside.check([header_key(height)])
+        return _held(await read_header(self._store, height), header_key(height))
 
+    @_noticing
     async def headers(self, first: int, limit: int) -> list[BlockHeader]:
         """Headers from height `first` up, at most `limit` (at most 1,000)."""
         assert 0 < limit <= HEADERS_MAX, limit
         self._check_running()
         last = min(first + limit - 1, self._marker.height)
         heights = range(max(first, 0), last + 1)
+        self.aside.check(map(header_key, heights))
         found = await read_headers(self._store, heights)
-        return [_held(header, height) for height, header in zip(heights, found, strict=True)]
+        return [_held(header, header_key(height)) for height, header in zip(heights, found, strict=True)]
 
+    @_noticing
     async def block(self, which: int | bytes) -> Block | None:
         """A whole block by height or digest, checked against its header; None where there is none.
 
@@ -422,13 +510,16 @@ class Ledger:
         if height is None or not 0 <= height <= self._marker.height:
             return None
         with self._kept(height):
-            return _held(await read_block(self._store, height), height)
+            self.aside.check([header_key(height), body_key(height)])
+            return _held(await read_block(self._store, height), header_key(height))
 
     async def blocks(self, first: int, limit: int) -> list[Block]:
         """Whole blocks from height `first` up, at most `limit` (at most 64)."""
         assert 0 < limit <= BLOCKS_MAX, limit
         last = min(first + limit - 1, self._marker.height)
-        return [_held(await self.block(height), height) for height in range(max(first, 0), last + 1)]
+        return [
+            _held(await self.block(height), header_key(height)) for height in range(max(first, 0), last + 1)
+        ]
 
     async def each_block(self, first: int = 0) -> AsyncGenerator[Block, None]:
         """Every block from `first` to the tip as it stood at the start, one in memory at a time.
@@ -436,15 +527,18 @@ class Ledger:
         Close it (`contextlib.aclosing`) when leaving early.
         """
         for height in range(first, self._marker.height + 1):
-            yield _held(await self.block(height), height)
+            yield _held(await self.block(height), header_key(height))
 
+    @_noticing
     async def certificate(self, height: int) -> bytes | None:
         """What `commit` was given for the block at a height; None above the tip."""
         self._check_running()
         if not 0 <= height <= self._marker.height:
             return None
-        return _held(await read_row(self._store, certificate_key(height)), height)
+        self.aside.check([certificate_key(height)])
+        return _held(await read_row(self._store, certificate_key(height)), certificate_key(height))
 
+    @_noticing
     async def receipts(self, height: int) -> list[Receipt] | None:
         """The receipts of a block in order; None above the tip. Raises `Pruned` below the horizon.
 
@@ -460,26 +554,31 @@ class Ledger:
                 await check_receipts(height, found, tip, self._horizon.blocks, self.header, others)
         return found
 
+    @_noticing
     async def stored_receipts(self, height: int) -> list[Receipt] | None:
         """As `receipts`, of which one may be missing: for who compares them with others."""
         self._check_running()
         if not 0 <= height <= self._marker.height:
             return None
         with self._kept(height):
+            self.aside.check([receipts_key(height, 0)])
             found = await read_receipts(self._store, height)
         self._check_kept(height)
         return found
 
+    @_noticing
     async def check_index(self, height: int) -> None:
         """That a block and its transactions are found by digest. Raises `StoreCorrupt` and `Pruned`."""
         header, receipts = await self.header(height), await self.receipts(height)
         assert header is not None and receipts is not None, height
         await check_index(self._store, header, receipts)
 
+    @_noticing
     async def known(self, digests: Sequence[bytes]) -> set[bytes]:
         """Those of these transaction digests that a block of the chain has a receipt for (CONS-40)."""
         self._check_running()
         rows = [index_key(digest) for digest in digests]
+        self.aside.check(rows)
         stored = await self._store.get_many(rows)
         found = set()
         for digest, row, data in zip(digests, rows, stored, strict=True):
@@ -488,12 +587,14 @@ class Ledger:
                 found.add(digest)
         return found
 
+    @_noticing
     async def transaction(self, digest: bytes) -> Located | None:
         """Where a transaction stands in the chain, its bytes and receipt; None if it doesn't.
 
         Raises `Pruned` for one that is in a block below the horizon.
         """
         self._check_running()
+        self.aside.check([index_key(digest)])
         place = await read_place(self._store, digest)
         if place is None or place.height > self._marker.height:
             return None
@@ -514,6 +615,7 @@ class Ledger:
         if height < self._horizon.blocks:
             raise Pruned(height, self._horizon.blocks)
 
+    @_noticing
     async def prove(self, key: bytes) -> tuple[BlockHeader, smt.Proof]:
         """A state key's value or absence, with the tip's header, to whose state root it leads.
 
@@ -573,10 +675,10 @@ def _is_value(value: bytes | None, path: bytes, end: bytes) -> bool:
     return end == path + smt.value_hash(value)
 
 
-def _held(found: T | None, height: int) -> T:
+def _held(found: T | None, key: bytes) -> T:
     """What must be there, since the tip is at or above its height."""
     if found is None:
-        raise corrupt(header_key(height), "block, or a part of it, is missing below the tip")
+        raise corrupt(key, "it is missing below the tip")
     return found
 
 
@@ -586,6 +688,20 @@ def _tree_errors() -> Iterator[None]:
         yield
     except PageInvalid as error:
         raise corrupt(error.key, error.why) from error
+
+
+async def _noted(store: KeyValueStore) -> list[Damage]:
+    """The rows that were set aside when the store was last open; a damaged note says enough by its key."""
+    notes = cast("AsyncGenerator[tuple[bytes, bytes], None]", store.scan_prefix(ASIDE, limit=ROWS_MAX))
+    async with aclosing(notes) as found:
+        return [Damage(key[len(ASIDE) :], _why(key, stored)) async for key, stored in found]
+
+
+def _why(key: bytes, stored: bytes) -> str:
+    try:
+        return unseal(key, stored).decode()
+    except RowDamaged as error:
+        return str(error)
 
 
 @asynccontextmanager
@@ -623,6 +739,7 @@ async def open_ledger(
         tree=tree,
         pages=pages,
         horizon=await read_horizon(store),
+        aside=Aside(await _noted(store)),
         state_cache_bytes=state_cache_bytes,
         durability=Durability.BUFFERED if scratch else Durability.DURABLE,
     )

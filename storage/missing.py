@@ -52,11 +52,11 @@ async def check_receipts(
     oldest: int,
     header_at: HeaderAt,
     receipts_at: ReceiptsAt,
-) -> None:
+) -> bool:
     """Raises `StoreCorrupt` where a block's receipts aren't those that a header, or the marker, shows.
 
-    Of a height above 0 that no header shows yet, and that isn't the tip, nothing is known. Nor is it where a
-    header shows a height below `oldest` along with it, or more than `SHOWN_WITHIN_MAX`.
+    False where nothing is known: of a height above 0 that no header shows yet, and that isn't the tip; and
+    where a header shows a height below `oldest` along with it, or more than `SHOWN_WITHIN_MAX`.
     """
     if height == tip.height or height == 0:
         expected = tip.receipts_root if height else merkle.EMPTY_ROOT
@@ -64,7 +64,7 @@ async def check_receipts(
     else:
         shown = await _first_showing(height, tip.height, header_at)
         if shown is None or shown[1].start < oldest:
-            return
+            return False
         header, covered = shown
         expected = header.receipts_root
         found = merkle.root(
@@ -74,6 +74,7 @@ async def check_receipts(
         raise corrupt(
             receipts_key(height, 0), f"they make the root 0x{found.hex()}, shown is 0x{expected.hex()}"
         )
+    return True
 
 
 async def _first_showing(height: int, tip: int, header_at: HeaderAt) -> tuple[BlockHeader, range] | None:

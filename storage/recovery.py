@@ -21,6 +21,7 @@ from supervm.storage.errors import ForeignChain, Unfinished
 from supervm.storage.pages import PageInvalid, page_key
 from supervm.storage.records import first_key, need_row, read_block, read_header, read_receipts
 from supervm.storage.spaces import (
+    ASIDE,
     BODIES,
     BULK_KEY,
     CERTIFICATES,
@@ -127,7 +128,8 @@ async def _drop_unfinished(store: KeyValueStore) -> None:
 
 async def drop_ledger(store: KeyValueStore) -> None:
     """Remove every row of the ledger, its metadata last: to be called only where there is no ledger yet."""
-    await store.write([DeleteRange(STATE, LEDGER_END)], Durability.DURABLE)
+    notes = DeleteRange(ASIDE, ASIDE + b"\xff")
+    await store.write([DeleteRange(STATE, LEDGER_END), notes], Durability.DURABLE)
     await store.write([Delete(key) for key in META_KEYS], Durability.DURABLE)
 
 

@@ -10,8 +10,7 @@ import struct
 import attrs
 from blake3 import blake3
 
-from supervm.contracts.storage import StoreCorrupt
-from supervm.storage.errors import SealBroken
+from supervm.storage.errors import RowDamaged, SealBroken
 from supervm.storage.pages import PAGE_SPACE, page_bytes
 
 SCHEMA = 1
@@ -37,6 +36,7 @@ RESTORE_KEY = META + b"bulk/restore"
 MIGRATE_KEY = META + b"bulk/migrate"
 PRUNED_KEY = META + b"pruned"
 RESTORED_KEY = META + b"restored"
+ASIDE = META + b"aside/"  # notes of damaged rows, each behind the key of its row
 STALE_VALUE = b"\x01"
 META_KEYS = (
     SCHEMA_KEY,
@@ -210,6 +210,7 @@ def split_seal(key: bytes, stored: bytes) -> tuple[bytes, bytes]:
             "damaged data",
             f"{describe(key)}: its checksum is {expected.hex()}, the stored one {found.hex() or 'missing'}",
             MEND_CORRUPT,
+            key,
         )
     return value, found
 
@@ -225,6 +226,8 @@ def _checksum(key: bytes, value: bytes) -> bytes:
 
 def describe(key: bytes) -> str:
     """A key in words, for messages."""
+    if key.startswith(ASIDE):
+        return f"note of a damaged row (key {key.hex()})"
     if key in _META_NAMES:
         return f"{_META_NAMES[key]} (key {key.hex()})"
     name = _SPACE_NAMES.get(key[:1], "unknown space")
@@ -233,9 +236,9 @@ def describe(key: bytes) -> str:
     return f"{name} (key {key.hex()})"
 
 
-def corrupt(key: bytes, why: str) -> StoreCorrupt:
+def corrupt(key: bytes, why: str) -> RowDamaged:
     """The error for something under `key` that can't be what was written."""
-    return StoreCorrupt("damaged data", f"{describe(key)}: {why}", MEND_CORRUPT)
+    return RowDamaged("damaged data", f"{describe(key)}: {why}", MEND_CORRUPT, key)
 
 
 MEND_CORRUPT = (

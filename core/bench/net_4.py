@@ -77,7 +77,7 @@ class NetPlan:
     accounts: int = 1_000
     clients: int = 4
     window: int = 1_000
-    batch: int = 64
+    batch: int = 256
     lane: Lane = Lane.ORDERED
     storage: str = "rocksdb"
     seed: int = 1

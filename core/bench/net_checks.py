@@ -59,14 +59,17 @@ def check_once(chains: Mapping[str, Sequence[Mapping[str, Any]]], sent: Iterable
 
 def check_seen(chain: Sequence[Mapping[str, Any]], logs: Sequence[Path]) -> list[str]:
     """What any client was ever shown as final is what the chain holds."""
-    digests = {block["header"]["height"]: block["digest"] for block in chain}
+    blocks = {block["header"]["height"]: block for block in chain}
     problems = []
     for log in logs:
         for line in log.read_text().splitlines():
             seen = json.loads(line)
             height = str(seen["height"])
-            if seen["digest"] != digests.get(height):
-                problems.append(f"block {height} was {seen['digest']}, is {digests.get(height)}")
+            found = blocks.get(height, {"digest": None, "transactions": []})
+            if seen["digest"] != found["digest"]:
+                problems.append(f"block {height} was {seen['digest']}, is {found['digest']}")
+            elif seen["transactions"] != found["transactions"]:
+                problems.append(f"block {height} was shown with other transactions than it holds")
     return _some(problems)
 
 

@@ -1,6 +1,5 @@
 """A node in a process of its own, as a benchmark starts, kills and starts it again."""
 
-import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Sequence
@@ -11,6 +10,7 @@ import attrs
 import trio
 
 from supervm.client.http import NodeClient
+from supervm.node.ports import LOOPBACK, free_ports
 
 READY_POLL_S = 0.02
 STOP_S = 90.0
@@ -44,9 +44,7 @@ class NodeCommand:
 
 def free_address() -> str:
     """An address on loopback that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{probe.getsockname()[1]}"
+    return f"{LOOPBACK}:{free_ports(1)[0]}"
 
 
 @attrs.define(eq=False)

@@ -8,8 +8,8 @@ block, which is an acknowledgement: from then on it must never be lost. Progress
 on stdout; the log gets a line for each block seen, with what is needed to check the promise afterwards.
 
 A FAST transaction is final once a quorum signed its effects, as the node says; a block must hold it too.
-Blocks are asked for, again and again; with `--events` each is asked for when the node's stream of events
-tells of it, which costs both sides far less, but a node that goes away ends the run.
+Blocks are asked for, again and again; with `--events` the node's stream of events tells of them, with what
+became of each transaction, which costs both sides far less, but a node that goes away ends the run.
 """
 
 import argparse
@@ -214,7 +214,7 @@ async def _follow(client: NodeClient, progress: Progress, log: TextIO) -> None:
 
 
 async def _listen(client: NodeClient, progress: Progress, log: TextIO) -> None:
-    """Ask for blocks as the stream of events tells of them, from the first that the node had."""
+    """Follow the stream of events, from the first that the node had: each block, then what it holds."""
     send, receive = trio.open_memory_channel[tuple[str, Any]](EVENTS_WAITING_MAX)
 
     def read() -> None:
@@ -227,21 +227,43 @@ async def _listen(client: NodeClient, progress: Progress, log: TextIO) -> None:
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(run)
+        block = SeenBlock()
         async for kind, facts in receive:
             if kind == "gap":
                 raise StreamEnded("the client is too slow for the node's stream of events")
             if kind == "certified":
                 progress.saw_certificate(facts["transactions"], time.monotonic())
-                continue
-            if kind == "block" and int(facts["height"]) >= progress.next_height:
+            elif kind in ("block", "receipts") and block.saw(kind, facts):
                 now = time.monotonic()
-                for block in await trio.to_thread.run_sync(_blocks, client, progress.next_height):
-                    height, digests = int(block["header"]["height"]), block["transactions"]
-                    progress.saw_block(height, digests, now)
-                    line = {"height": height, "digest": block["digest"], "transactions": digests}
-                    log.write(json.dumps({**line, "seen_s": now}) + "\n")
+                progress.saw_block(block.height, block.digests, now)
+                line = {"height": block.height, "digest": block.digest, "transactions": block.digests}
+                log.write(json.dumps({**line, "seen_s": now}) + "\n")
                 log.flush()
         nursery.cancel_scope.cancel()
+
+
+@attrs.define
+class SeenBlock:
+    """A final block as the stream of events tells of it, piece by piece."""
+
+    height: int = 0
+    digest: str = ""
+    count: int = 0
+    digests: list[str] = attrs.Factory(list)
+
+    def saw(self, kind: str, facts: dict[str, Any]) -> bool:
+        """Take the next event; whether the block is whole. Raises Rejected where a transaction failed."""
+        if kind == "block":
+            assert len(self.digests) == self.count, f"block {self.height} was cut short"
+            self.height, self.digest = int(facts["height"]), facts["digest"]
+            self.count, self.digests = int(facts["transactions"]), []
+        else:
+            assert int(facts["height"]) == self.height, f"receipts of {facts['height']} in {self.height}"
+            for receipt in facts["receipts"]:
+                if receipt["status"] != "committed":
+                    raise Rejected(f"{receipt['digest']} is {receipt['status']}: {receipt['code']}")
+                self.digests.append(receipt["digest"])
+        return len(self.digests) == self.count
 
 
 def _blocks(client: NodeClient, height: int) -> list[Any]:
@@ -271,10 +293,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     packed = unpack_transactions(asked.transactions.read_bytes(), COUNT_MAX, ITEM_BYTES_MAX)
     transactions = {f"0x{Transaction.decode(data).digest.hex()}": data for data in packed}
     progress = Progress(transactions)
-    ready_cpu_s = time.process_time()
+    ready_cpu_s = 0.0
 
     async def run() -> None:
+        nonlocal ready_cpu_s
         with NodeClient(asked.api) as client, asked.log.open("w") as log:
+            ready_cpu_s = time.process_time()
             await send_all(
                 client,
                 progress,

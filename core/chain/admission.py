@@ -23,6 +23,7 @@ from supervm.contracts.application import Engine, Refused
 from supervm.execution.footprint import nonce_lock
 from supervm.storage.errors import Pruned
 from supervm.types.errors import InvalidInput
+from supervm.types.plain import PlainTransaction
 from supervm.types.state import ACCOUNT, Account
 from supervm.types.transaction import Lane, Transaction
 
@@ -118,8 +119,9 @@ class Admission:
         if known is not None:
             chain.figures.duplicate()
             return Admitted(digest=digest, lane=known.lane.name, duplicate=True)
-        body = transaction.body
-        if body.lane is Lane.PRIVATE:
+        body = transaction.plain if isinstance(transaction, PlainTransaction) else transaction.body
+        asked = Lane(body.lane)
+        if asked is Lane.PRIVATE:
             # Fails closed (PRIV-1): nothing is kept, and nothing of it is logged.
             mend = "no privacy scheme of this chain can verify it; nothing was kept"
             return self._count(
@@ -136,7 +138,7 @@ class Admission:
         try:
             found = judge(transaction, state, chain.gas, chain.gas_state, pool.spending)
             if found.lane is Lane.FAST:
-                found = _without_fast(found, body.lane, chain.engine)
+                found = _without_fast(found, asked, chain.engine)
         except InvalidInput as error:
             return self._count(refused(error, digest))
         entry = Entry(
@@ -156,7 +158,7 @@ class Admission:
         if isinstance(outcome, Refused):
             return self._count(outcome)
         chain.tell_dropped(outcome)
-        chain.news.admitted(entry, body.lane)
+        chain.news.admitted(entry, asked)
         return Admitted(digest=digest, lane=found.lane.name)
 
     async def _past(self, transaction: Transaction, state: dict[bytes, bytes | None]) -> Answer:

@@ -15,6 +15,7 @@ from supervm.chain.admission import Admission, Answer
 from supervm.chain.claiming import examine_transactions, used_keys, used_slots
 from supervm.chain.events import EventLog
 from supervm.chain.examine import ChainRules
+from supervm.chain.examine import Examined as ExaminedBytes
 from supervm.chain.examine import refused as refusal
 from supervm.chain.fast import FastLane, Now
 from supervm.chain.figures import ChainFigures
@@ -69,6 +70,7 @@ from supervm.types.digests import ZERO
 from supervm.types.errors import InvalidInput
 from supervm.types.genesis import Genesis
 from supervm.types.packed_receipts import PackedReceipts, ReceiptHead, heads_of
+from supervm.types.plain import PlainTransaction, sender_of
 from supervm.types.receipt import Receipt, Status
 from supervm.types.stakes import STAKES_KEY
 from supervm.types.state import ACCOUNT, Account
@@ -296,13 +298,15 @@ class Chain:
                 self.tell_dropped([dropped])
 
     def measure(self, transactions: Sequence[bytes]) -> BatchSums:
-        schedule = self.gas.schedule
-        gas = schedule.fold_batch
-        for data in transactions:
-            transaction = self.decode(data)
-            body = transaction.body
-            gas += self.gas.intrinsic(len(data), ()) if body.lane is Lane.PRIVATE else body.gas_limit
+        gas = self.gas.schedule.fold_batch + sum(self._gas_of(self.decode(data)) for data in transactions)
         return BatchSums(size_bytes=sum(map(len, transactions)), count=len(transactions), gas=gas)
+
+    def _gas_of(self, transaction: Transaction) -> int:
+        """What a transaction counts for in its batch (CONS-1)."""
+        if isinstance(transaction, PlainTransaction):
+            return transaction.plain.gas_limit
+        body = transaction.body
+        return self.gas.intrinsic(len(transaction.data), ()) if body.lane is Lane.PRIVATE else body.gas_limit
 
     async def check(self, batch: Batch, past: Sequence[Batch], locks: Mapping[bytes, bytes]) -> Verdict:
         unknown = [data for data in batch.transactions if data not in self._in_hand]
@@ -336,16 +340,22 @@ class Chain:
     async def examine(self, transactions: Sequence[bytes], past: Sequence[Batch]) -> Examined:
         unknown = [data for data in transactions if data not in self._in_hand]
         judged = dict(zip(unknown, await self.examiner.examine(unknown), strict=True))
-        wrong = {
-            index: one.code
-            for index, data in enumerate(transactions)
-            if isinstance(one := judged.get(data), Refused)
-        }
+        wrong: dict[int, str] = {}
+        decoded: list[Transaction] = []
         try:
-            decoded = [self.decode(data) for data in transactions]
-            gas_sum = self.measure(transactions).gas
+            for index, data in enumerate(transactions):
+                found = judged.get(data)
+                if isinstance(found, ExaminedBytes):
+                    # Its block will ask for it.
+                    self._decoded.put(data, found.transaction)
+                    decoded.append(found.transaction)
+                    continue
+                if found is not None:
+                    wrong[index] = found.code
+                decoded.append(self.decode(data))
         except InvalidInput as error:
             return Examined(Facts(self.ledger.tip.height, {}, {}), (), malformed=str(error))
+        gas_sum = self.gas.schedule.fold_batch + sum(map(self._gas_of, decoded))
         keys = {key for each in decoded for key in admission_keys(each)}
         before = [self.decode(data).digest for each in past for data in each.transactions]
         while True:
@@ -698,7 +708,7 @@ def _next_nonces(
 ) -> dict[bytes, int]:
     """The next nonce of each sender whose account a block changed."""
     nonces = {}
-    for sender in {transaction.body.sender for transaction in transactions}:
+    for sender in {sender_of(transaction) for transaction in transactions}:
         data = changes.get(ACCOUNT + sender)
         if data is not None:
             nonces[sender] = Account.decode(data).nonce

@@ -6,14 +6,16 @@ on locks is judged here: fee fields, inputs, lane; and the facts that the engine
 
 from collections.abc import Mapping, Sequence
 
-from supervm.chain.judging import State, check_inputs, input_objects, judge, state_balance
+from supervm.chain.judging import State, check_inputs, input_objects, judge, judge_plain, state_balance
 from supervm.contracts.gas import GasPolicy
 from supervm.execution.claims import claim_of
 from supervm.execution.footprint import nonce_lock, object_lock, sponsor_nonce_lock
 from supervm.execution.lanes import lane_taken
+from supervm.execution.plain import claim_of_plain, lane_of_plain
 from supervm.types.claims import NONCE_LOCK, SPONSOR_NONCE_LOCK, Account, Claim, Examined, Facts
 from supervm.types.errors import InvalidInput
-from supervm.types.state import ACCOUNT, OBJECT, Object, OwnerKind
+from supervm.types.plain import PlainTransaction
+from supervm.types.state import ACCOUNT, NATIVE_TOKEN, OBJECT, Object, OwnerKind
 from supervm.types.state import Account as AccountState
 from supervm.types.transaction import Lane, Transaction
 
@@ -39,11 +41,23 @@ def examine_transactions(
     nonces: dict[bytes, int] = {}
     balances: dict[Account, int] = {}
     for index, transaction in enumerate(transactions):
+        if isinstance(transaction, PlainTransaction):
+            said = transaction.plain
+            lane = lane_of_plain(said)
+            claims.append(claim_of_plain(transaction, lane))
+            account = _account(state, said.sender)
+            nonces[NONCE_LOCK + said.sender] = account.nonce
+            balances[said.sender, NATIVE_TOKEN] = account.balance
+            if index not in refused:
+                code = _refusal_of_plain(transaction, account, gas, gas_state)
+                if code:
+                    refused[index] = code
+            continue
         objects = input_objects(transaction, state)
         claim = claim_of(transaction, objects, lane_taken(transaction, objects))
         claims.append(claim)
-        for account, _ in claim.spends:
-            balances[account] = state_balance(state, *account)
+        for each, _ in claim.spends:
+            balances[each] = state_balance(state, *each)
         body = transaction.body
         sender = _account(state, body.sender)
         nonces[NONCE_LOCK + body.sender] = sender.nonce
@@ -66,10 +80,26 @@ def examine_transactions(
     return Examined(Facts(height, nonces, balances), tuple(claims), refused, gas_sum)
 
 
+def _refusal_of_plain(
+    transaction: PlainTransaction, account: AccountState, gas: GasPolicy, gas_state: bytes
+) -> str:
+    """The code by which the state doesn't let a plain transfer in; empty if it does."""
+    if transaction.plain.nonce < account.nonce:
+        return "NonceUsed"
+    try:
+        judge_plain(transaction, account.balance, gas, gas_state, lambda address, token: 0)
+    except InvalidInput as error:
+        return error.code
+    return ""
+
+
 def used_keys(transactions: Sequence[Transaction]) -> set[bytes]:
     """The state keys that `used_slots` reads."""
     keys: set[bytes] = set()
     for transaction in transactions:
+        if isinstance(transaction, PlainTransaction):
+            keys.add(ACCOUNT + transaction.plain.sender)
+            continue
         body = transaction.body
         keys.update((ACCOUNT + body.sender, ACCOUNT + body.fee_payer))
         keys.update(OBJECT + each.id for each in body.inputs)
@@ -80,6 +110,11 @@ def used_slots(transactions: Sequence[Transaction], state: State) -> tuple[bytes
     """The slots of these transactions that the state has moved past, by whichever of them (CONS-15)."""
     used: dict[bytes, None] = {}
     for transaction in transactions:
+        if isinstance(transaction, PlainTransaction):
+            said = transaction.plain
+            if said.nonce < _account(state, said.sender).nonce:
+                used[nonce_lock(said.sender, said.nonce)] = None
+            continue
         body = transaction.body
         if body.nonce < _account(state, body.sender).nonce:
             used[nonce_lock(body.sender, body.nonce)] = None

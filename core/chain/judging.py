@@ -12,9 +12,11 @@ from supervm.contracts.gas import GasPolicy
 from supervm.execution.errors import AcceptRefused, LaneRefused
 from supervm.execution.footprint import entry_key, fee_terms, locks_of, max_spend, nonce_lock
 from supervm.execution.lanes import classify
+from supervm.execution.plain import fee_terms_of_plain, lane_of_plain, spend_of_plain
 from supervm.types.address import Address
 from supervm.types.errors import InvalidInput
 from supervm.types.operations import Burn, Transfer
+from supervm.types.plain import PlainTransaction
 from supervm.types.state import ACCOUNT, NATIVE_TOKEN, OBJECT, Account, Object, OwnerKind, decode_balance
 from supervm.types.transaction import Access, Lane, Transaction
 
@@ -35,6 +37,8 @@ class Judged:
 
 def admission_keys(transaction: Transaction) -> set[bytes]:
     """The state keys that judging a transaction reads: nonces, inputs, and what `max_spend` may name."""
+    if isinstance(transaction, PlainTransaction):
+        return {ACCOUNT + transaction.plain.sender}
     body = transaction.body
     sender = body.sender
     keys = {ACCOUNT + sender, ACCOUNT + body.fee_payer, entry_key(body.fee_payer, body.gas_token)}
@@ -59,26 +63,52 @@ def judge(
 
     The nonce is the caller's to check: only it knows what else is pending.
     """
+    if isinstance(transaction, PlainTransaction):
+        return judge_plain(
+            transaction,
+            state_balance(state, transaction.plain.sender, NATIVE_TOKEN),
+            gas,
+            gas_state,
+            spending,
+        )
     objects = input_objects(transaction, state)
     lane, wrong = _lane(transaction, objects, private_kinds)
     quote = gas.admit(fee_terms(transaction, lane), gas_state)
     spends = max_spend(transaction)
     for (address, token), amount in spends.items():
-        have = state_balance(state, address, token)
-        bound = spending(address, token)
-        if have < bound + amount:
-            raise AcceptRefused(
-                "InsufficientFunds",
-                "balance",
-                f"this needs {amount} of token 0x{token.hex()}, {bound} more are bound by what waits",
-                have,
-                f"bring the balance of 0x{address.hex()} to {bound + amount} first",
-                retryable=True,
-            )
+        check_funds(address, token, amount, state_balance(state, address, token), spending(address, token))
     if wrong is not None:
         raise wrong
     check_inputs(transaction, objects)
     return Judged(lane, quote.price, locks_of(transaction, objects), spends)
+
+
+def judge_plain(
+    transaction: PlainTransaction, have: int, gas: GasPolicy, gas_state: bytes, spending: Spending
+) -> Judged:
+    """As `judge`, of a plain transfer whose sender has so much."""
+    said = transaction.plain
+    sender = said.sender
+    lane = lane_of_plain(said)
+    price = gas.admit(fee_terms_of_plain(said, lane), gas_state).price
+    spend = spend_of_plain(said)
+    check_funds(sender, NATIVE_TOKEN, spend, have, spending(sender, NATIVE_TOKEN))
+    return Judged(
+        lane, price, (nonce_lock(sender, said.nonce),), {(sender, NATIVE_TOKEN): spend} if spend else {}
+    )
+
+
+def check_funds(address: Address, token: bytes, amount: int, have: int, bound: int) -> None:
+    """Refuse a debit of `amount` where an account has less, besides what is bound already."""
+    if have < bound + amount:
+        raise AcceptRefused(
+            "InsufficientFunds",
+            "balance",
+            f"this needs {amount} of token 0x{token.hex()}, {bound} more are bound by what waits",
+            have,
+            f"bring the balance of 0x{address.hex()} to {bound + amount} first",
+            retryable=True,
+        )
 
 
 def check_inputs(

@@ -26,7 +26,7 @@ VALIDATORS_MAX = 64
 @count("--accounts", 1_000, "Accounts that pay each other.", least=2)
 @count("--clients", 4, "Processes that send, each to one validator.")
 @count("--window", 1_000, "Transfers under way, all clients together.")
-@count("--batch", 64, "Most transfers of one request.")
+@count("--batch", 256, "Most transfers of one request.")
 @click.option(
     "--lane",
     type=click.Choice(["auto", "ordered"]),

@@ -68,6 +68,43 @@ def up(
         return trio.run(_up, Path(folder), validators, settings, seconds, as_json)
 
 
+@devnet.command()
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path, file_okay=False),
+    required=True,
+    help="Folder of the network, as given to `devnet up`.",
+)
+@click.option("--name", default="follower", show_default=True, help="Its name, and its folder's.")
+@json_option
+def add(data: Path, name: str, as_json: bool) -> None:
+    """Make one more node for a network: no validator, it catches up from them and follows.
+
+    Again with the same name: it keeps its chain and gets the addresses of now.
+
+    \b
+    Example:
+      supervm devnet add --data /tmp/net
+      supervm run --config /tmp/net/follower.toml
+    """
+    from supervm.node.devnet import add_node
+
+    if not name.replace("-", "").isalnum():
+        raise Misuse(f"--name {name}: letters, digits and - make a name")
+    try:
+        member = add_node(data.expanduser().resolve(), name)
+    except ValueError as error:
+        raise Misuse(str(error)) from error
+    facts = {
+        "name": member.name,
+        "config": str(member.config),
+        "api": f"http://{member.api}",
+        "node_id": f"0x{member.node_id.hex()}",
+    }
+    print_facts(facts, as_json)
+    note(f"next: supervm run --config {member.config}")
+
+
 @attrs.define
 class _Process:
     member: "Member"

@@ -5,7 +5,6 @@ stopped. All calls block (files, key derivation).
 """
 
 import json
-import socket
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,12 +14,13 @@ import attrs
 from supervm.crypto.keyfile import read_key_file, write_key_file
 from supervm.crypto.keys import KeyPair, generate
 from supervm.node.chain import DEV_BALANCE, DEV_KEY, FLAT, GENESIS, KEYS, make_identity
+from supervm.node.ports import LOOPBACK, free_ports
 from supervm.storage.folder import write_synced
 from supervm.types.genesis import Genesis
 from supervm.types.genesis_json import dump_genesis, load_genesis
 from supervm.types.validators import Validator, ValidatorSet
 
-LOOPBACK = "127.0.0.1"
+ADMIT = "transport.tcp.admit"
 IDLE = "consensus.bft.block_interval_max_ms"
 
 
@@ -66,7 +66,7 @@ def make_devnet(
             f"{folder} holds a network of {len(genesis.validators.members)} validators, not {validators}; "
             "give that number, or another folder"
         )
-    ports = _free_ports(2 * validators)
+    ports = free_ports(2 * validators)
     peers = [f"{LOOPBACK}:{port}" for port in ports[:validators]]
     apis = [f"{LOOPBACK}:{port}" for port in ports[validators:]]
     known = [f"{key.node_id.hex()}@{peer}" for key, peer in zip(keys, peers, strict=True)]
@@ -83,6 +83,37 @@ def make_devnet(
         member.config.write_text(_options(member, known, folder / GENESIS, settings))
         members.append(member)
     return Devnet(folder=folder, chain_id=genesis.chain_id, key=funded, members=tuple(members))
+
+
+def add_node(folder: Path, name: str) -> Member:
+    """One more node of a network that `make_devnet` made: no validator, so it follows the others.
+
+    Its options are those of node-0, with its own place and addresses; where it was added before, it keeps its
+    data and gets the network's addresses of now. Raises ValueError where the folder holds no network or
+    `name` is one of its validators', `KeyFileError`, OSError.
+    """
+    pattern = folder / "node-0.toml"
+    if not pattern.exists():
+        raise ValueError(f"{folder} holds no network; start one there with supervm devnet up")
+    lines = pattern.read_text().splitlines()
+    validators = len(load_genesis((folder / GENESIS).read_bytes()).validators.members)
+    if name in {f"node-{at}" for at in range(validators)}:
+        raise ValueError(f"{name} is one of the network's validators; give another name")
+    key = make_identity(folder / name, name)
+    api, peer = (f"{LOOPBACK}:{port}" for port in free_ports(2))
+    member = Member(
+        name=name,
+        data=folder / name,
+        config=folder / f"{name}.toml",
+        node_id=key.node_id,
+        api=api,
+        peer=peer,
+    )
+    own = _place(member)
+    named = {line.partition(" = ")[0] for line in own}
+    others = [line for line in lines if line.partition(" = ")[0] not in named]
+    member.config.write_text("\n".join([*own, *others]) + "\n")
+    return member
 
 
 def _chain(
@@ -114,29 +145,29 @@ def _chain(
 
 
 def _options(member: Member, known: Sequence[str], genesis: Path, settings: Sequence[str]) -> str:
-    text = json.dumps
     lines = [
-        f"node.name = {text(member.name)}",
-        f"node.data = {text(str(member.data))}",
-        f"node.genesis = {text(str(genesis))}",
-        f"api.listen = {text(member.api)}",
+        *_place(member),
+        f"node.genesis = {json.dumps(str(genesis))}",
         'consensus.use = "bft"',
         'transport.use = ["tcp"]',
-        f"transport.tcp.listen = [{text(member.peer)}]",
-        f"transport.tcp.peers = {text(list(known))}",
+        f"transport.tcp.peers = {json.dumps(list(known))}",
         *settings,
     ]
+    # Whoever is of the chain may follow it.
+    if not any(line.startswith(ADMIT) for line in settings):
+        lines.append(f'{ADMIT} = "any"')
     # Blocks often enough that one sees the chain go on while nothing is sent.
     if not any(line.startswith(IDLE) for line in settings):
         lines.append(f"{IDLE} = 1000")
     return "\n".join(lines) + "\n"
 
 
-def _free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on now. Where another process takes one first, the node says so."""
-    opened = [socket.create_server((LOOPBACK, 0)) for _ in range(count)]
-    try:
-        return [each.getsockname()[1] for each in opened]
-    finally:
-        for each in opened:
-            each.close()
+def _place(member: Member) -> list[str]:
+    """What is a node's own."""
+    text = json.dumps
+    return [
+        f"node.name = {text(member.name)}",
+        f"node.data = {text(str(member.data))}",
+        f"api.listen = {text(member.api)}",
+        f"transport.tcp.listen = [{text(member.peer)}]",
+    ]

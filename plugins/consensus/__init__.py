@@ -1,6 +1,6 @@
 """Consensus engines that ship with SuperVM: `solo` for one validator, `bft` for several."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from supervm.api import Component, Role, hookimpl
@@ -28,3 +28,10 @@ def supervm_cli(group: Any) -> None:
     from supervm.plugins.consensus.simulation.command import simulate
 
     group.add_command(simulate)
+
+
+@hookimpl
+def supervm_benchmarks() -> Mapping[str, Any]:
+    from supervm.plugins.consensus.simulation.counting import count_messages
+
+    return {"messages": count_messages}

@@ -1,7 +1,7 @@
 """A transport between nodes of one process, for tests, simulations and a node that is alone."""
 
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager
 
 import attrs
 import trio
@@ -11,7 +11,6 @@ from supervm.contracts.transport import (
     LIMITS,
     Broadcast,
     DeadlineExceeded,
-    ErrorCode,
     Handler,
     IncomingStream,
     Medium,
@@ -24,9 +23,9 @@ from supervm.contracts.transport import (
     Unreachable,
 )
 from supervm.plugins.transport.network import MemoryNetwork, network
+from supervm.plugins.transport.registry import Registry, count_dropped
 from supervm.plugins.transport.streams import StreamPair
 
-ACCEPT_QUEUE_MAX = 16
 BROADCASTS_IN_FLIGHT_MAX = 512
 
 
@@ -63,13 +62,14 @@ class MemoryTransport:
     ctx: Context
     limits: TransportLimits = LIMITS
     medium: Medium = Medium(name="memory")
-    _handlers: dict[int, Handler] = attrs.Factory(dict)
-    _topics: dict[str, list[trio.MemorySendChannel[Broadcast]]] = attrs.Factory(dict)
-    _listeners: dict[str, trio.MemorySendChannel[IncomingStream]] = attrs.Factory(dict)
+    _served: Registry = attrs.field(init=False)
     _under_way: dict[bytes, int] = attrs.Factory(dict)
     _rtt_ms: dict[bytes, float] = attrs.Factory(dict)
     _broadcasts_in_flight: int = 0
     _streams: dict[bytes, set[StreamPair]] = attrs.Factory(dict)
+
+    def __attrs_post_init__(self) -> None:
+        self._served = Registry(self.ctx)
 
     def peers(self) -> tuple[PeerInfo, ...]:
         return tuple(
@@ -77,15 +77,8 @@ class MemoryTransport:
             for other in self.network.others(self.node_id)
         )
 
-    @contextmanager
-    def serve(self, method: int, handler: Handler) -> Iterator[None]:
-        if method in self._handlers:
-            raise ValueError(f"method {method:#06x} has a handler already")
-        self._handlers[method] = handler
-        try:
-            yield
-        finally:
-            del self._handlers[method]
+    def serve(self, method: int, handler: Handler) -> AbstractContextManager[None]:
+        return self._served.serve(method, handler)
 
     async def request(
         self,
@@ -121,17 +114,10 @@ class MemoryTransport:
             if delay_s is not None:
                 target.receive(Broadcast(peer=self.node_id, payload=payload), topic, delay_s)
 
-    @contextmanager
     def subscribe(
         self, topic: str, *, queue_max: int = 256
-    ) -> Iterator[trio.MemoryReceiveChannel[Broadcast]]:
-        sender, receiver = trio.open_memory_channel[Broadcast](queue_max)
-        self._topics.setdefault(topic, []).append(sender)
-        with sender, receiver:
-            try:
-                yield receiver
-            finally:
-                self._topics[topic].remove(sender)
+    ) -> AbstractContextManager[trio.MemoryReceiveChannel[Broadcast]]:
+        return self._served.subscribe(topic, queue_max)
 
     async def open_stream(self, peer: bytes, protocol: str) -> trio.abc.HalfCloseableStream:
         target = self._target(peer)
@@ -147,25 +133,15 @@ class MemoryTransport:
         self._streams[peer] = open_now | {pair}
         return pair.near
 
-    @asynccontextmanager
-    async def listen(self, protocol: str) -> AsyncIterator[trio.MemoryReceiveChannel[IncomingStream]]:
-        if protocol in self._listeners:
-            raise ValueError(f"protocol {protocol!r} has a listener already")
-        sender, receiver = trio.open_memory_channel[IncomingStream](ACCEPT_QUEUE_MAX)
-        self._listeners[protocol] = sender
-        async with sender, receiver:
-            try:
-                yield receiver
-            finally:
-                del self._listeners[protocol]
+    def listen(self, protocol: str) -> AbstractAsyncContextManager[trio.MemoryReceiveChannel[IncomingStream]]:
+        return self._served.listen(protocol)
 
     # -- the far side of the calls above, called by another node's transport
 
     def receive(self, message: Broadcast, topic: str, delay_s: float) -> None:
         """Deliver a broadcast after its delay; over the bound of messages on their way it is dropped."""
-        dropped = self.ctx.metrics.counter("transport_broadcasts_dropped_total", "Broadcasts dropped")
         if self._broadcasts_in_flight >= BROADCASTS_IN_FLIGHT_MAX:
-            dropped.inc()
+            count_dropped(self.ctx)
             return
         self._broadcasts_in_flight += 1
 
@@ -174,41 +150,24 @@ class MemoryTransport:
                 await self.ctx.clock.sleep(delay_s)
             finally:
                 self._broadcasts_in_flight -= 1
-            for sender in self._topics.get(topic, ()):
-                try:
-                    sender.send_nowait(message)
-                except trio.WouldBlock:
-                    dropped.inc()
+            self._served.deliver(message.peer, topic, message.payload)
 
         self.ctx.nursery.start_soon(deliver)
 
     def accept(self, peer: bytes, protocol: str, pair: StreamPair) -> None:
-        listener = self._listeners.get(protocol)
-        if listener is None:
-            raise Refusal(ErrorCode.UNKNOWN_METHOD, f"nobody listens for {protocol}", peer=self.node_id)
-        try:
-            listener.send_nowait(IncomingStream(peer=peer, stream=pair.far))
-        except trio.WouldBlock:
-            raise Refusal(ErrorCode.OVERLOADED, "too many streams wait", peer=self.node_id) from None
+        refusal = self._served.accept(peer, protocol, pair.far)
+        if refusal is not None:
+            raise self._own(refusal)
 
     async def answer(self, peer: bytes, method: int, payload: bytes) -> bytes | Refusal:
         """What this node replies to a request. Never raises what its handler raised."""
-        handler = self._handlers.get(method)
-        if handler is None:
-            return Refusal(ErrorCode.UNKNOWN_METHOD, f"method {method:#06x}", peer=self.node_id)
-        try:
-            reply = await handler(peer, payload)
-        except Refusal as refusal:
-            text = refusal.text.encode()[: self.limits.error_text_bytes_max].decode(errors="ignore")
-            retry_after_ms = refusal.retry_after_ms
-            return Refusal(refusal.code, text, retry_after_ms=retry_after_ms, peer=self.node_id)
-        except Exception as error:
-            self.ctx.log.error("handler_failed", method=method, exc_info=error)
-            return Refusal(ErrorCode.REMOTE_FAILED, "the handler failed", peer=self.node_id)
-        if len(reply) > self.limits.request_bytes_max:
-            self.ctx.log.error("reply_too_large", method=method, size_bytes=len(reply))
-            return Refusal(ErrorCode.TOO_LARGE, f"a reply of {len(reply)} bytes", peer=self.node_id)
-        return reply
+        reply = await self._served.answer(peer, method, payload)
+        return self._own(reply) if isinstance(reply, Refusal) else reply
+
+    def _own(self, refusal: Refusal) -> Refusal:
+        """A refusal as the peer that gets it sees it: by this node, its text within bounds."""
+        text = refusal.text.encode()[: self.limits.error_text_bytes_max].decode(errors="ignore")
+        return Refusal(refusal.code, text, retry_after_ms=refusal.retry_after_ms, peer=self.node_id)
 
     async def _ask(self, target: "MemoryTransport", method: int, payload: bytes, timeout_s: float) -> bytes:
         sender, receiver = trio.open_memory_channel[bytes | Refusal](1)

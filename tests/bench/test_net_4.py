@@ -70,6 +70,8 @@ def test_the_oracle_finds_what_a_client_saw_as_final_and_is_gone(tmp_path: Path)
     assert check_seen([{**block(1), "digest": "0x1"}], [log]) == []
     assert check_seen([block(1, "0xa")], [log]) == ["block 1 was 0x1, is 0x10xa"]
     assert check_seen([], [log]) == ["block 1 was 0x1, is None"]
+    other = {**block(1, "0xa"), "digest": "0x1"}
+    assert check_seen([other], [log]) == ["block 1 was shown with other transactions than it holds"]
 
 
 class Node(NodeClient):

@@ -3,7 +3,7 @@
 import pytest
 
 from supervm.bench.report import percentile
-from supervm.bench.sender import Progress
+from supervm.bench.sender import Progress, Rejected, SeenBlock
 
 
 def book(count: int = 5) -> Progress:
@@ -45,6 +45,26 @@ def test_it_is_done_when_every_transaction_is_in_a_block() -> None:
     progress.saw_block(2, ["0x0"], now=2.0)
     assert progress.done
     assert progress.committed == {"0x1": 1.0, "0x0": 2.0}
+
+
+def told(digest: str, status: str = "committed") -> dict[str, str]:
+    return {"digest": digest, "status": status, "code": "InsufficientFunds", "lane": "ORDERED"}
+
+
+def test_a_block_is_seen_when_the_stream_has_told_of_all_in_it() -> None:
+    block = SeenBlock()
+    assert block.saw("block", {"height": "1", "digest": "0xb1", "transactions": 0})
+    assert not block.saw("block", {"height": "2", "digest": "0xb2", "transactions": 3})
+    assert not block.saw("receipts", {"height": "2", "receipts": [told("0x1"), told("0x2")]})
+    assert block.saw("receipts", {"height": "2", "receipts": [told("0x3")]})
+    assert (block.height, block.digest, block.digests) == (2, "0xb2", ["0x1", "0x2", "0x3"])
+
+
+def test_a_transaction_that_failed_in_its_block_is_no_success() -> None:
+    block = SeenBlock()
+    block.saw("block", {"height": "1", "digest": "0xb1", "transactions": 1})
+    with pytest.raises(Rejected, match="0x1 is failed: InsufficientFunds"):
+        block.saw("receipts", {"height": "1", "receipts": [told("0x1", "failed")]})
 
 
 @pytest.mark.parametrize(

@@ -2,12 +2,18 @@
 
 from collections.abc import Mapping
 
+import pytest
+
 from supervm.chain.claiming import examine_transactions, used_keys, used_slots
 from supervm.chain.judging import admission_keys
 from supervm.execution import GAS_STATE_KEY
-from supervm.execution.footprint import nonce_lock, object_lock, sponsor_nonce_lock
+from supervm.execution.claims import claim_of
+from supervm.execution.footprint import fee_terms, nonce_lock, object_lock, sponsor_nonce_lock
+from supervm.execution.lanes import lane_taken
+from supervm.execution.plain import claim_of_plain, fee_terms_of_plain, lane_of_plain
 from supervm.types.claims import NONCE_LOCK, SPONSOR_NONCE_LOCK, Examined
 from supervm.types.operations import ObjectMutate
+from supervm.types.plain import PlainTransaction, read_plain
 from supervm.types.state import NATIVE_TOKEN
 from supervm.types.transaction import Access, Input, Lane, Transaction
 from tests.execution.builders import (
@@ -57,6 +63,39 @@ def test_claims_and_facts_are_of_every_transaction_also_of_refused_ones() -> Non
     assert (found.facts.height, found.gas) == (7, 5)
     assert found.facts.nonces == {NONCE_LOCK + ALICE: 0}
     assert found.facts.balances == {(ALICE, NATIVE_TOKEN): FUNDS}
+
+
+@pytest.mark.parametrize("lane", [Lane.AUTO, Lane.FAST, Lane.ORDERED])
+def test_a_plain_transfer_is_judged_by_its_fields_as_by_its_parts(lane: Lane) -> None:
+    state = state_of({ALICE: FUNDS, BOB: 100})
+    run(state, pay(CAROL, 1))
+    given = [
+        pay(CAROL, 1, lane=lane),  # its nonce is used
+        pay(CAROL, 1, nonce=1, lane=lane),
+        pay(BOB, 0, nonce=2, lane=lane, max_price=0, gas_limit=0),
+        pay(CAROL, 1, nonce=3, lane=lane, max_price=1),
+        pay(CAROL, FUNDS, nonce=4, lane=lane),
+        pay(CAROL, 1, sender=BOB, lane=lane),
+        pay(CAROL, 1, sender=CAROL, lane=lane),
+        pay(CAROL, 1, nonce=5, lane=lane, tip_price=1),
+    ]
+    plain = []
+    for each in given:
+        said = read_plain(each.data)
+        assert said is not None
+        plain.append(PlainTransaction(each.data, each.digest, said))
+    assert [admission_keys(each) for each in plain] == [admission_keys(each) for each in given]
+    found, wanted = examined(state, *plain), examined(state, *given)
+    assert found == wanted
+    assert set(found.refused) == {0, 2, 3, 4, 5, 6, 7}
+    assert used_keys(plain) == used_keys(given)
+    assert used_slots(plain, state) == used_slots(given, state) == (nonce_lock(ALICE, 0),)
+    for one, other in zip(plain, given, strict=True):
+        claim = claim_of(other, {}, lane_taken(other, {}))
+        assert claim_of_plain(one, lane_of_plain(one.plain)) == claim
+        assert fee_terms_of_plain(one.plain, lane_of_plain(one.plain)) == fee_terms(
+            other, lane_taken(other, {})
+        )
 
 
 def test_what_the_state_itself_refuses_is_refused_and_nonces_ahead_are_left_to_the_locks() -> None:

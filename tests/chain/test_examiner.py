@@ -1,23 +1,31 @@
 """Examining in worker threads: a caller that goes away harms nobody, and nothing is verified twice."""
 
+import itertools
 import random
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from typing import Any
 
 import attrs
 import pytest
 import trio
 
 from supervm.chain import examine as examine_module
+from supervm.chain import verifying
 from supervm.chain.examine import ChainRules, Examined
 from supervm.chain.verifying import CHUNK, Examiner
 from supervm.contracts.application import Refused
 from supervm.crypto import keys
+from supervm.crypto.batch import chosen
+from supervm.crypto.driver import Chosen
+from supervm.crypto.packed import Verdict, Verified
+from supervm.crypto.remembered import RememberedSignatures
 from supervm.types.digests import plain_digest
 from supervm.types.limits import Limits
 from supervm.types.operations import Output, Transfer, encode_operations
-from supervm.types.transaction import Body, Transaction, build
+from supervm.types.plain import PlainTransaction
+from supervm.types.transaction import Body, Transaction, build, encode_transaction, sign
 
 CHAIN = b"c" * 32
 RULES = ChainRules(chain_id=CHAIN, epoch=1, limits=Limits())
@@ -56,17 +64,38 @@ async def examining(threads: int = 2, remembered: int = 1_000) -> AsyncIterator[
         nursery.cancel_scope.cancel()
 
 
+@pytest.fixture(params=["packed", "decoded"], autouse=True)
+def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Plain transfers as C judges them, and as they are judged where it can't."""
+    if request.param == "decoded":
+        monkeypatch.setattr(examine_module, "chosen", lambda: Chosen(None, frozenset(), {}, "a test"))
+    elif chosen().driver is None:
+        pytest.skip("the C library isn't built")
+    return str(request.param)
+
+
 @pytest.fixture
 def verified(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
-    """The digests of all transactions whose signatures were really checked."""
+    """The digests of all whose signatures were really checked: once by C, and again what C found wrong."""
     seen: list[bytes] = []
     real: Callable[[Sequence[Transaction]], list[object]] = examine_module.verify_transactions  # type: ignore[assignment]
+    real_packed = examine_module.verify_packed
 
     def noted(transactions: Sequence[Transaction]) -> list[object]:
         seen.extend(each.digest for each in transactions)
         return real(transactions)
 
+    def noted_packed(data: bytes, offsets: Sequence[int], **others: Any) -> Verified:
+        items = [data[start:end] for start, end in itertools.pairwise(offsets)]
+        known = [plain_digest(each) in others["remembered"] for each in items]
+        found = real_packed(data, offsets, **others)
+        for each, is_known, verdict in zip(items, known, found.verdicts, strict=True):
+            if not is_known and verdict == Verdict.SIGNED:
+                seen.append(Transaction.decode(each).digest)
+        return found
+
     monkeypatch.setattr(examine_module, "verify_transactions", noted)
+    monkeypatch.setattr(examine_module, "verify_packed", noted_packed)
     return seen
 
 
@@ -117,14 +146,14 @@ async def test_a_caller_that_goes_away_leaves_the_workers_to_the_others(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     entered, leave = threading.Event(), threading.Event()
-    real = examine_module.verify_transactions
+    real = verifying.examine
 
-    def held(transactions: Sequence[Transaction]) -> object:
+    def held(*given: Any) -> object:
         entered.set()
         assert leave.wait(30)
-        return real(transactions)
+        return real(*given)
 
-    monkeypatch.setattr(examine_module, "verify_transactions", held)
+    monkeypatch.setattr(verifying, "examine", held)
     async with examining(threads=1) as examiner:
         gone = trio.CancelScope()
 
@@ -139,8 +168,25 @@ async def test_a_caller_that_goes_away_leaves_the_workers_to_the_others(
             gone.cancel()
         leave.set()
         stayed = await examiner.examine(TRANSFERS[-5:])
-        assert [attrs.asdict(one, recurse=False).keys() for one in stayed] == [
-            {"transaction", "fingerprint"}
-        ] * 5
+        assert [isinstance(one, Examined) for one in stayed] == [True] * 5
         # What the worker had in hand was finished, and is remembered.
         assert plain_digest(TRANSFERS[0]) in examiner.checked
+
+
+def test_what_is_against_a_plain_transfer_is_said_as_of_any_other(path: str) -> None:
+    good = TRANSFERS[0]
+    plain = Transaction.decode(good)
+    other = keys.generate("ed25519", random.Random(5).randbytes)
+    sealed = encode_transaction(plain.body_bytes, [sign(plain.body_bytes, other)])
+    abroad = build(attrs.evolve(plain.body, chain_id=b"d" * 32), [KEY]).data
+    late = build(attrs.evolve(plain.body, expiry_epoch=1), [KEY]).data
+    rules = attrs.evolve(RULES, epoch=2)
+    items = [good, sealed, forged(good), abroad, late, good[:-1], good]
+    found = examine_module.examine(items, rules, RememberedSignatures(100))
+    codes = [one.code if isinstance(one, Refused) else "" for one in found]
+    assert codes == ["", "WrongSigner", "BadSignature", "WrongChain", "Expired", "Truncated", ""]
+    for one in (found[0], found[-1]):
+        assert isinstance(one, Examined) and one.transaction == plain
+        assert one.transaction.digest == plain.digest and one.transaction.body == plain.body
+    assert isinstance(found[2], Refused) and found[2].digest == plain.digest
+    assert (path == "packed") == isinstance(found[0].transaction, PlainTransaction)

@@ -47,7 +47,7 @@ async def test_a_node_removes_what_its_configuration_says_and_goes_on_serving_th
         chain, ledger = node.chain, node.chain.ledger
         old = world.transfer(0, 0, TO, 5)
         await chain.submit([old.data])
-        view = await chain.queries.transaction(old.digest, wait_s=30)
+        view = await chain.queries.transaction(old.digest, wait_s=60)
         assert view.height is not None
         # Twice, so that what the horizon passed first is removed by now.
         await until_pruned(ledger, view.height + 2 * PRUNE_EVERY_BLOCKS)

@@ -160,7 +160,7 @@ async def test_near_its_end_nothing_is_taken_and_what_waits_is_finished(
         await chain.submit([before.data])
         disk.free_bytes = GB
         await chain.room.look()
-        assert (await chain.queries.transaction(before.digest, wait_s=30)).height is not None
+        assert (await chain.queries.transaction(before.digest, wait_s=60)).height is not None
         answer = (await chain.submit([during.data]))[0]
         assert isinstance(answer, Refused)
         assert (answer.code, answer.value) == ("DiskNearlyFull", f"{GB} bytes free")
@@ -179,7 +179,7 @@ async def test_near_its_end_nothing_is_taken_and_what_waits_is_finished(
         assert await chain.health() == Health()
         for transaction in (during, after):
             assert isinstance((await chain.submit([transaction.data]))[0], Admitted)
-            assert (await chain.queries.transaction(transaction.digest, wait_s=30)).height is not None
+            assert (await chain.queries.transaction(transaction.digest, wait_s=60)).height is not None
         assert await balance(node, TO) == 15
         assert node.metric("supervm_storage_disk_step") == 0
         steps = [(f["old"], f["new"]) for kind, f in node.published if kind == "mode_changed"]
@@ -194,7 +194,7 @@ async def test_a_block_that_the_disk_refuses_is_made_when_there_is_room_and_noth
         tip = chain.ledger.tip
         disk.full = True
         await chain.submit([first.data])
-        with trio.fail_after(30):
+        with trio.fail_after(120):
             while chain.room.step is not Step.FULL:
                 await chain.room.wait_scarce()
         refused = (await chain.submit([later.data]))[0]
@@ -232,7 +232,7 @@ async def test_a_snapshot_waits_for_room(world: World, run: Run, disk: OnADisk, 
         # Asked for with room, and taken without: refused as late.
         disk.free_bytes = 4 * GB
         await node.chain.room.look()
-        with trio.fail_after(30):
+        with trio.fail_after(120):
             while not snapshots.last_failure:
                 await node.chain.ledger.wait_above(node.chain.ledger.tip.height)
         assert "waits for room" in snapshots.last_failure
@@ -250,7 +250,7 @@ async def test_a_tight_disk_is_pruned_at_once_and_given_back_what_went(
         assert ledger.horizon.blocks == 0 and not disk.compacted
         disk.free_bytes = 4 * GB
         await node.chain.room.look()
-        with trio.fail_after(60):
+        with trio.fail_after(120):
             while len(disk.compacted) < 2:
                 await ledger.wait_above(ledger.tip.height)
         assert ledger.horizon.blocks >= 20

@@ -180,6 +180,29 @@ def test_an_accept_leaves_when_batch_and_locks_are_durable_and_comes_again_when_
     assert desk.voter.batch(batch.digest()) == batch
 
 
+def test_what_was_accepted_is_known_with_its_certificate_and_after_a_restart_without_examining_it_again() -> (
+    None
+):
+    desk = Desk()
+    first, second = claim(ALICE, 0), claim(BOB, 0)
+    desk.claims = {each.transaction: each for each in (first, second)}
+    batch = batch_of([first, second])
+    assert code(answer(desk.step(Received(IDS[1], batch)))) == "accept"
+    # Another batch with ALICE's transaction was in a block before this one is certified.
+    used = BlockExecuted(1, (b"b" * 32,), first.slots, (first.transaction,))
+    desk.step(used)
+    outputs = desk.step(Received(IDS[2], certificate_of(batch)))
+    assert not [each for each in outputs if isinstance(each, Check | Fetch)]
+    (learned,) = [each for each in outputs if isinstance(each, Learned)]
+    assert learned.claims == (second,)
+    table = desk.voter.table
+    assert table.certified(second.slots[0]) == second.transaction and first.slots[0] not in table
+    again = desk.fresh()
+    (relearned,) = [each for each in again.restore(desk.log) if isinstance(each, Learned)]  # type: ignore[arg-type]
+    assert relearned == learned
+    assert again.table.certified(second.slots[0]) == second.transaction and first.slots[0] not in again.table
+
+
 def test_a_batch_is_refused_for_its_header_before_anything_is_kept_of_it() -> None:
     desk = Desk(VoterBounds(held_bytes_max=4 * 64, open_max=2))
     one = [claim(ALICE, 0)]

@@ -21,7 +21,7 @@ from supervm.plugins.consensus.bft.messages import Accept, Effects, Proposal, Vi
 from supervm.types.batch import Batch
 from supervm.types.certificate import BatchCertificate, Certificate, VoteKind
 
-from .network import Network, network
+from .network import WAIT_S, Network, network
 
 
 class HeldStore:
@@ -80,7 +80,7 @@ async def test_no_vote_leaves_before_its_record_is_durable(tmp_path: Path) -> No
             sent = net.transfer(0, b"\x07" * 32, 1)
             await net.nodes[1].chain.submit([sent.data])
             height = await net.committed(1, sent.digest)
-            with trio.fail_after(60):
+            with trio.fail_after(WAIT_S):
                 await held.asked.wait()
             # The others are a quorum without it: it has followed them, and has said nothing.
             await net.reached(0, height)
@@ -90,7 +90,7 @@ async def test_no_vote_leaves_before_its_record_is_durable(tmp_path: Path) -> No
             later = net.transfer(0, b"\x07" * 32, 1)
             await net.nodes[1].chain.submit([later.data])
             await net.reached(0, await net.committed(1, later.digest))
-            with trio.fail_after(60):
+            with trio.fail_after(WAIT_S):
                 await posted.voted.wait()
 
 

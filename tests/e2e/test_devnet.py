@@ -1,21 +1,36 @@
-"""`devnet up`: validators as processes; they go on without one, and by themselves after two came back."""
+"""`devnet up`: validators as processes. They go on without one, stop without two, and go on by themselves.
 
+LATE_BLOCKS: how many blocks a late node and a validator that was off have to catch up (40; `tox -e soak`:
+10,000). With more than 1,000 the times that the issue of it names are judged, too: a machine for it alone.
+"""
+
+import itertools
 import json
 import os
 import signal
 import subprocess
+import time
+import tomllib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import attrs
+import pytest
 
 from supervm.client.http import ClientError, NodeClient
-from supervm.node.devnet import make_devnet
+from supervm.node.devnet import add_node, make_devnet
 from tests.e2e.harness import DEADLINE_S, command, environment, until, verb
 
 RECEIVER = "0x" + "44" * 32
+LATE_BLOCKS = int(os.environ.get("LATE_BLOCKS", "40"))
+JUDGES_TIME = LATE_BLOCKS > 1_000
+LIMIT_S = 300.0 + LATE_BLOCKS / 10
+GAP_MS_MAX = 3_000
+STANDS_S = 3.0
+INTERVAL = f"consensus.bft.block_interval_max_ms={5 if JUDGES_TIME else 50}"
+"""Blocks come as often while nothing is sent."""
 
 
 @attrs.define
@@ -31,23 +46,34 @@ class Devnet:
         return int(self.clients[at].status()["height"])
 
     def reaches(self, at: int, height: int) -> None:
-        def reached() -> bool:
-            try:
-                return self.height(at) >= height
-            except ClientError:
-                return False
-
-        until(reached, f"node {at} reaches height {height}")
+        reaches(self.clients[at], height)
 
     def pays(self, at: int) -> None:
         """A transfer, sent to this node, is final: by a block, or by a quorum's effects before any."""
         api = self.nodes[at]["api"]
-        done = verb("tx", "transfer", f"{RECEIVER}=1", "--data", self.folder, "--key", "dev", "--node", api)
+        arguments = ("tx", "transfer", f"{RECEIVER}=1", "--data", self.folder, "--key", "dev", "--node", api)
+        done = verb(*arguments, limit_s=LIMIT_S)
         assert done.code == 0, done
         assert {"certified", "committed"} & set(done.out.split()), done
 
     def kill(self, at: int) -> None:
         os.kill(self.nodes[at]["pid"], signal.SIGKILL)
+
+
+def gap(client: NodeClient, first: int, last: int) -> int:
+    """The longest time between two blocks of these heights, in milliseconds, as headers say."""
+    times = [int(client.block(each)["timestamp_ms"]) for each in range(first, last + 1)]
+    return max(later - sooner for sooner, later in itertools.pairwise(times))
+
+
+def reaches(client: NodeClient, height: int) -> None:
+    def reached() -> bool:
+        try:
+            return int(client.status()["height"]) >= height
+        except ClientError:
+            return False
+
+    until(reached, f"{client.url} reaches height {height}", LIMIT_S)
 
 
 @contextmanager
@@ -79,37 +105,106 @@ def devnet(folder: Path, *flags: str) -> Iterator[Devnet]:
 def _ended(process: subprocess.Popen[str]) -> None:
     if process.poll() is None:
         process.send_signal(signal.SIGINT)
-    process.wait(DEADLINE_S)
+    process.wait(LIMIT_S)
 
 
-def test_a_network_goes_on_without_one_validator_and_after_two_came_back(tmp_path: Path) -> None:
-    with devnet(tmp_path / "net", "--set", "storage.use=sqlite") as net:
+@contextmanager
+def started(config: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A node of a network, by itself."""
+    with config.with_suffix(".err").open("ab") as said:
+        node = subprocess.Popen(
+            command("run", "--config", config),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=said,
+            env=environment(),
+        )
+    try:
+        yield node
+    finally:
+        node.terminate()
+        node.wait(LIMIT_S)
+
+
+def cpu_s(process: subprocess.Popen[bytes]) -> float:
+    """CPU time that a process has had (Linux)."""
+    fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def caught_up(net: Devnet, who: str, process: subprocess.Popen[bytes], api: str, began: int) -> int:
+    """Wait until a node has what the first one has now; say how fast it was. Gives the height."""
+    goal = net.height(0)
+    since_s = time.monotonic()
+    with NodeClient(api, timeout_s=DEADLINE_S) as client:
+        reaches(client, began + 1)
+        first_s, first_cpu_s = time.monotonic(), cpu_s(process)
+        reaches(client, goal)
+        seconds, cpu_ms = time.monotonic() - first_s, (cpu_s(process) - first_cpu_s) * 1_000
+        blocks = max(goal - began - 1, 1)
+        print(
+            f"{who}: {goal - began} blocks, {blocks / max(seconds, 0.001):.0f} a second, "
+            f"{cpu_ms / blocks:.2f} ms of CPU a block, begun after {first_s - since_s:.1f} s"
+        )
+        ours = {each["digest"] for at in (goal, goal // 2 + 1) for each in (client.block(at),)}
+        theirs = {net.clients[0].block(at)["digest"] for at in (goal, goal // 2 + 1)}
+        assert ours == theirs
+    return goal
+
+
+def test_a_network_loses_one_then_two_validators_and_late_nodes_catch_up(tmp_path: Path) -> None:
+    folder = tmp_path / "net"
+    with devnet(folder, "--set", "storage.use=sqlite", "--set", INTERVAL) as net, ExitStack() as stack:
         net.pays(0)
         net.kill(3)
+        killed = net.height(0)
         net.pays(1)
+        net.reaches(0, killed + LATE_BLOCKS)
+
+        member = add_node(folder, "late")
+        late = stack.enter_context(started(member.config))
+        caught_up(net, "late node", late, f"http://{member.api}", 0)
+
         net.kill(2)
         stood = net.height(0)
-        with ExitStack() as stack:
-            for at in (2, 3):
-                node = subprocess.Popen(
-                    command("run", "--config", tmp_path / "net" / f"node-{at}.toml"),
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.DEVNULL,
-                    stderr=subprocess.DEVNULL,
-                    env=environment(),
-                )
-                stack.callback(node.wait, DEADLINE_S)
-                stack.callback(node.terminate)
-            for at in range(4):
-                net.reaches(at, stood + 2)
-            net.pays(3)
-            roots = {net.clients[at].block(stood + 1)["digest"] for at in range(4)}
-            assert len(roots) == 1
+        # What two of four have in hand may still become final; nothing new does.
+        pause_until_s = time.monotonic() + STANDS_S
+        until(lambda: time.monotonic() > pause_until_s, "a while")
+        stands = net.height(0)
+        assert stands <= stood + 3
+        until(lambda: net.height(1) == net.height(0), "both that are left have the same blocks", LIMIT_S)
+
+        back = [stack.enter_context(started(folder / f"node-{at}.toml")) for at in (2, 3)]
+        api = net.nodes[3]["api"]
+        until(lambda: net.height(0) > stands, "it goes on by itself", LIMIT_S)
+        goal = caught_up(net, "a validator that was off", back[1], api, killed)
+        for at in range(4):
+            net.reaches(at, goal)
+        net.pays(3)
+        for height in range(stood, goal + 1):
+            assert len({net.clients[at].block(height)["digest"] for at in range(4)}) == 1
         net.process.send_signal(signal.SIGINT)
-        assert net.process.wait(DEADLINE_S) == 0
-    for at in (0, 3):
-        done = verb("verify", "--data", tmp_path / "net" / f"node-{at}", "--set", "storage.use=sqlite")
+        assert net.process.wait(LIMIT_S) == 0
+    for name in ("node-3", "late"):
+        done = verb("verify", "--data", folder / name, "--set", "storage.use=sqlite", limit_s=LIMIT_S)
         assert done.code == 0, done
+
+
+@pytest.mark.skipif(not JUDGES_TIME, reason="a matter of time: with LATE_BLOCKS above 1,000, as tox -e soak")
+@pytest.mark.slow
+def test_whichever_one_is_killed_finality_has_no_gap_over_3_seconds(tmp_path: Path) -> None:
+    folder = tmp_path / "net"
+    with devnet(folder, "--set", "storage.use=sqlite", "--set", INTERVAL) as net, ExitStack() as stack:
+        for at in range(4):
+            witness = net.clients[(at + 1) % 4]
+            net.kill(at)
+            killed = int(witness.status()["height"])
+            reaches(witness, killed + 300)
+            gap_ms = gap(witness, killed, killed + 300)
+            print(f"longest gap after a kill of node {at}: {gap_ms} ms")
+            assert gap_ms <= GAP_MS_MAX
+            stack.enter_context(started(folder / f"node-{at}.toml"))
+            net.reaches(at, int(witness.status()["height"]) + 50)
 
 
 def test_a_folder_holds_a_network_of_one_size(tmp_path: Path) -> None:
@@ -122,3 +217,20 @@ def test_a_folder_holds_a_network_of_one_size(tmp_path: Path) -> None:
     ]
     again = make_devnet(folder, 1)
     assert (again.chain_id, again.members[0].node_id) == (made.chain_id, made.members[0].node_id)
+
+
+def test_a_node_is_added_to_a_network_and_not_in_place_of_a_validator(tmp_path: Path) -> None:
+    folder = tmp_path / "net"
+    made = make_devnet(folder, 1)
+    late = add_node(folder, "late")
+    options, known = (tomllib.loads(each.config.read_text()) for each in (late, made.members[0]))
+    assert options["transport"]["tcp"]["peers"] == known["transport"]["tcp"]["peers"]
+    assert options["transport"]["tcp"]["listen"] == [late.peer] != [made.members[0].peer]
+    assert options["node"]["genesis"] == known["node"]["genesis"]
+    assert options["node"]["data"] == str(folder / "late")
+    assert add_node(folder, "late").node_id == late.node_id
+    with pytest.raises(ValueError, match="holds no network"):
+        add_node(tmp_path / "none", "late")
+    refused = verb("devnet", "add", "--data", folder, "--name", "node-0")
+    assert refused.code == 2
+    assert refused.errors == ["supervm: node-0 is one of the network's validators; give another name"]

@@ -134,12 +134,17 @@ class LedgerDouble:
             **{object_key(name): found.encode() for name, found in OBJECTS.items()},
             **{token_key(name): found.encode() for name, found in TOKENS.items()},
         }
+        self.held = 0
         self.blocks = [self._block(0, ())]
         self.handed_over: list[HandOver] = []
 
     async def _reach(self) -> None:
         if self.gate is not None:
-            await self.gate.wait()
+            self.held += 1
+            try:
+                await self.gate.wait()
+            finally:
+                self.held -= 1
         if self.failure is not None:
             if not self.fails_after:
                 raise self.failure

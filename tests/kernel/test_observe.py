@@ -55,7 +55,7 @@ class Seen:
         self._more = trio.Event()
 
     async def wait(self, count: int) -> None:
-        with trio.fail_after(10):
+        with trio.fail_after(120):
             while len(self.values) < count:
                 await self._more.wait()
 

@@ -258,7 +258,7 @@ def test_who_is_given_up_is_told_before_anybody_can_overtake_it(rules: PruneRule
         store._heads = plain
         store._lock = leaving  # type: ignore[assignment]
         giver.start()
-        assert leaving.left.wait(30)
+        assert leaving.left.wait(120)
         batch_write(store, {b"k": b"2"})
         heads.update(plain)
 
@@ -270,7 +270,7 @@ def test_who_is_given_up_is_told_before_anybody_can_overtake_it(rules: PruneRule
             reader.read(b"k")
     finally:
         leaving.go_on.set()
-        giver.join(30)
+        giver.join(120)
 
 
 class Interrupting(set[bytes]):

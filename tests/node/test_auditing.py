@@ -120,7 +120,10 @@ async def test_a_change_that_is_cancelled_is_told_as_failed(tmp_path: Path) -> N
     control.takes_s = 60
     path = tmp_path / "audit.log"
     with open_audit(path, lambda: 0) as audit:
-        with trio.move_on_after(0.05):
-            await Audited(control, audit, LogDouble()).load("slow-one")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(Audited(control, audit, LogDouble()).load, "slow-one")
+            while not control.asked:
+                await trio.lowlevel.checkpoint()
+            nursery.cancel_scope.cancel()
     assert [each["outcome"] for each in entries(path)] == ["asked", "failed"]
     assert entries(path)[1]["cause"].startswith("Cancelled")

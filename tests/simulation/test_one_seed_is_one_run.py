@@ -12,11 +12,17 @@ import trio
 
 from supervm.api import Context
 from supervm.contracts.storage import Delete, Durability, Put, StoreFailed
+from supervm.crypto import batch, suites
+from supervm.crypto.ed25519 import Ed25519
+from supervm.crypto.keys import KeyPair
+from supervm.plugins.consensus.bft import messages
 from supervm.plugins.consensus.simulation import turns
 from supervm.plugins.consensus.simulation.disk import VirtualDisk, VirtualStore
 from supervm.plugins.consensus.simulation.plan import PROFILES, Fault, draw_plan
+from supervm.plugins.consensus.simulation.sharing import shared_work
 from supervm.plugins.consensus.simulation.world import run_plan
 from supervm.testing.context import component_context
+from supervm.types.address import Suite
 
 
 def digest_in_another_process(seed: int, profile: str, hash_seed: str) -> str:
@@ -38,6 +44,35 @@ def test_a_run_in_this_process_is_the_same_again_and_another_seed_is_another() -
     first = run_plan(draw_plan(1, "storm", 4))
     assert run_plan(draw_plan(1, "storm", 4)) == first
     assert run_plan(draw_plan(2, "storm", 4)).digest != first.digest
+
+
+def test_nodes_that_verify_and_decode_by_themselves_make_the_same_run() -> None:
+    plan = draw_plan(1, "byzantine", 4)
+    before = (suites._providers.copy(), batch.chosen, messages.decode)
+    shared, alone = run_plan(plan, alone=False), run_plan(plan, alone=True)
+    assert (suites._providers, batch.chosen, messages.decode) == before
+    assert shared == alone
+
+
+def test_what_is_shared_is_asked_of_the_library_once_and_a_wrong_signature_stays_wrong(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[bytes] = []
+    real = Ed25519.verify
+
+    def verify(self: Ed25519, key: bytes, message: bytes, signature: bytes) -> bool:
+        asked.append(message)
+        return real(self, key, message, signature)
+
+    suites.suite(Suite.ED25519)
+    monkeypatch.setattr(Ed25519, "verify", verify)
+    key, other = KeyPair(Suite.ED25519, b"k" * 32), KeyPair(Suite.ED25519, b"o" * 32)
+    right, wrong = ((1, key.public_key, b"text", each.sign(b"text")) for each in (key, other))
+    with shared_work():
+        for _ in range(3):
+            assert batch.verify_many([right, wrong]) == [True, False]
+            assert not suites.verify(*wrong)
+    assert asked == [b"text", b"text"]
 
 
 @pytest.mark.parametrize("profile", PROFILES)
@@ -89,6 +124,28 @@ def test_work_of_a_thread_is_done_in_the_turn_of_its_task_and_takes_virtual_time
         return trio.current_time() - before, result
 
     assert turns.run(main, "a") == (1.5, 7)
+
+
+def test_sleepers_wake_at_their_moment_and_one_that_is_cancelled_holds_nobody_up() -> None:
+    woke: list[tuple[str, float]] = []
+
+    async def sleeper(name: str, seconds: float) -> None:
+        await turns.sleep(seconds)
+        woke.append((name, trio.current_time()))
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(sleeper, "late", 5.0)
+            nursery.start_soon(sleeper, "soon", 1.0)
+            nursery.start_soon(sleeper, "now", 0.0)
+            with trio.move_on_after(2.0) as scope:
+                await turns.sleep_until(3.0)
+            assert scope.cancelled_caught
+            await trio.sleep(1.0)
+            woke.append(("trio", trio.current_time()))
+
+    turns.run(main, "a")
+    assert woke == [("now", 0.0), ("soon", 1.0), ("trio", 3.0), ("late", 5.0)]
 
 
 def test_what_changes_the_process_is_undone_after_a_run() -> None:

@@ -1,13 +1,10 @@
 """A port of our own, so that a node that is started again is where its clients look for it."""
 
-import socket
-
 import pytest
+
+from supervm.node.ports import free_ports
 
 
 @pytest.fixture
 def unused_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port: int = found.getsockname()[1]
-        return port
+    return free_ports(1)[0]

@@ -35,13 +35,14 @@ def test_a_call_that_is_over_and_one_in_time_are_left_alone(
 ) -> None:
     ours, theirs = ends
     other, silent = socket.socketpair()
-    deadlines = Deadlines(0.02)
+    deadlines = Deadlines(3600.0)
     patient = Deadlines(3600.0)
     try:
         with other, silent:
             other.settimeout(60)
             with deadlines.waiting(ours.fileno()):
                 pass
+            deadlines.hurry(0.02)
             with patient.waiting(ours.fileno()), deadlines.waiting(other.fileno()):
                 assert other.recv(1) == b"", "the watch of one goes round at least once"
         assert (deadlines.cut, patient.cut) == (1, 0)

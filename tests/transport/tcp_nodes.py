@@ -13,6 +13,14 @@ from supervm.crypto.keys import KeyPair
 from supervm.plugins.transport.tcp.config import TcpTransportConfig
 from supervm.types.address import Suite
 
+PATIENT: dict[str, Any] = {
+    "handshake_ms_max": 60_000,
+    "silence_ms_max": 120_000,
+    "stranger_silence_ms_max": 120_000,
+    "stall_ms_max": 120_000,
+}
+"""Bounds that no machine is too slow for: a link ends where a test says so."""
+
 
 @attrs.define
 class Loopback:
@@ -31,20 +39,32 @@ class Loopback:
         write_key_file(path, key, None)
         return key, str(path)
 
-    def listening(self, host: str = "127.0.0.1") -> tuple[str, str]:
-        """A new listening socket as (option `listen`, address to dial)."""
-        opened = create_server((host, 0), backlog=128)
+    def listening(self, host: str = "127.0.0.1", *, deaf: bool = False) -> tuple[str, str]:
+        """A new listening socket as (option `listen`, address to dial); a deaf one refuses until `hear`."""
+        if deaf:
+            opened = socket()
+            opened.bind((host, 0))
+        else:
+            opened = create_server((host, 0), backlog=128)
         self.sockets.append(opened)
         return f"fd:{opened.fileno()}", f"{host}:{opened.getsockname()[1]}"
 
-    def configs(self, count: int, *, all_dial: bool = False, **options: Any) -> list[TcpTransportConfig]:
-        """Nodes that know each other; each dials those before it, or all others."""
+    def hear(self) -> None:
+        """Let those that were deaf listen."""
+        for each in self.sockets:
+            each.listen(128)
+
+    def configs(
+        self, count: int, *, all_dial: bool = False, deaf: int = 0, **options: Any
+    ) -> list[TcpTransportConfig]:
+        """Nodes that know each other; each dials those before it, or all others. The first `deaf` of them
+        refuse connections until `hear`."""
         keys = [self.key() for _ in range(count)]
-        places = [self.listening() for _ in range(count)]
+        places = [self.listening(deaf=number < deaf) for number in range(count)]
         ids = [key.node_id.hex() for key, _ in keys]
         dialed = [f"{ids[each]}@{places[each][1]}" for each in range(count)]
         # Long enough that a slow machine has connected them before a test goes on.
-        given = {"connect_wait_ms": 10_000, **options}
+        given = {**PATIENT, "connect_wait_ms": 120_000, **options}
         return [
             TcpTransportConfig(
                 listen=(places[number][0],),
@@ -60,7 +80,7 @@ class Loopback:
         """The options of one node that dials nobody, and where it listens."""
         listen, address = self.listening()
         known = tuple(key.node_id.hex() for key in admitted)
-        given = {"connect_wait_ms": 0, **options}
+        given = {**PATIENT, "connect_wait_ms": 0, **options}
         config = TcpTransportConfig(listen=(listen,), identity_file=self.key()[1], admitted=known, **given)
         return config, address
 

@@ -52,7 +52,7 @@ class SendsAnySize(MemoryTransport):
 
 class LeaksSecrets(MemoryTransport):
     async def answer(self, peer: bytes, method: int, payload: bytes) -> bytes | Refusal:
-        handler = self._handlers.get(method)
+        handler = self._served._handlers.get(method)
         try:
             return await handler(peer, payload) if handler else await super().answer(peer, method, payload)
         except Refusal as refusal:

@@ -22,7 +22,6 @@ MODULES = (
     "link",
     "outgoing",
     "quotas",
-    "registry",
     "streams",
     "tls",
     "transport",
@@ -31,7 +30,10 @@ MODULES = (
 
 class TestTcp(TransportConformance):
     component = TCP
-    sources = tuple(f"supervm.plugins.transport.tcp.{name}" for name in MODULES)
+    sources = (
+        "supervm.plugins.transport.registry",
+        *(f"supervm.plugins.transport.tcp.{name}" for name in MODULES),
+    )
     all_dial = False
 
     @pytest.fixture(autouse=True)

@@ -28,9 +28,11 @@ from supervm.testing.conformance.transport import ECHO, echo
 from supervm.testing.context import component_context, opened
 from supervm.types.address import Suite
 from tests.transport.tcp_attacker import Attacker, attacker, dialer_of, identity_of
-from tests.transport.tcp_nodes import Loopback, loopback
+from tests.transport.tcp_nodes import PATIENT, Loopback, loopback
 
-PATIENCE_S = 30.0
+PATIENCE_S = 120.0
+"""How long a slow machine may take for what must happen; no test takes it."""
+ANSWER_S = 60.0
 MIB = 2**20
 
 
@@ -93,15 +95,22 @@ def key_of(number: int) -> KeyPair:
 
 
 MALLORY = key_of(66)
+FLOODS = [
+    Message(Kind.PING, 1),
+    Message(Kind.ONE_WAY, 0, b"\x01t" + bytes(30)),
+    Message(Kind.CANCEL, 2),
+    Message(Kind.RESPONSE, 1),
+]
 
 
 class TestBeforeItIsKnown:
-    async def test_handshakes_that_stop_halfway_are_closed_in_time_and_hold_up_nobody(
+    async def test_handshakes_that_stop_halfway_make_room_and_hold_up_nobody(
         self, nodes: Loopback, tmp_path: Path
     ) -> None:
         honest = key_of(1)
+        # None of them times out here: the next test is of that.
         config, address = nodes.victim(
-            honest, handshake_ms_max=2_000, handshakes_max=12, arrivals_burst=1_000, arrivals_per_s=1_000
+            honest, handshake_ms_max=600_000, handshakes_max=12, arrivals_burst=1_000, arrivals_per_s=1_000
         )
         async with running(tmp_path / "0", config) as victim, trio.open_nursery() as nursery:
             half = [await connect(address) for _ in range(40)]
@@ -111,12 +120,21 @@ class TestBeforeItIsKnown:
                     await stream.send_all(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"[: 5 + number % 7])
             async with attacker(tmp_path / "h", honest, victim.node_id, address):
                 await until(lambda: [peer.node_id for peer in victim.peers()] == [honest.node_id])
-            for stream in half:
-                nursery.start_soon(closed_by_peer, stream)
-        assert count(victim, "transport_handshakes_total", outcome="evicted") >= 40 - 12
-        assert count(victim, "transport_handshakes_total", outcome="timeout") <= 12
+            await until(lambda: count(victim, "transport_handshakes_total", outcome="evicted") >= 40 - 12)
+            closed: list[trio.SocketStream] = []
 
-    async def test_a_byte_now_and_then_buys_no_time(self, nodes: Loopback, tmp_path: Path) -> None:
+            async def wait_closed(stream: trio.SocketStream) -> None:
+                await closed_by_peer(stream)
+                closed.append(stream)
+
+            for stream in half:
+                nursery.start_soon(wait_closed, stream)
+            await until(lambda: len(closed) >= 40 - 12)
+            nursery.cancel_scope.cancel()
+
+    async def test_a_handshake_is_closed_in_time_and_a_byte_now_and_then_buys_none(
+        self, nodes: Loopback, tmp_path: Path
+    ) -> None:
         config, address = nodes.victim(handshake_ms_max=300)
         async with running(tmp_path / "0", config) as victim:
             stream = await connect(address)
@@ -126,7 +144,7 @@ class TestBeforeItIsKnown:
                     await stream.send_all(bytes((byte,)))
                     sent += 1
                     await trio.sleep(0.01)
-            assert 5 <= sent < 500
+            assert sent < 500
             await until(lambda: count(victim, "transport_handshakes_total", outcome="timeout") == 1)
 
     @pytest.mark.parametrize(
@@ -219,7 +237,7 @@ class TestBeforeItIsKnown:
     ) -> None:
         other, address = nodes.victim()
         expected = key_of(1).node_id
-        config = TcpTransportConfig(peers=(f"{expected.hex()}@{address}",), connect_wait_ms=0)
+        config = TcpTransportConfig(peers=(f"{expected.hex()}@{address}",), connect_wait_ms=0, **PATIENT)
         async with running(tmp_path / "0", other) as impostor, running(tmp_path / "1", config, 1) as node:
             await until(lambda: count(node, "transport_dials_total", outcome="wrong_identity") >= 1)
             assert node.peers() == () == impostor.peers()
@@ -289,7 +307,8 @@ class TestBeforeItIsKnown:
                 nursery.start_soon(storm)
             async with attacker(tmp_path / "h", honest, victim.node_id, address):
                 assert [peer.node_id for peer in victim.peers()] == [honest.node_id]
-        await until(lambda: count(victim, "transport_handshakes_total", outcome="rate") >= 280)
+            # Its rate lets in five, and one more in ten seconds.
+            await until(lambda: count(victim, "transport_handshakes_total", outcome="rate") >= 280)
 
 
 @asynccontextmanager
@@ -301,7 +320,10 @@ async def beside_an_honest_peer(
     config, address = nodes.victim(honest_key, MALLORY, **options)
     async with running(folder / "victim", config) as victim:
         dials = TcpTransportConfig(
-            identity_file=honest_file, peers=(f"{victim.node_id.hex()}@{address}",), connect_wait_ms=20_000
+            identity_file=honest_file,
+            peers=(f"{victim.node_id.hex()}@{address}",),
+            connect_wait_ms=120_000,
+            **PATIENT,
         )
         async with running(folder / "honest", dials, 1) as honest:
             assert [peer.node_id for peer in honest.peers()] == [victim.node_id]
@@ -356,7 +378,7 @@ class TestAfterItIsKnown:
                     async with attacker(tmp_path / "n", MALLORY, victim.node_id, address):
                         pytest.fail("let in again at once")
                 assert banned.value.outcome == "banned" and banned.value.retry_after_s > 50
-                assert await honest.request(victim.node_id, ECHO, b"x", timeout_s=10) == b"x"
+                assert await honest.request(victim.node_id, ECHO, b"x", timeout_s=ANSWER_S) == b"x"
 
     async def test_tampering_on_the_wire_ends_the_link(self, nodes: Loopback, tmp_path: Path) -> None:
         async with beside_an_honest_peer(nodes, tmp_path) as (victim, _, address):
@@ -367,40 +389,39 @@ class TestAfterItIsKnown:
                 assert await mallory.is_closed(Priority.NORMAL)
             await until(lambda: count(victim, "transport_cut_off_total", kind="insecure") == 1)
 
-    @pytest.mark.parametrize(
-        "message",
-        [
-            Message(Kind.PING, 1),
-            Message(Kind.ONE_WAY, 0, b"\x01t" + bytes(30)),
-            Message(Kind.CANCEL, 2),
-            Message(Kind.RESPONSE, 1),
-        ],
-        ids=lambda message: message.kind.name,
-    )
-    async def test_a_flood_costs_no_memory_is_cut_off_and_others_go_on(
+    @pytest.mark.parametrize("message", FLOODS, ids=lambda message: message.kind.name)
+    async def test_a_flood_costs_no_memory_and_others_go_on(
+        self, message: Message, nodes: Loopback, tmp_path: Path
+    ) -> None:
+        # It is not cut off before the honest peer has had its answers: how soon it is, is the next test's.
+        options = {"flood_s": 600.0, "peer_frames_per_s": 2_000.0}
+        async with beside_an_honest_peer(nodes, tmp_path, **options) as (victim, honest, address):
+            before = _resident_bytes()
+            async with attacker(tmp_path / "m", MALLORY, victim.node_id, address) as mallory:
+                with victim.serve(ECHO, echo):
+                    async with trio.open_nursery() as nursery:
+                        nursery.start_soon(_flood, mallory, message)
+                        for _ in range(20):
+                            await honest.request(victim.node_id, ECHO, bytes(100), timeout_s=ANSWER_S)
+                        assert MALLORY.node_id in [peer.node_id for peer in victim.peers()]
+                        nursery.cancel_scope.cancel()
+            assert _resident_bytes() - before < 48 * MIB
+
+    @pytest.mark.parametrize("message", FLOODS, ids=lambda message: message.kind.name)
+    async def test_a_flood_is_cut_off_and_others_stay(
         self, message: Message, nodes: Loopback, tmp_path: Path
     ) -> None:
         options = {"flood_s": 0.5, "peer_frames_per_s": 2_000.0}
         async with beside_an_honest_peer(nodes, tmp_path, **options) as (victim, honest, address):
-            answered = 0
             before = _resident_bytes()
-
-            async def flood(mallory: Attacker) -> None:
-                burst = frames(message) * 2_000
-                with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-                    while True:
-                        await mallory.on(Priority.HIGH).send(burst)
-
             async with attacker(tmp_path / "m", MALLORY, victim.node_id, address) as mallory:
                 with victim.serve(ECHO, echo):
                     async with trio.open_nursery() as nursery:
-                        nursery.start_soon(flood, mallory)
-                        while MALLORY.node_id in [peer.node_id for peer in victim.peers()]:
-                            await honest.request(victim.node_id, ECHO, bytes(100), timeout_s=10)
-                            answered += 1
+                        nursery.start_soon(_flood, mallory, message)
+                        await until(lambda: MALLORY.node_id not in [peer.node_id for peer in victim.peers()])
                         nursery.cancel_scope.cancel()
+                    await honest.request(victim.node_id, ECHO, bytes(100), timeout_s=ANSWER_S)
             assert count(victim, "transport_cut_off_total") == 1
-            assert answered >= 10
             assert _resident_bytes() - before < 48 * MIB
 
     async def test_more_bytes_than_allowed_are_read_slowly_and_not_punished(
@@ -410,25 +431,36 @@ class TestAfterItIsKnown:
             with victim.serve(ECHO, _nothing):
                 started = trio.current_time()
                 for _ in range(4):
-                    await honest.request(victim.node_id, ECHO, bytes(3 * MIB), timeout_s=20)
+                    await honest.request(victim.node_id, ECHO, bytes(3 * MIB), timeout_s=ANSWER_S)
                 # 12 MiB: 4 at once, the rest at 4 a second.
                 assert trio.current_time() - started > 1.5
             assert len(victim.peers()) == 1 and count(victim, "transport_cut_off_total") == 0
 
-    async def test_a_peer_that_does_not_read_is_let_go_and_little_was_kept_for_it(
+    async def test_little_is_kept_for_a_peer_that_does_not_read(
         self, nodes: Loopback, tmp_path: Path
     ) -> None:
-        options = {"stall_ms_max": 500, "silence_ms_max": 60_000}
-        async with beside_an_honest_peer(nodes, tmp_path, **options) as (victim, _, address):
+        options = {"stall_ms_max": 600_000, "silence_ms_max": 600_000}
+        config, address = nodes.victim(MALLORY, **options)
+        async with (
+            running(tmp_path / "0", config) as victim,
+            attacker(tmp_path / "m", MALLORY, victim.node_id, address),
+        ):
+            before = _resident_bytes()
+            for _ in range(200):
+                await victim.broadcast("t", bytes(MIB), priority=Priority.BULK)
+            assert MALLORY.node_id in [peer.node_id for peer in victim.peers()]
+            assert count(victim, "transport_broadcasts_dropped_total") >= 1
+            assert _resident_bytes() - before < 48 * MIB
+
+    async def test_a_peer_that_does_not_read_is_let_go(self, nodes: Loopback, tmp_path: Path) -> None:
+        options = {"stall_ms_max": 500, "silence_ms_max": 600_000}
+        config, address = nodes.victim(MALLORY, **options)
+        async with running(tmp_path / "0", config) as victim:
             async with attacker(tmp_path / "m", MALLORY, victim.node_id, address):
-                before, sent = _resident_bytes(), 0
                 while MALLORY.node_id in [peer.node_id for peer in victim.peers()]:
                     await victim.broadcast("t", bytes(MIB), priority=Priority.BULK)
-                    sent += 1
                     await trio.sleep(0.002)
-                assert _resident_bytes() - before < 48 * MIB
             assert count(victim, "transport_links_ended_total", kind="stalled") == 1
-            assert count(victim, "transport_broadcasts_dropped_total") >= 1 and sent > 8
 
     async def test_a_peer_that_falls_silent_is_noticed(self, nodes: Loopback, tmp_path: Path) -> None:
         options = {"ping_ms": 50, "silence_ms_max": 300}
@@ -442,14 +474,17 @@ class TestAfterItIsKnown:
         self, nodes: Loopback, tmp_path: Path
     ) -> None:
         running_now, most = 0, 0
+        release = trio.Event()
 
         async def stubborn(peer: bytes, payload: bytes) -> bytes:
             nonlocal running_now, most
+            if peer != MALLORY.node_id:
+                return b""
             running_now += 1
             most = max(most, running_now)
             try:
                 with trio.CancelScope(shield=True):
-                    await trio.sleep(0.2)
+                    await release.wait()
             finally:
                 running_now -= 1
             return b""
@@ -458,14 +493,17 @@ class TestAfterItIsKnown:
             with victim.serve(ECHO, stubborn):
                 async with attacker(tmp_path / "m", MALLORY, victim.node_id, address) as mallory:
                     said = b"".join(
-                        frames(Message(Kind.REQUEST, 2 * number, b"", ECHO, 10_000))
+                        frames(Message(Kind.REQUEST, 2 * number, b"", ECHO, 600_000))
                         + frames(Message(Kind.CANCEL, 2 * number))
                         for number in range(500)
                     )
                     await mallory.on(Priority.NORMAL).send(said)
-                    await until(lambda: most >= 64)
-                    assert await honest.request(victim.node_id, ECHO, b"", timeout_s=10) == b""
-            assert most <= 129  # 128 of Mallory's, one of the honest peer's
+                    try:
+                        await until(lambda: most >= 64)
+                        assert await honest.request(victim.node_id, ECHO, b"", timeout_s=ANSWER_S) == b""
+                    finally:
+                        release.set()
+            assert most <= 128
 
     async def test_stream_bytes_that_were_not_granted_end_the_link(
         self, nodes: Loopback, tmp_path: Path
@@ -493,6 +531,14 @@ class TestAfterItIsKnown:
                 assert await stream.receive() == b""
                 raise trio.BrokenResourceError("ended by TLS")
             await until(lambda: count(victim, "transport_handshakes_total", outcome="malformed") == 1)
+
+
+async def _flood(mallory: Attacker, message: Message) -> None:
+    """Send as much of it as goes, until the connection ends."""
+    burst = frames(message) * 2_000
+    with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+        while True:
+            await mallory.on(Priority.HIGH).send(burst)
 
 
 async def _nothing(peer: bytes, payload: bytes) -> bytes:

@@ -111,6 +111,7 @@ class RecordingApplication:
         self._engine: Engine | None = None
         self._waiting: list[bytes] = []
         self._gathered: list[bytes] = []
+        self._ever_gathered: set[bytes] = set()
         self._deferred: list[bytes] = []
         self._checked: list[tuple[bytes, ...]] = []
         self._executed: dict[int, tuple[OrderedBlock, Executed]] = {}
@@ -246,6 +247,7 @@ class RecordingApplication:
                 break
             taken.append(self._waiting.pop(0))
         self._gathered += taken
+        self._ever_gathered.update(taken)
         return tuple(taken)
 
     def give_back(self, transactions: Sequence[bytes], refused: Mapping[int, Refused] | None = None) -> None:
@@ -301,7 +303,8 @@ class RecordingApplication:
             require(not certified or batch in self._checked, "execute: a batch that check didn't accept")
         done = set(self.committed)
         for data in [data for batch in block.batches for data in batch]:
-            require(data in self._gathered, f"execute: {data!r} was not gathered")
+            # What was decided before a restart is executed after it, and not gathered again.
+            require(data in self._ever_gathered, f"execute: {data!r} was not gathered")
             require(data not in done, f"execute: {data!r} is in a final block")
             done.add(data)
         executed = Executed(
@@ -345,10 +348,10 @@ class RecordingApplication:
         self._check_block(block, certificate)
         # Between here and `committed` there is no checkpoint: a commit happens fully or not at all.
         self.chain.append(Final(block, certificate))
-        for data in block.transactions:
-            if data in self._gathered:
-                self._gathered.remove(data)
-        self._waiting, self._deferred = self._deferred + self._waiting, []
+        done = set(block.transactions)
+        self._gathered = [data for data in self._gathered if data not in done]
+        self._waiting = [data for data in self._deferred + self._waiting if data not in done]
+        self._deferred = []
         self.calls.append("committed")
         self._wake()
         if len(self.calls) == self.interrupt_at:

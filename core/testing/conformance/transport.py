@@ -30,7 +30,9 @@ from supervm.testing.conformance.component import ComponentConformance
 from supervm.testing.context import opened
 
 ECHO, OTHER, TOPIC, PROTOCOL = 0x8001, 0x8002, "conformance", "conformance/1"
-PATIENCE_S = 20.0
+PATIENCE_S = 120.0
+"""How long a slow machine may take for what must happen; a transport that keeps the contract never does."""
+ANSWER_S = 60.0
 
 
 async def echo(peer: bytes, payload: bytes) -> bytes:
@@ -76,8 +78,8 @@ class TransportConformance(ComponentConformance):
                 return payload + b"!"
 
             with two.serve(ECHO, handler):
-                assert await one.request(two.node_id, ECHO, b"a", timeout_s=5) == b"a!"
-                assert await three.request(two.node_id, ECHO, b"", timeout_s=5) == b"!"
+                assert await one.request(two.node_id, ECHO, b"a", timeout_s=ANSWER_S) == b"a!"
+                assert await three.request(two.node_id, ECHO, b"", timeout_s=ANSWER_S) == b"!"
             assert asked == [(one.node_id, b"a"), (three.node_id, b"")]
 
     async def test_many_requests_at_once_each_get_their_own_answer(self, tmp_path: Path) -> None:
@@ -85,7 +87,7 @@ class TransportConformance(ComponentConformance):
             answers: dict[int, bytes] = {}
 
             async def ask(number: int) -> None:
-                answers[number] = await one.request(two.node_id, ECHO, b"%d" % number, timeout_s=5)
+                answers[number] = await one.request(two.node_id, ECHO, b"%d" % number, timeout_s=ANSWER_S)
 
             with two.serve(ECHO, echo):
                 async with trio.open_nursery() as nursery:
@@ -118,17 +120,17 @@ class TransportConformance(ComponentConformance):
                         await one.request(two.node_id, ECHO, b"", timeout_s=0.5)
                     release.set()
                 with two.serve(OTHER, echo):
-                    assert await one.request(two.node_id, OTHER, b"again", timeout_s=5) == b"again"
+                    assert await one.request(two.node_id, OTHER, b"again", timeout_s=ANSWER_S) == b"again"
 
     async def test_a_method_nobody_serves_and_a_peer_nobody_knows_are_typed_errors(
         self, tmp_path: Path
     ) -> None:
         async with self.nodes(tmp_path) as (one, two):
             with pytest.raises(Refusal) as refused:
-                await one.request(two.node_id, ECHO, b"", timeout_s=5)
+                await one.request(two.node_id, ECHO, b"", timeout_s=ANSWER_S)
             assert refused.value.code is ErrorCode.UNKNOWN_METHOD and refused.value.peer == two.node_id
             with pytest.raises(Unreachable):
-                await one.request(bytes(32), ECHO, b"", timeout_s=5)
+                await one.request(bytes(32), ECHO, b"", timeout_s=ANSWER_S)
             with pytest.raises(Unreachable):
                 await one.open_stream(bytes(32), PROTOCOL)
 
@@ -143,14 +145,14 @@ class TransportConformance(ComponentConformance):
 
             with two.serve(ECHO, broken), two.serve(OTHER, refuses):
                 with pytest.raises(Refusal) as failed:
-                    await one.request(two.node_id, ECHO, b"", timeout_s=5)
+                    await one.request(two.node_id, ECHO, b"", timeout_s=ANSWER_S)
                 assert failed.value.code is ErrorCode.REMOTE_FAILED and "secrets" not in str(failed.value)
                 with pytest.raises(Refusal) as refused:
-                    await one.request(two.node_id, OTHER, b"", timeout_s=5)
+                    await one.request(two.node_id, OTHER, b"", timeout_s=ANSWER_S)
                 assert refused.value.code is ErrorCode.RATE_LIMITED
                 assert refused.value.text == "slowly" and refused.value.retry_after_ms == 250
             with two.serve(ECHO, echo):
-                assert await one.request(two.node_id, ECHO, b"x", timeout_s=5) == b"x"
+                assert await one.request(two.node_id, ECHO, b"x", timeout_s=ANSWER_S) == b"x"
 
     async def test_no_answer_in_time_is_an_error_and_frees_the_place(self, tmp_path: Path) -> None:
         async with self.nodes(tmp_path) as (one, two):
@@ -162,7 +164,7 @@ class TransportConformance(ComponentConformance):
                 for _ in range(3):
                     with pytest.raises(DeadlineExceeded):
                         await one.request(two.node_id, ECHO, b"", timeout_s=0.05)
-                assert await one.request(two.node_id, OTHER, b"x", timeout_s=5) == b"x"
+                assert await one.request(two.node_id, OTHER, b"x", timeout_s=ANSWER_S) == b"x"
 
     async def test_payloads_up_to_their_bound_pass_and_over_it_are_refused_unsent(
         self, tmp_path: Path
@@ -177,9 +179,9 @@ class TransportConformance(ComponentConformance):
                 return b"%d" % len(payload)
 
             with two.serve(ECHO, count):
-                assert await one.request(two.node_id, ECHO, most, timeout_s=10) == b"%d" % len(most)
+                assert await one.request(two.node_id, ECHO, most, timeout_s=ANSWER_S) == b"%d" % len(most)
                 with pytest.raises(MessageTooLarge):
-                    await one.request(two.node_id, ECHO, most + b"x", timeout_s=5)
+                    await one.request(two.node_id, ECHO, most + b"x", timeout_s=ANSWER_S)
                 with pytest.raises(MessageTooLarge):
                     await one.broadcast(TOPIC, bytes(self.limits.broadcast_bytes_max + 1))
             assert calls == 1
@@ -189,7 +191,7 @@ class TransportConformance(ComponentConformance):
             with two.serve(ECHO, echo), pytest.raises(ValueError, match="handler"), two.serve(ECHO, echo):
                 pytest.fail("two handlers of one method")
             with pytest.raises(Refusal):
-                await one.request(two.node_id, ECHO, b"", timeout_s=5)
+                await one.request(two.node_id, ECHO, b"", timeout_s=ANSWER_S)
 
     async def test_a_broadcast_reaches_every_other_node_once_and_names_its_sender(
         self, tmp_path: Path
@@ -276,7 +278,7 @@ class TransportConformance(ComponentConformance):
 
                 async def ask(peer: bytes) -> None:
                     try:
-                        await one.request(peer, ECHO, b"", timeout_s=10)
+                        await one.request(peer, ECHO, b"", timeout_s=ANSWER_S)
                     except TransportError as error:
                         results.append(error)
 
@@ -290,7 +292,7 @@ class TransportConformance(ComponentConformance):
                     await other.__aexit__(None, None, None)
                 assert len(results) == 1
                 with pytest.raises(TransportError):
-                    await one.request(gone, ECHO, b"", timeout_s=5)
+                    await one.request(gone, ECHO, b"", timeout_s=ANSWER_S)
                 assert gone not in [peer.node_id for peer in one.peers()]
 
 

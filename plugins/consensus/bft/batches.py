@@ -130,7 +130,7 @@ class BatchVoter:
         self._not_before = 0
         self._closing = False
         self._held = HeldBatches()
-        self._accepted: dict[Digest, None] = {}
+        self._accepted: dict[Digest, tuple[Claim, ...]] = {}
         self._learned_claims: dict[Digest, tuple[Claim, ...]] = {}
         self._waiting = WaitingBatches()
         self._checking: Batch | None = None
@@ -183,10 +183,11 @@ class BatchVoter:
                     self.table.take(claims, builder, 0.0)
                     self.table.equivocated(equivocators)
                     if accepted:
-                        self._accepted[batch_digest] = None
+                        self._accepted[batch_digest] = claims
                         self._held.accepted(batch_digest, enumerate(claims))
                 case HeldCertificate(certificate):
                     self.certificates.add(certificate)
+                    self._certify_accepted(certificate.header.digest())
                 case CertifiedClaims(batch_digest, claims):
                     if batch_digest in self.certificates:
                         self.table.certify(batch_digest, claims)
@@ -286,6 +287,7 @@ class BatchVoter:
             return
         self._out.log(HeldCertificate(certificate))
         self._progressed(self.certificates.add(certificate))
+        self._progressed(self._certify_accepted(digest))
         self._fetch(certificate)
 
     def _answer(self, peer: bytes, wants: Iterable[object]) -> None:
@@ -373,6 +375,19 @@ class BatchVoter:
         self._learned_claims[digest] = claims
         self._progressed(self.certificates.examined(digest))
 
+    def _certify_accepted(self, digest: Digest) -> Progress:
+        """A certified batch that was accepted here: its claims are known, and stand where a lock still does.
+
+        A lock goes only when what it names is used up. The log needs only the lock and the certificate.
+        """
+        accepted = self._accepted.get(digest)
+        if accepted is None or not self.certificates.wants_content(digest):
+            return Progress()
+        claims = tuple(each for each in accepted if self.table.holds(each))
+        self.table.certify(digest, claims)
+        self._learned_claims[digest] = claims
+        return self.certificates.examined(digest)
+
     def _vote(self, batch: Batch, examined: Examined, now_s: float) -> None:
         header, digest = batch.header, batch.digest()
         if self._closing:
@@ -400,7 +415,7 @@ class BatchVoter:
         if accepted:
             self._held.keep(batch)
             self._out.log(HeldBatch(batch))
-            self._accepted[digest] = None
+            self._accepted[digest] = tuple(found.locked.values())
             self._held.accepted(digest, found.locked.items())
         if found.locked or found.equivocators:
             locked = tuple(found.locked.values())
@@ -473,11 +488,12 @@ class BatchVoter:
         digest = certificate.header.digest()
         members = self._facts.validators.members
         signers = tuple(members[number].node_id for number in numbers_of(certificate.bitmap))
-        held = self._held.get(digest)
-        if held is not None:
-            self._learn(held)
-        elif not self._is_awaited(digest):
-            self._out.put(Fetch(WantDigest(What.BATCH, digest), signers))
+        if self.certificates.wants_content(digest):
+            held = self._held.get(digest)
+            if held is not None:
+                self._learn(held)
+            elif not self._is_awaited(digest):
+                self._out.put(Fetch(WantDigest(What.BATCH, digest), signers))
         for each in certificate.header.after:
             if each not in self.certificates and not self.certificates.is_held(each):
                 self._out.put(Fetch(WantDigest(What.BATCH_CERTIFICATE, each), signers))

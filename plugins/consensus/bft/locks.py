@@ -108,10 +108,17 @@ class LockTable:
     def __len__(self) -> int:
         return len(self._slots)
 
+    def __contains__(self, slot: bytes) -> bool:
+        return slot in self._slots
+
     def holder(self, slot: bytes) -> Digest | None:
         """The transaction that this validator locked a slot to."""
         found = self._slots.get(slot)
         return None if found is None else found.held
+
+    def holds(self, claim: Claim) -> bool:
+        """Whether this validator still holds every slot of a claim for it: none is used up."""
+        return all(self.holder(slot) == claim.transaction for slot in claim.slots)
 
     def certified(self, slot: bytes) -> Digest | None:
         """The certified transaction of a slot, where one is known."""

@@ -31,11 +31,13 @@ class Roots:
     """Facts of the final blocks that this node executed, from the last final block's root height on.
 
     Bounded by how far execution may lag: headers of final blocks stay no longer than until it has caught up.
-    `base_height`: of the last block of the epoch before, whose root may always be shown.
+    `base_height`: of the last block of the epoch before, whose root may always be shown. `highest`: of the
+    last block that this node executed.
     """
 
     def __init__(self, executed: Iterable[ExecutedBlock], base_height: int) -> None:
         self._facts = {each.height: each for each in executed}
+        self.highest = max(self._facts)
         self._claims: dict[int, BlockHeader] = {}
         self._base_height = base_height
 
@@ -44,6 +46,7 @@ class Roots:
 
     def add(self, facts: ExecutedBlock) -> None:
         self._facts[facts.height] = facts
+        self.highest = max(self.highest, facts.height)
 
     def highest_allowed(self, height: int) -> int:
         """The highest root height that a block of this height may show."""
@@ -52,7 +55,7 @@ class Roots:
     def height_after(self, head: Tip) -> int | None:
         """The root height of a block on `head`; None while this node hasn't executed so far."""
         allowed = self.highest_allowed(head.height + 1)
-        height = min(max(self._facts), allowed, next_step(head.root_height))
+        height = min(self.highest, allowed, next_step(head.root_height))
         return height if height >= head.root_height and height in self._facts else None
 
     def receipts_root(self, above: int, upto: int) -> Digest:
@@ -78,5 +81,5 @@ class Roots:
 
     def forget_below(self, root_height: int) -> None:
         """Facts below the last final block's root height are never asked for again."""
-        lowest = min(root_height, max(self._facts))
+        lowest = min(root_height, self.highest)
         self._facts = {height: facts for height, facts in self._facts.items() if height >= lowest}

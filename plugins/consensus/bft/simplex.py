@@ -87,6 +87,7 @@ class Ordering:
         self.halted = ""
         # Of the current view.
         self._active = False
+        self._is_due = False
         self._timers: set[str] = set()
         self._heard: set[int] = set()
         self._entered_us = 0
@@ -301,7 +302,7 @@ class Ordering:
         for name in sorted(self._timers):
             self._out.append(CancelTimer(name))
         self._timers.clear()
-        self._active = False
+        self._active = self._is_due = False
         self._unfinal_is_work = False
         self._last_vote_us = self._entered_us = self._now.monotonic_us
         view = self._views.at(self.view)
@@ -459,7 +460,7 @@ class Ordering:
         elif name == AGAIN:
             self._say_again()
         elif name == EMPTY:
-            self._activate()
+            self._is_due = True
 
     def _activate(self) -> None:
         """There is work: the leader owes a block now, so its time runs (CONS-31)."""
@@ -509,17 +510,33 @@ class Ordering:
             self._make_final()
         if self._is_over():
             return
-        view = self._views.at(self.view)
-        if view.proposal is not None:
-            self._cancel(LEADER)
-            self._judge(view)
-        if not self._active and (view.proposal is not None or self._leading.has_work(self._unfinal_is_work)):
-            self._activate()
-        if self.own is not None and self.leader_of(self.view) == self.own and view.proposed is None:
-            self._lead(view)
+        if not self._is_swamped():
+            self._take_part(self._views.at(self.view))
         self._fetch_notarised()
         if AGAIN not in self._timers and self._is_restless():
             self._set(AGAIN, self._pacing.leader_us)
+
+    def _take_part(self, view: View) -> None:
+        if view.proposal is not None:
+            self._cancel(LEADER)
+            self._judge(view)
+        if not self._active and self._owes_block(view):
+            self._activate()
+        if self.own is not None and self.leader_of(self.view) == self.own and view.proposed is None:
+            self._lead(view)
+
+    def _owes_block(self, view: View) -> bool:
+        due = self._is_due or view.proposal is not None
+        return due or self._leading.has_work(self._unfinal_is_work)
+
+    def _is_swamped(self) -> bool:
+        """Whether this node executes so far behind what is final that it must not help it further away.
+
+        Nothing else bounds how far empty blocks run ahead of execution. It then neither proposes nor votes
+        for a block, and begins no timers of a view: without a quorum that keeps up ordering waits, and no
+        view is lost. What is final counts and not what is notarised, which execution can't help.
+        """
+        return self.final_height - self.roots.highest > self.settings.unexecuted_max
 
     def _is_over(self) -> bool:
         return self.ended is not None or bool(self.halted)

@@ -11,12 +11,17 @@ from supervm.types.digests import Digest
 
 @attrs.frozen(kw_only=True)
 class Settings:
-    """The chosen values of CONS-30, 34, 37. Times in microseconds."""
+    """The chosen values of CONS-30, 34, 37. Times in microseconds.
+
+    `unexecuted_max`: with more final blocks than so many to execute, a validator takes no part in further
+    views until it has caught up.
+    """
 
     interval_min_us: int = 50_000
     interval_max_us: int = 5_000_000
     views_ahead_max: int = 64
     proposals_ahead_max: int = 8
+    unexecuted_max: int = 32
 
 
 @attrs.frozen(kw_only=True)

@@ -14,6 +14,7 @@ from typing import Any, TypeGuard
 import attrs
 
 from supervm.plugins.consensus.bft.driver.posting import METHODS, pack, unpack
+from supervm.plugins.consensus.bft.effects_messages import Effects
 from supervm.plugins.consensus.bft.events import Stream
 from supervm.plugins.consensus.bft.fetching import (
     Absent,
@@ -57,6 +58,9 @@ class Attack(Enum):
     GARBAGE = "sends bytes that mean nothing, and damaged messages"
     STALE = "sends what it has seen long ago"
     LIE = "answers who is behind with what is wrong"
+    NO_PAST = "builds batches that name no past"
+    TWO_EFFECTS = "signs other effects for some"
+    FORGE = "speaks for others, with signatures that aren't theirs"
 
 
 VOTES, DISSEMINATION, BULK = METHODS[Stream.VOTES], METHODS[Stream.DISSEMINATION], METHODS[Stream.BULK]
@@ -88,6 +92,8 @@ class Tongue:
             frames += self._instead(target, method, frame)
             if Attack.GARBAGE in self.attacks and self.random.random() < 0.2:
                 frames.append(self._garbage(frame))
+            if Attack.FORGE in self.attacks and method == VOTES:
+                frames += self._forgeries(frame)
         if Attack.STALE in self.attacks and self._seen and self.random.random() < 0.3:
             old_method, old = self._seen[self.random.randrange(len(self._seen))]
             more.append((old_method, pack([old])))
@@ -143,8 +149,12 @@ class Tongue:
                 return [encode(self._proposal(target, message))]
             case ViewVote() if Attack.EVERY_VOTE in attacks:
                 return [frame, encode(self._some_vote(message))]
+            case Batch() if Attack.NO_PAST in attacks:
+                return [encode(self._rebuilt(message, after=()))]
             case Batch() if Attack.TWO_BATCHES in attacks and target % 2:
                 return [encode(self._twin(message))]
+            case Effects() if Attack.TWO_EFFECTS in attacks and rng.random() < 0.5:
+                return [encode(self._other_effects(message))]
             case Got() if Attack.LIE in attacks:
                 return [encode(self._lie(message))]
         return [frame]
@@ -166,9 +176,31 @@ class Tongue:
         damaged[self.random.randrange(len(damaged))] ^= 1 << self.random.randrange(8)
         return bytes(damaged)
 
+    def _forgeries(self, frame: bytes) -> list[bytes]:
+        """The same vote by all others, and what that would certify."""
+        vote = decode(frame)
+        if not isinstance(vote, ViewVote):
+            return []
+        others = [each for each in range(self.count) if each != self.number]
+        said = [encode(attrs.evolve(vote, validator=each)) for each in others]
+        everyone = bitmap_of(list(range(self.count)), self.count)
+        signatures = (vote.signature,) * self.count
+        return [
+            *said,
+            encode(Certificate(vote.kind, vote.epoch, vote.view, vote.digest, everyone, signatures)),
+        ]
+
+    def _other_effects(self, effects: Effects) -> Effects:
+        wrong = tuple(attrs.evolve(each, effects=b"other".ljust(32, b".")) for each in effects.effects)
+        changed = attrs.evolve(effects, effects=wrong)
+        return attrs.evolve(changed, signature=self.sign(changed.message(self.chain_id)))
+
     def _twin(self, batch: Batch) -> Batch:
         """Another batch of the same number: the gas in its header is higher by one."""
-        header = attrs.evolve(batch.header, gas=batch.header.gas + 1)
+        return self._rebuilt(batch, gas=batch.header.gas + 1)
+
+    def _rebuilt(self, batch: Batch, **changes: Any) -> Batch:
+        header = attrs.evolve(batch.header, **changes)
         signature = self._sign(VoteKind.BATCH, 0, header.digest(), header.epoch)
         return Batch(header, signature, batch.transactions)
 

@@ -18,7 +18,7 @@ from supervm.types.operations import (
     encode_operations,
 )
 from supervm.types.state import NATIVE_TOKEN, OwnerKind
-from supervm.types.transaction import Access, Body, Input, Transaction, build
+from supervm.types.transaction import Access, Body, Input, Lane, Transaction, build
 
 PRICE = 10_000
 FUNDS = 10**15
@@ -83,7 +83,8 @@ class Clients:
         change = (ObjectMutate(user.object_id, b"changed"),)
         if ask is Ask.OBJECT_TWICE:
             user.stuck = True
-            first = self._sign(user, user.nonce, change, inputs)
+            # Ordered, it leaves the version as it is for whoever looks before its block.
+            first = self._sign(user, user.nonce, change, inputs, Lane.ORDERED)
             return [first, self._sign(user, user.nonce + 1, change, inputs)]
         changed = self._keep(user, change, inputs)
         user.version += 1
@@ -103,12 +104,18 @@ class Clients:
         return (Transfer(NATIVE_TOKEN, (Output(HOT, amount),)),)
 
     def _sign(
-        self, user: _User, nonce: int, operations: tuple[Operation, ...], inputs: tuple[Input, ...] = ()
+        self,
+        user: _User,
+        nonce: int,
+        operations: tuple[Operation, ...],
+        inputs: tuple[Input, ...] = (),
+        lane: Lane = Lane.AUTO,
     ) -> Transaction:
         body = Body(
             chain_id=self._chain_id,
             sender=user.key.address,
             nonce=nonce,
+            lane=lane,
             gas_limit=200_000,
             max_price=PRICE,
             max_fee=0,

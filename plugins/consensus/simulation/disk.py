@@ -22,6 +22,7 @@ from supervm.contracts.storage import (
     StoreFailed,
     WriteBatch,
 )
+from supervm.plugins.consensus.simulation import turns
 from supervm.plugins.storage.memory import MemoryConfig, MemoryStore
 
 
@@ -112,7 +113,7 @@ class VirtualStore(MemoryStore):
             self._check_alive()
             number = self._disk.write(operations)
         if durability is Durability.DURABLE:
-            await trio.sleep(self._sync_s())
+            await turns.sleep(self._sync_s())
             self._check_alive()
             self._disk.sync(number)
 

@@ -29,6 +29,7 @@ from supervm.contracts.transport import (
     TransportLimits,
     Unreachable,
 )
+from supervm.plugins.consensus.simulation import turns
 from supervm.plugins.consensus.simulation.trace import Trace, brief
 
 RESET_S = 0.02
@@ -83,17 +84,21 @@ class Network:
         except TransportError:
             self.trace.note("gone", link.number, self.numbers[peer])
 
-    async def pass_cut(self, source: int, target: int) -> bool:
-        """Wait until the way is open; False where the message is lost or its connection breaks before."""
+    async def pass_cut(self, source: int, target: int, due_s: float) -> bool:
+        """Wait until the way is open; False where the message is lost or its connection breaks before.
+
+        Raises `trio.TooSlowError` at `due_s`.
+        """
         while (source, target) in self._cuts:
             fate = self.random.random()
             if fate < 0.4:
                 return False
-            if fate < 0.6:
-                await trio.sleep_forever()
-            await self._mended.wait()
+            with trio.fail_at(due_s):
+                if fate < 0.6:
+                    await trio.sleep_forever()
+                await self._mended.wait()
             # What real streams send again comes a while after the way is open.
-            await trio.sleep(self.random.uniform(0.0, 0.5))
+            await turns.sleep(self.random.uniform(0.0, 0.5))
         return True
 
 
@@ -141,47 +146,55 @@ class Link:
             raise MessageTooLarge(f"{len(payload)} bytes", peer, "send it in parts")
         if self.dead:
             raise Unreachable("the node has crashed", peer)
-        with trio.move_on_after(timeout_s):
-            return await self._carry(peer, method, payload)
-        raise DeadlineExceeded(f"no answer within {timeout_s:g} s", peer)
-
-    async def _carry(self, peer: bytes, method: int, payload: bytes) -> bytes:
-        network, target = self.network, self.network.numbers[peer]
-        network.watch(self.number, payload)
-        network.trace.note("send", self.number, target, f"{method:x}", len(payload), brief(payload))
-        if not await network.pass_cut(self.number, target):
-            await trio.sleep(RESET_S)
-            raise Unreachable("the connection broke", peer)
-        if network.is_lost(self.number, target):
-            await self._lose(peer)
-        await trio.sleep(network.delay_s(self.number, target))
-        if network.duplicates and network.random.random() < network.duplicates:
-            network.nursery.start_soon(self._again, peer, method, payload)
-        reply = await self._deliver(peer, method, payload)
-        if network.is_lost(target, self.number):
-            await self._lose(peer)
-        await trio.sleep(network.delay_s(target, self.number))
+        due_s = trio.current_time() + timeout_s
+        try:
+            reply = await self._carry(peer, method, payload, due_s)
+        except trio.TooSlowError:
+            raise DeadlineExceeded(f"no answer within {timeout_s:g} s", peer) from None
         if isinstance(reply, Refusal):
             raise reply
         return reply
 
-    async def _lose(self, peer: bytes) -> None:
+    async def _carry(self, peer: bytes, method: int, payload: bytes, due_s: float) -> bytes | Refusal:
+        """There and back. A scope for each would cost more than all else here: only what may take as long as
+        the time-out looks at it."""
+        network, target = self.network, self.network.numbers[peer]
+        network.watch(self.number, payload)
+        network.trace.note("send", self.number, target, f"{method:x}", len(payload), brief(payload))
+        if not await network.pass_cut(self.number, target, due_s):
+            await turns.sleep(RESET_S)
+            raise Unreachable("the connection broke", peer)
+        if network.is_lost(self.number, target):
+            await self._lose(peer, due_s)
+        await turns.sleep(network.delay_s(self.number, target))
+        if network.duplicates and network.random.random() < network.duplicates:
+            network.nursery.start_soon(self._again, peer, method, payload)
+        reply = await self._deliver(peer, method, payload)
+        if network.is_lost(target, self.number):
+            await self._lose(peer, due_s)
+        await turns.sleep(network.delay_s(target, self.number))
+        if trio.current_time() > due_s:
+            raise trio.TooSlowError
+        return reply
+
+    async def _lose(self, peer: bytes, due_s: float) -> None:
         """Silently, or as a connection that breaks."""
         if self.network.random.random() < 0.3:
-            await trio.sleep_forever()
-        await trio.sleep(RESET_S)
+            await turns.sleep_until(due_s)
+            raise trio.TooSlowError
+        await turns.sleep(RESET_S)
         raise Unreachable("the connection broke", peer)
 
     async def _deliver(self, peer: bytes, method: int, payload: bytes) -> bytes | Refusal:
         link = self.network.links.get(peer)
         if link is None:
-            await trio.sleep(RESET_S)
+            await turns.sleep(RESET_S)
             raise Unreachable("the peer is down", peer)
         self.network.trace.note("take", self.number, link.number, f"{method:x}", brief(payload))
         return await link.answer(self.node_id, method, payload)
 
     async def _again(self, peer: bytes, method: int, payload: bytes) -> None:
-        await trio.sleep(self.network.delay_s(self.number, self.network.numbers[peer]))
+        await turns.sleep(self.network.delay_s(self.number, self.network.numbers[peer]))
         try:
             await self._deliver(peer, method, payload)
         except Unreachable:

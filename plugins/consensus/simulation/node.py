@@ -17,6 +17,7 @@ from supervm.crypto.keys import KeyPair
 from supervm.plugins.consensus.bft.component import BFT
 from supervm.plugins.consensus.bft.driver.component import Bft
 from supervm.plugins.consensus.bft.driver.posting import METHODS, pack
+from supervm.plugins.consensus.simulation import turns
 from supervm.plugins.consensus.simulation.attacks import Tongue
 from supervm.plugins.consensus.simulation.disk import VirtualDisk, VirtualStore
 from supervm.plugins.consensus.simulation.network import Link
@@ -42,7 +43,7 @@ class NodeClock:
         return ORIGIN_MS + round(trio.current_time() * 1000) + self.skew_ms
 
     async def sleep(self, seconds: float) -> None:
-        await trio.sleep(seconds)
+        await turns.sleep(seconds)
 
 
 class _NoFigures:
@@ -215,7 +216,7 @@ class HostileLink(Link):
             return await super().request(peer, method, payload, **options)
         for other, said in self.tongue.say(self.network.numbers[peer], method, payload):
             await super().request(peer, other, said, **options)
-        await trio.sleep(self.network.delay_s(self.number, self.network.numbers[peer]))
+        await turns.sleep(self.network.delay_s(self.number, self.network.numbers[peer]))
         return b""
 
     async def answer(self, peer: bytes, method: int, payload: bytes) -> Any:

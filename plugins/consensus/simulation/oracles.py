@@ -1,36 +1,45 @@
 """What must hold after every event, whoever is hostile: judged on what honest validators say and decide."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 import attrs
 
 from supervm.execution.footprint import nonce_lock
+from supervm.plugins.consensus.bft import messages
 from supervm.plugins.consensus.bft.driver.posting import unpack
-from supervm.plugins.consensus.bft.messages import Message, decode
+from supervm.plugins.consensus.bft.effects_messages import Effects
+from supervm.plugins.consensus.bft.messages import Message
 from supervm.plugins.consensus.bft.proposals import TIMESTAMP_AHEAD_MS
 from supervm.plugins.consensus.bft.votes import Accept, Proposal, ViewVote
 from supervm.types.batch import Batch
 from supervm.types.block import Block
-from supervm.types.certificate import BatchCertificate, VoteKind
+from supervm.types.certificate import BatchCertificate, Certificate, VoteKind, numbers_of
 from supervm.types.errors import InvalidInput
+from supervm.types.receipt import Receipt, Status
 from supervm.types.transaction import Transaction
+from supervm.types.validators import ValidatorSet
 
 
 @lru_cache(4_096)
 def read_frame(frame: bytes) -> Message | None:
     """The message of a frame; None for bytes that are none."""
     try:
-        return decode(frame)
+        return messages.decode(frame)
     except InvalidInput:
         return None
 
 
 @attrs.define(eq=False)
 class Oracles:
-    """What was said, certified and final so far. `fail(oracle, text)` is called with what is violated."""
+    """What was said, certified and final so far. `fail(oracle, text)` is called with what is violated.
+
+    `is_honest`: neither hostile nor one that has lost what it said.
+    """
 
     genesis: bytes
+    validators: ValidatorSet
+    is_honest: Callable[[int], bool]
     fail: Callable[[str, str], None]
     digests: dict[int, bytes] = attrs.Factory(dict)
     roots: dict[int, bytes] = attrs.Factory(dict)
@@ -46,15 +55,27 @@ class Oracles:
     _certified_slots: dict[tuple[int, bytes], bytes] = attrs.Factory(dict)
     _accepted_slots: dict[tuple[int, int, bytes], bytes] = attrs.Factory(dict)
     _said: dict[tuple[int, int, int, int], bytes] = attrs.Factory(dict)
+    _accepted: set[tuple[int, bytes]] = attrs.Factory(set)
+    _blocks: dict[bytes, Block] = attrs.Factory(dict)
+    _effects: dict[tuple[int, bytes], bytes] = attrs.Factory(dict)
+    _signers: dict[tuple[int, bytes], set[int]] = attrs.Factory(dict)
+    _slots: dict[bytes, list[bytes]] = attrs.Factory(dict)
+    _fast_slots: dict[tuple[int, bytes], bytes] = attrs.Factory(dict)
+    fast_final: dict[bytes, bytes] = attrs.Factory(dict)
+    _passed: dict[tuple[int, int], int] = attrs.Factory(dict)
+    _in_view: dict[tuple[int, int], int] = attrs.Factory(dict)
 
     # What is sent
 
-    def on_sent(self, number: int, payload: bytes, is_honest: bool) -> None:
+    def on_sent(self, number: int, payload: bytes) -> None:
         """A validator lets messages go."""
+        is_honest = self.is_honest(number)
         for frame in unpack(payload):
             message = read_frame(frame)
             if isinstance(message, Batch):
                 self._content(message)
+            elif isinstance(message, Proposal):
+                self._blocks.setdefault(message.block.digest(), message.block)
             if is_honest and message is not None:
                 self._honest(number, message)
 
@@ -64,15 +85,26 @@ class Oracles:
                 self._say(number, epoch, VoteKind.PROPOSAL, view, block.digest())
             case ViewVote(kind, epoch, view, digest):
                 self._say(number, epoch, kind, view, digest)
+                self._enter(number, epoch, view)
+                if kind is VoteKind.NOTARIZE:
+                    self._notarize(number, digest)
                 other = _AGAINST.get(kind)
                 if other is not None and (number, epoch, other, view) in self._said:
                     self.fail("contradiction", f"{number} says finalize and nullify of view {view}")
+            case Certificate():
+                self._prove(number, message)
+                at = number, message.epoch
+                self._passed[at] = max(message.view, self._passed.get(at, 0))
+            case Effects():
+                self._sign_effects(number, message)
             case Accept(epoch, batch):
+                self._accepted.add((number, batch))
                 for slot, digest in self._contents.get(batch, ()):
                     earlier = self._accepted_slots.setdefault((number, epoch, slot), digest)
                     if earlier != digest:
                         self.fail("lock", f"{number} accepts two transactions for {slot.hex()[:18]}")
             case BatchCertificate():
+                self._prove_batch(number, message)
                 self._certify(message)
                 if self.healed:
                     self._owed[message.header.digest()] = None
@@ -81,6 +113,94 @@ class Oracles:
         if self._said.setdefault((number, epoch, kind, view), digest) != digest:
             self.fail("contradiction", f"{number} says {kind.name} of view {view} for two blocks")
 
+    # What it rests on
+
+    def _prove(self, number: int, certificate: Certificate) -> None:
+        """Whoever uses a certificate: those that it names are a quorum, and the honest of them said so."""
+        self._quorum(number, certificate.bitmap)
+        kind, view = certificate.kind, certificate.view
+        for each in numbers_of(certificate.bitmap):
+            said = self._said.get((each, certificate.epoch, kind, view))
+            if self.is_honest(each) and said != certificate.digest:
+                self.fail("proof", f"{number} takes a {kind.name} of view {view} that {each} never said")
+
+    def _prove_batch(self, number: int, certificate: BatchCertificate) -> None:
+        header = certificate.header
+        self._quorum(number, certificate.bitmap)
+        digest = header.digest()
+        for each in numbers_of(certificate.bitmap):
+            # A builder's own accept needs no message.
+            is_own = self.validators.members[each].node_id == header.builder
+            if self.is_honest(each) and not is_own and (each, digest) not in self._accepted:
+                self.fail("proof", f"{number} takes an accept that {each} never gave")
+
+    def _quorum(self, number: int, bitmap: bytes) -> None:
+        members = self.validators.members
+        if not self.validators.is_quorum(sum(members[each].weight for each in numbers_of(bitmap))):
+            self.fail("proof", f"{number} takes a certificate of no quorum")
+
+    def _notarize(self, number: int, digest: bytes) -> None:
+        """A vote for a block rests on its parent's notarisation, and on a state that the voter computed."""
+        block = self._blocks.get(digest)
+        if block is None:
+            self.fail("proof", f"{number} votes for a block that nobody proposed")
+            return
+        if block.body.justification:
+            certificate = Certificate.decode(block.body.justification)
+            if certificate.digest != block.header.parent:
+                self.fail("proof", f"{number} votes for a block whose parent isn't the one it proves")
+            self._prove(number, certificate)
+        for each in block.body.certificates:
+            self._prove_batch(number, each)
+        header = block.header
+        if header.root_height > self.heights.get(number, 0):
+            self.fail("root", f"{number} votes for a root of {header.root_height} that it hasn't computed")
+        elif header.root_height and self.roots[header.root_height] != header.state_root:
+            self.fail("root", f"{number} votes for a wrong root of {header.root_height}")
+
+    def _enter(self, number: int, epoch: int, view: int) -> None:
+        """Who comes from one view to the next has sent on the certificate by which it came."""
+        at = number, epoch
+        before = self._in_view.get(at)
+        if before == view - 1 and self._passed.get(at, 0) < before:
+            self.fail("spread", f"{number} came to view {view} and keeps the certificate to itself")
+        self._in_view[at] = max(view, before or 0)
+
+    # FAST
+
+    def _sign_effects(self, number: int, message: Effects) -> None:
+        """All honest sign the same effects, and a quorum makes them final."""
+        for each in message.effects:
+            name = message.epoch, each.transaction
+            if self._effects.setdefault(name, each.effects) != each.effects:
+                self.fail("effects", f"{number} signs other effects of {each.transaction.hex()[:16]}")
+            signers = self._signers.setdefault(name, set())
+            signers.add(number)
+            # Those who aren't honest may sign for anybody who asks, unseen.
+            members = enumerate(self.validators.members)
+            weight = sum(one.weight for at, one in members if at in signers or not self.is_honest(at))
+            if self.validators.is_quorum(weight):
+                self._finish(message.epoch, each.transaction, each.effects)
+
+    def _finish(self, epoch: int, transaction: bytes, effects: bytes) -> None:
+        if self.fast_final.setdefault(transaction, effects) != effects:
+            self.fail("effects", f"{transaction.hex()[:16]} is final with two effects")
+        for slot in self._slots.get(transaction, ()):
+            if self._fast_slots.setdefault((epoch, slot), transaction) != transaction:
+                self.fail("final", f"two transactions final by effects for {slot.hex()[:18]}")
+
+    def on_receipts(self, height: int, receipts: Sequence[Receipt]) -> None:
+        """What a final block did: nothing certified comes out void, and what was signed is what happened."""
+        for receipt in receipts:
+            name = receipt.digest.hex()[:16]
+            if receipt.status is Status.VOID or receipt.code == "fee_unfunded":
+                self.fail(
+                    "outcome", f"{name} in final block {height} is {receipt.status.name} {receipt.code}"
+                )
+            signed = self.fast_final.get(receipt.digest)
+            if signed is not None and receipt.effects_digest() != signed:
+                self.fail("effects", f"{name} has other effects in final block {height} than were final")
+
     def _content(self, batch: Batch) -> tuple[tuple[bytes, bytes], ...]:
         """(slot, transaction digest) of what a batch locks. Its digest is the proof of its content."""
         digest = batch.header.digest()
@@ -88,7 +208,9 @@ class Oracles:
         if found is None:
             slots: list[tuple[bytes, bytes]] = []
             for data in batch.transactions:
-                slots += slots_of(data)
+                own = slots_of(data)
+                slots += own
+                self._slots[own[0][1]] = [slot for slot, _ in own]
             found = self._contents[digest] = tuple(slots)
         return found
 
@@ -126,6 +248,9 @@ class Oracles:
         if self.digests.get(height, self.genesis if height == 0 else digest) != digest:
             self.fail("undone", f"{number} has another block at height {height} than before")
         self.heights[number] = height
+        # It begins where its log says; what it sent on before isn't sent again.
+        for at in [at for at in self._in_view if at[0] == number]:
+            del self._in_view[at]
 
     def _first(self, number: int, block: Block, latest_honest_ms: int) -> None:
         header, height = block.header, block.header.height
@@ -150,6 +275,10 @@ class Oracles:
                 if self.final_slots.setdefault(slot, transaction) != transaction:
                     self.fail("final", f"two final transactions for {slot.hex()[:18]}")
                 self.transactions.setdefault(transaction, height)
+
+    def undone(self) -> list[bytes]:
+        """Transactions that were final by effects, and are in no final block."""
+        return [each for each in self.fast_final if each not in self.transactions]
 
     def not_final(self) -> list[bytes]:
         """Certified batches that honest validators spoke of since healing, and that are in no final block.

@@ -5,6 +5,8 @@ Everything that a run draws on beside its seed is closed off here, in one place 
 """
 
 import gc
+import heapq
+import math
 import random
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -12,8 +14,8 @@ from contextvars import ContextVar
 from typing import Any, TypeVar
 from unittest import mock
 
+import attrs
 import trio
-from trio.testing import MockClock
 
 T = TypeVar("T")
 
@@ -21,14 +23,95 @@ WORK: ContextVar[Callable[[], float] | None] = ContextVar("WORK", default=None)
 """How many seconds of the virtual clock the next call in a thread takes, as this task's node draws it."""
 
 
+WAKE_S = 1.0
+
+
+@attrs.define(eq=False)
+class _Sleeper:
+    """A task that sleeps; none once it was woken before its time."""
+
+    task: trio.lowlevel.Task | None
+
+
+class JumpingClock(trio.abc.Clock):
+    """A clock that stands still while a task can run, and then goes to the next moment at which one can.
+
+    Trio asks a clock how long to wait when nothing can run; this one goes there, and says that it is time.
+    Its sleepers are its own: Trio's way, a cancel scope each, takes a third of a run.
+    """
+
+    def __init__(self) -> None:
+        self._now_s = 0.0
+        self._sleepers: list[tuple[float, int, _Sleeper]] = []
+        self._count = 0
+
+    def start_clock(self) -> None:
+        pass
+
+    def current_time(self) -> float:
+        return self._now_s
+
+    def deadline_to_sleep_time(self, deadline: float) -> float:
+        sleepers = self._sleepers
+        while sleepers and sleepers[0][2].task is None:
+            heapq.heappop(sleepers)
+        due_s = min(deadline, sleepers[0][0]) if sleepers else deadline
+        if due_s == math.inf:
+            # Trio wakes itself through a socket when it begins and ends; nothing else comes from outside.
+            return WAKE_S
+        self._now_s = max(self._now_s, due_s)
+        while sleepers and sleepers[0][0] <= self._now_s:
+            task = heapq.heappop(sleepers)[2].task
+            if task is not None:
+                trio.lowlevel.reschedule(task)
+        return 0.0
+
+    async def sleep_until(self, due_s: float) -> None:
+        if due_s <= self._now_s:
+            await trio.lowlevel.checkpoint()
+            return
+        self._count += 1
+        sleeper = _Sleeper(trio.lowlevel.current_task())
+        heapq.heappush(self._sleepers, (due_s, self._count, sleeper))
+
+        def abort(_: object) -> trio.lowlevel.Abort:
+            sleeper.task = None
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        await trio.lowlevel.wait_task_rescheduled(abort)
+
+
+_CLOCK: ContextVar[JumpingClock | None] = ContextVar("_CLOCK", default=None)
+
+
+async def sleep(seconds: float) -> None:
+    """As `trio.sleep`, at less cost in a run."""
+    clock = _CLOCK.get()
+    if clock is None:
+        await trio.sleep(seconds)
+    else:
+        await clock.sleep_until(clock.current_time() + seconds)
+
+
+async def sleep_until(due_s: float) -> None:
+    """As `trio.sleep_until`, at less cost in a run."""
+    await sleep(due_s - trio.current_time())
+
+
 def run(main: Callable[[], Awaitable[T]], seed: str) -> T:
     """Run `main` in Trio, on a clock that jumps when nothing can go on, in an order that `seed` decides.
 
     Raises what `main` raises; Ctrl-C is a bare `KeyboardInterrupt`, from however deep a nursery.
     """
+    clock = JumpingClock()
+
+    async def timed() -> T:
+        _CLOCK.set(clock)
+        return await main()
+
     with _repeatable(seed):
         try:
-            return trio.run(main, clock=MockClock(autojump_threshold=0))
+            return trio.run(timed, clock=clock)
         except BaseExceptionGroup as group:
             if group.subgroup(KeyboardInterrupt) is not None:
                 raise KeyboardInterrupt from group
@@ -51,10 +134,13 @@ def _repeatable(seed: str) -> Iterator[None]:
             scheduler._r.seed(seed)
             # What the collector finds first (an async generator, say) would decide which task runs next.
             gc.disable()
+            # And what was there before needn't be looked at again after each run.
+            gc.freeze()
             yield
     finally:
         scheduler._r.setstate(drawn)
         gc.collect()
+        gc.unfreeze()
         if collecting:
             gc.enable()
 
@@ -70,11 +156,14 @@ async def _in_turn(
     await trio.lowlevel.checkpoint_if_cancelled()
     borrower = object()
     if limiter is not None:
-        await limiter.acquire_on_behalf_of(borrower)
+        try:
+            limiter.acquire_on_behalf_of_nowait(borrower)
+        except trio.WouldBlock:
+            await limiter.acquire_on_behalf_of(borrower)
     try:
         draw = WORK.get()
         with trio.CancelScope(shield=not abandon_on_cancel):
-            await trio.sleep(draw() if draw is not None else 0.0)
+            await sleep(draw() if draw is not None else 0.0)
         return function(*arguments)
     finally:
         if limiter is not None:

@@ -1,11 +1,13 @@
 """One run of a plan: faults, clients, healing, and the wait until everything is final everywhere."""
 
 import random
-from typing import Any, TextIO
+from contextlib import nullcontext
+from typing import TextIO
 
 import attrs
 import trio
 
+from supervm.chain.application import Chain
 from supervm.contracts.storage import DiskFull
 from supervm.execution.supply import recorded_supply, supply
 from supervm.plugins.consensus.simulation import clients, turns
@@ -16,6 +18,7 @@ from supervm.plugins.consensus.simulation.network import Link, Network
 from supervm.plugins.consensus.simulation.node import ORIGIN_MS, HostileLink, Life, Place
 from supervm.plugins.consensus.simulation.oracles import Oracles
 from supervm.plugins.consensus.simulation.plan import LOSING, Fault, Mishap, Plan, Request
+from supervm.plugins.consensus.simulation.sharing import ALONE_EVERY, shared_work
 from supervm.plugins.consensus.simulation.trace import Trace
 from supervm.types.block import Block
 from supervm.types.genesis import Genesis
@@ -42,10 +45,16 @@ class Outcome:
     healed_in_s: float
 
 
-def run_plan(plan: Plan, out: TextIO | None = None) -> Outcome:
-    """Run a plan to its end, in this thread; see `turns` for what it does to the process meanwhile."""
+def run_plan(plan: Plan, out: TextIO | None = None, alone: bool | None = None) -> Outcome:
+    """Run a plan to its end, in this thread; see `turns` for what it does to the process meanwhile.
+
+    `alone`: every node verifies and decodes by itself; else that is shared (`sharing`). By default the seed
+    decides. It shows in the time that a run takes, and in nothing else.
+    """
     world = World(plan, Trace(out))
-    turns.run(world.main, f"{plan.profile}/{plan.count}/{plan.seed}")
+    is_alone = plan.seed % ALONE_EVERY == 0 if alone is None else alone
+    with nullcontext() if is_alone else shared_work():
+        turns.run(world.main, f"{plan.profile}/{plan.count}/{plan.seed}")
     height = max(world.oracles.digests, default=0)
     return Outcome(
         world.violated, world.problem, world.trace.digest(), height, world.trace.events, world.healed_in_s
@@ -86,7 +95,7 @@ class World:
         )
         self.clients = Clients(self.genesis.chain_id, plan.count)
         self._network: Network | None = None
-        self.oracles = Oracles(b"", self.fail)
+        self.oracles = Oracles(b"", self.validators, self._is_honest, self.fail)
         self._places = [self._place(number) for number in range(plan.count)]
 
     def _rng(self, name: str) -> random.Random:
@@ -112,11 +121,13 @@ class World:
             tongue=tongue,
         )
 
+    def _is_honest(self, number: int) -> bool:
+        return number not in self._lost and number not in self.plan.hostile
+
     @property
     def honest(self) -> list[int]:
         """Validators that neither are hostile nor have lost what they said."""
-        bad = self.plan.hostile | self._lost
-        return [number for number in range(self.plan.count) if number not in bad]
+        return [number for number in range(self.plan.count) if self._is_honest(number)]
 
     def fail(self, oracle: str, problem: str) -> None:
         """Something that must hold doesn't: the run ends. The first one counts."""
@@ -149,7 +160,7 @@ class World:
                 nursery.start_soon(self._insist)
                 async with trio.open_nursery() as faults:
                     # All end by then, but for nodes that are down a little longer.
-                    faults.start_soon(trio.sleep_until, plan.heal_s)
+                    faults.start_soon(turns.sleep_until, plan.heal_s)
                     for mishap in plan.mishaps:
                         faults.start_soon(self._happen, mishap)
                 await self._heal()
@@ -207,7 +218,7 @@ class World:
     async def _again(self, number: int) -> None:
         life = self._lives[number]
         await life.gone.wait()
-        await trio.sleep(0.1)
+        await turns.sleep(0.1)
         if not self._down[number] and self._lives[number] is life:
             await self._start(number)
 
@@ -221,14 +232,14 @@ class World:
     # Faults
 
     async def _happen(self, mishap: Mishap) -> None:
-        await trio.sleep_until(mishap.at_s)
+        await turns.sleep_until(mishap.at_s)
         self.trace.note("fault", mishap)
         if mishap.fault is Fault.CRASH or mishap.fault in LOSING:
             await self._crash(mishap)
         else:
             self._active.append(mishap)
             self._apply()
-            await trio.sleep_until(mishap.until_s)
+            await turns.sleep_until(mishap.until_s)
             self._active.remove(mishap)
             self._apply()
 
@@ -244,7 +255,7 @@ class World:
                 disk.lose()
             elif mishap.fault is Fault.DISK_DAMAGED:
                 self.trace.note("damaged", disk.damage(self._random).hex())
-        await trio.sleep_until(mishap.until_s)
+        await turns.sleep_until(mishap.until_s)
         async with trio.open_nursery() as starting:
             for number in mishap.nodes:
                 self._down[number] -= 1
@@ -273,7 +284,7 @@ class World:
     # Clients
 
     async def _request(self, request: Request) -> None:
-        await trio.sleep_until(request.at_s)
+        await turns.sleep_until(request.at_s)
         signed = self.clients.ask(request.user, request.ask, self.oracles.transactions)
         for number, each in zip(request.nodes, signed, strict=False):
             self._submit(number, [each])
@@ -281,7 +292,7 @@ class World:
     async def _insist(self) -> None:
         turn = 0
         while True:
-            await trio.sleep(INSIST_S)
+            await turns.sleep(INSIST_S)
             waiting = [each for each in self.clients.honest if each.digest not in self.oracles.transactions]
             turn += 1
             if waiting:
@@ -298,7 +309,7 @@ class World:
     def _sent(self, number: int, payload: bytes) -> None:
         if self.trace.events > EVENTS_MAX:
             self.fail("runaway", f"more than {EVENTS_MAX} events")
-        self.oracles.on_sent(number, payload, number in self.honest)
+        self.oracles.on_sent(number, payload)
 
     def _committed(self, life: Life, block: Block) -> None:
         assert life.chain is not None
@@ -317,7 +328,10 @@ class World:
         skews = [self._places[number].skew_ms for number in self.honest]
         return ORIGIN_MS + round(trio.current_time() * 1000) + max(skews)
 
-    async def _conserve(self, chain: Any, height: int) -> None:
+    async def _conserve(self, chain: Chain, height: int) -> None:
+        """A final block makes no value and loses none, and does what was final before it."""
+        receipts = await chain.ledger.receipts(height)
+        self.oracles.on_receipts(height, receipts or ())
         state: dict[bytes, bytes] = {}
         for prefix in STATE:
             state.update(await chain.ledger.scan_state(prefix))
@@ -347,6 +361,9 @@ class World:
         missing = sum(each.digest not in oracles.transactions for each in self.clients.honest)
         if missing:
             return f"{missing} transactions aren't final"
+        undone = oracles.undone()
+        if undone:
+            return f"{len(undone)} transactions that were final by effects are in no block"
         outside = oracles.not_final()
         if outside:
             return f"{len(outside)} certified batches are in no block"

@@ -6,10 +6,10 @@ from typing import Any
 import attrs
 
 from supervm.api import Context
+from supervm.plugins.transport.registry import count_dropped
 from supervm.plugins.transport.tcp.lane import LinkEnded
 from supervm.plugins.transport.tcp.link import AT_FAULT, Link
 from supervm.plugins.transport.tcp.quotas import Bucket
-from supervm.plugins.transport.tcp.registry import count_dropped
 
 LINES_PER_S = 1.0
 LINES_BURST = 20.0

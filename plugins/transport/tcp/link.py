@@ -27,6 +27,7 @@ from supervm.contracts.transport import (
     Refusal,
     Unreachable,
 )
+from supervm.plugins.transport.registry import Registry
 from supervm.plugins.transport.tcp.frames import (
     Kind,
     Malformed,
@@ -38,7 +39,6 @@ from supervm.plugins.transport.tcp.frames import (
     read_window,
 )
 from supervm.plugins.transport.tcp.lane import Lane, LinkEnded
-from supervm.plugins.transport.tcp.registry import Registry
 from supervm.plugins.transport.tcp.streams import Growth, TcpStream
 from supervm.plugins.transport.tcp.tls import Insecure
 

@@ -25,6 +25,7 @@ from supervm.contracts.transport import (
 )
 from supervm.crypto.keyfile import read_key_file, write_key_file
 from supervm.crypto.keys import KeyPair, generate
+from supervm.plugins.transport.registry import Registry
 from supervm.plugins.transport.tcp.accepting import Acceptor, Lanes
 from supervm.plugins.transport.tcp.certificates import Identity
 from supervm.plugins.transport.tcp.config import Endpoint, TcpTransportConfig, read_listen, read_node_id
@@ -36,7 +37,6 @@ from supervm.plugins.transport.tcp.lane import Lane, LinkEnded, Quota
 from supervm.plugins.transport.tcp.link import AT_FAULT, Link, Watch
 from supervm.plugins.transport.tcp.outgoing import Outgoing
 from supervm.plugins.transport.tcp.quotas import Arrivals, Bans, Pending
-from supervm.plugins.transport.tcp.registry import Registry
 from supervm.plugins.transport.tcp.tls import make_context
 from supervm.types.address import Suite
 

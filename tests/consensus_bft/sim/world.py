@@ -179,6 +179,8 @@ class World:
     `on_wire`: messages and records pass through their encodings, which changes nothing but the time it takes.
     """
 
+    settings = Settings()
+
     def __init__(
         self, plan: Plan, machine: Machine = Ordering, keep_trace: bool = False, on_wire: bool = False
     ) -> None:
@@ -317,7 +319,7 @@ class World:
             epoch=self.epoch, own=number, tip=self.epoch.base, tip_view=0, executed=(genesis_facts(),)
         )
         # Whoever is hostile doesn't wait before it proposes.
-        settings = Settings(interval_min_us=0) if number in self.hostile else Settings()
+        settings = Settings(interval_min_us=0) if number in self.hostile else self.settings
         return self.machine(start, lambda message: signature(number, message), pool, settings)
 
     def _begin_machine(self, node: Node) -> None:

@@ -121,6 +121,8 @@ class Post:
             for queue in self._queues.values():
                 nursery.start_soon(self._serve, queue, nursery)
             self._nursery = nursery
+            # Guests come later, also where there is no other validator.
+            await trio.sleep_forever()
 
     async def _serve(self, queue: _Queue, nursery: trio.Nursery) -> None:
         with queue.gone:

@@ -90,6 +90,9 @@ GROUP_MESSAGES = 256
 GROUP_BYTES = 4 * 2**20
 GATHER_MAX = 1_024
 WALK_MAX = 16
+UNEXECUTED_MAX = 256
+"""Final blocks that wait for execution. Who lags so far while others go on leaves ordering to them, and gets
+the blocks by block sync, a few at a time."""
 BEHIND_S = 5.0
 """Who gets no final block for so long while others vote in the next epoch asks for blocks (CONS-61)."""
 LIFE_SEQUENCES = 1 << 32
@@ -412,6 +415,8 @@ class Validator:
     def _final(self, final: Final) -> None:
         self._walked.clear()
         self._executor.put(final)
+        if self._executor.waiting > UNEXECUTED_MAX:
+            self._fall_behind()
 
     def _seem_behind(self, behind: Behind) -> None:
         """Others vote in the next epoch. One of them shows the last block of this one; who gets no further by

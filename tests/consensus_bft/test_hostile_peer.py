@@ -1,0 +1,174 @@
+"""A validator that sends rubbish as fast as it can costs the others nothing and is named (CONS-38)."""
+
+import random
+import tracemalloc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+import trio
+
+from supervm.contracts.transport import Refusal, TransportError
+from supervm.plugins.consensus.bft import messages
+from supervm.plugins.consensus.bft.driver.posting import METHODS, PRIORITIES, pack
+from supervm.plugins.consensus.bft.driver.receiving import SHARE_BYTES_MAX, SHARE_MESSAGES_MAX
+from supervm.plugins.consensus.bft.events import Stream
+from supervm.plugins.consensus.bft.votes import Accept, ViewVote
+from supervm.plugins.transport import supervm_components as transports
+from supervm.plugins.transport.memory import MemoryTransportConfig
+from supervm.testing.context import opened
+from supervm.types.certificate import VoteKind
+from tests.consensus_bft import SCALE
+
+from .network import WAIT_S, Network, network
+
+HOSTILE = 3
+AT_ONCE = 8
+TO = b"\x07" * 32
+ENOUGH = 1_000 * SCALE
+"""Parcels that each kind of flood gets through to each victim's handlers, at least."""
+
+Parcel = tuple[Stream, bytes]
+Draw = Callable[[Network, random.Random], Parcel]
+
+
+def malformed(net: Network, chance: random.Random) -> Parcel:
+    """Bytes that are no message."""
+    kind = chance.randrange(256)
+    frames = [bytes((kind,)) + chance.randbytes(chance.randrange(400)) for _ in range(chance.randrange(1, 5))]
+    return chance.choice(list(Stream)), chance.choice([pack(frames), chance.randbytes(300)])
+
+
+def oversized(net: Network, chance: random.Random) -> Parcel:
+    """Frames far over what their kind may have, up to the most that a request may hold."""
+    kind = chance.choice([messages.ACCEPT, messages.NOTARIZE, messages.GET, messages.NOTARISATION])
+    return Stream.VOTES, pack([bytes((kind,)) + bytes(chance.choice([2**12, 2**16, 2**20]))])
+
+
+def wrongly_signed(net: Network, chance: random.Random) -> Parcel:
+    """Votes in the name of this validator or of another, which it can't sign for."""
+    number = chance.randrange(len(net.validators))
+    digest, signature = chance.randbytes(32), chance.randbytes(64)
+    if chance.random() < 0.3:
+        return Stream.DISSEMINATION, pack([messages.encode(Accept(1, digest, number, signature))])
+    kind = chance.choice([VoteKind.NOTARIZE, VoteKind.NULLIFY, VoteKind.FINALIZE])
+    view = net.nodes[0].height + chance.randrange(1, 8)
+    digest = digest if kind is not VoteKind.NULLIFY else bytes(32)
+    return Stream.VOTES, pack([messages.encode(ViewVote(kind, 1, view, digest, number, signature))])
+
+
+@attrs.define
+class Overheard:
+    """Parcels that honest validators sent, for sending them again."""
+
+    parcels: list[Parcel] = attrs.Factory(list)
+
+    def replayed(self, net: Network, chance: random.Random) -> Parcel:
+        return chance.choice(self.parcels)
+
+
+@contextmanager
+def overheard(net: Network, number: int) -> Iterator[Overheard]:
+    """Keep what a validator posts while the block lasts."""
+    hands = net.nodes[number].engine._validator._core._hands  # type: ignore[union-attr]
+    original, heard = hands.post, Overheard()
+
+    def post(peer: bytes, stream: Stream, frame: bytes) -> None:
+        heard.parcels.append((stream, pack([frame])))
+        original(peer, stream, frame)
+
+    hands.post = post
+    yield heard
+    hands.post = original
+
+
+@attrs.define
+class Flood:
+    """What a hostile validator got through, in all and to each of its victims."""
+
+    transport: Any
+    net: Network
+    draw: Draw
+    sent: dict[int, int] = attrs.Factory(dict)
+    size_bytes: int = 0
+    enough: trio.Event = attrs.Factory(trio.Event)
+
+    async def at(self, victim: int, chance: random.Random) -> None:
+        """One parcel after the other, whatever is said to it."""
+        peer = self.net.validators[victim].node_id
+        while True:
+            stream, payload = self.draw(self.net, chance)
+            try:
+                await self.transport.request(
+                    peer, METHODS[stream], payload, timeout_s=WAIT_S, priority=PRIORITIES[stream]
+                )
+            except (Refusal, TransportError):
+                # That is what it deserves. A refusal needs no checkpoint, and others want to run.
+                await trio.lowlevel.checkpoint()
+            self.sent[victim] = self.sent.get(victim, 0) + 1
+            self.size_bytes += len(payload)
+            if len(self.sent) == HOSTILE and min(self.sent.values()) >= ENOUGH:
+                self.enough.set()
+
+
+@pytest.mark.parametrize("kind", ["malformed", "oversized", "wrongly signed", "replayed"])
+async def test_honest_validators_go_on_with_flat_memory_and_name_who_floods_them(
+    kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with network(tmp_path, begin=False) as net:
+        for number in range(HOSTILE):
+            await net.start(number)
+        with overheard(net, 0) as heard:
+            await _one_more(net, 0)
+        draw = {
+            "malformed": malformed,
+            "oversized": oversized,
+            "wrongly signed": wrongly_signed,
+            "replayed": heard.replayed,
+        }[kind]
+        memory = next(each for each in transports() if each.name == "memory")
+        config = MemoryTransportConfig(network=net.name, node_id=net.validators[HOSTILE].node_id.hex())
+        async with opened(memory, tmp_path / "hostile", config) as transport, trio.open_nursery() as nursery:
+            flood = Flood(transport, net, draw)
+            tracemalloc.start()
+            for victim in range(HOSTILE):
+                for each in range(AT_ONCE):
+                    nursery.start_soon(flood.at, victim, random.Random(f"{kind}/{victim}/{each}"))
+            for _ in range(4):
+                await _one_more(net, 0)
+            with trio.fail_after(WAIT_S):
+                await flood.enough.wait()
+            await _one_more(net, 1)
+            for number in range(HOSTILE):
+                _is_bounded(net, number)
+            grown_bytes, _ = tracemalloc.get_traced_memory()
+            tracemalloc.stop()
+            nursery.cancel_scope.cancel()
+        assert grown_bytes < 48 * 2**20, f"{grown_bytes} bytes are held after {flood.size_bytes} came"
+        await net.agree(net.nodes[0].height)
+    named = [line for line in capsys.readouterr().out.splitlines() if "peer_not_heard" in line]
+    hostile = net.validators[HOSTILE].node_id.hex()
+    # What is sent again was good once: it is dropped, and nobody is blamed for it.
+    assert bool(named) == (kind != "replayed")
+    assert all(f"peer={hostile}" in line for line in named)
+
+
+async def _one_more(net: Network, number: int) -> None:
+    sent = net.transfer(0, TO, 1)
+    await net.nodes[number].chain.submit([sent.data])
+    for each in range(HOSTILE):
+        await net.committed(each, sent.digest)
+
+
+def _is_bounded(net: Network, number: int) -> None:
+    validator = net.nodes[number].engine._validator
+    assert validator is not None
+    reception = validator._reception
+    hostile = net.validators[HOSTILE].node_id
+    for inbox in reception.inboxes.values():
+        share = inbox._shares[hostile]
+        assert len(share.waiting) <= SHARE_MESSAGES_MAX
+        assert share.size_bytes <= SHARE_BYTES_MAX
