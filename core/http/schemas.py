@@ -177,6 +177,10 @@ SCHEMAS: dict[str, Schema] = {
         index=nullable(count("Its place in the block")),
         receipt=nullable(ref("Receipt")),
         bytes={**nullable(ref("Bytes")), "description": "Its canonical bytes, where the node has them"},
+        effects_certificate={
+            **nullable(ref("Bytes")),
+            "description": "Proves a certified one final: a quorum's signatures of its effects, encoded",
+        },
     ),
     "ObjectVersion": closed("An object at a version", id=ref("Bytes32"), version=ref("U64")),
     "Receipt": closed(

@@ -76,6 +76,9 @@ def transaction(view: TransactionView) -> Json:
         "index": view.index,
         "receipt": receipt(view.receipt) if view.receipt is not None else None,
         "bytes": format_hex(view.data) if view.data is not None else None,
+        "effects_certificate": (
+            format_hex(view.effects_certificate) if view.effects_certificate is not None else None
+        ),
     }
 
 

@@ -55,6 +55,7 @@ from supervm.plugins.consensus.bft.driver.journal import (
 )
 from supervm.plugins.consensus.bft.driver.kept import KeptBlocks
 from supervm.plugins.consensus.bft.driver.posting import Post
+from supervm.plugins.consensus.bft.driver.proving import EffectsProofs
 from supervm.plugins.consensus.bft.driver.receiving import Incoming, Reception
 from supervm.plugins.consensus.bft.driver.waiting import WaitingCertificates
 from supervm.plugins.consensus.bft.epochs.closing import ClosingState
@@ -66,6 +67,7 @@ from supervm.plugins.consensus.bft.messages import (
     Batch,
     BatchCertificate,
     Effects,
+    EffectsCertificate,
     EndEpoch,
     EpochDone,
     Get,
@@ -200,10 +202,11 @@ class Validator:
         self._applier = Applier(
             ctx,
             application,
-            epoch.number,
-            epoch.validators,
             held=self._voter.batch,
             applied=lambda applied: self._core.tell_voter(applied),
+        )
+        self._proofs = EffectsProofs(
+            ctx, epoch.number, epoch.validators, peers, self._ask, application.certified
         )
         self._core = Core(
             ctx,
@@ -223,7 +226,8 @@ class Validator:
                 apply=lambda apply: self._applier.put(apply.batch),
                 final=self._final,
                 returned=self._returned,
-                effects=self._applier.gather,
+                effects=self._prove,
+                signed=self._proofs.signed,
                 closes=self._closes,
                 behind=self._seem_behind,
             ),
@@ -310,6 +314,10 @@ class Validator:
         """Until its epoch has `ended`, or it is too far behind to follow by ordering, or cancelled: what it
         had said and wasn't durable was never sent. Raises what ends a validator: `Halted`, a storage error.
         """
+        with self._application.effects_from(self._proofs):
+            await self._run()
+
+    async def _run(self) -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._disk.run)
             nursery.start_soon(self._core.timers.run)
@@ -402,6 +410,15 @@ class Validator:
         self._core.received(peer, message)
         self._room.set()
 
+    def _prove(self, found: Effects | EffectsCertificate) -> None:
+        """Verified signatures of effects; of another epoch they aren't, and say nothing."""
+        if found.epoch != self.epoch:
+            return
+        if isinstance(found, Effects):
+            self._proofs.add(found)
+        else:
+            self._proofs.add_certificate(found)
+
     # What is missed
 
     def _ask_once(self, want: Want, peers: tuple[bytes, ...]) -> None:
@@ -477,6 +494,8 @@ class Validator:
                 found = self._voter.batch(digest)
             case WantDigest(What.BATCH_CERTIFICATE, digest):
                 found = self._voter.certificates.get(digest)
+            case WantDigest(What.EFFECTS, digest):
+                found = self._proofs.answer(digest)
         return () if found is None else (found,)
 
     # The application
@@ -543,6 +562,7 @@ class Validator:
         self._interval.observe((now_s - self._last_block_s) * 1000)
         self._last_block_s = now_s
         self._height.set(facts.height)
+        self._proofs.forget(committed.batches, committed.transactions)
         self._applier.resume()
         self._room.set()
         if committed.final.block.header.next_validators_digest != ZERO:
