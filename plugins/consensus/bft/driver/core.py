@@ -61,6 +61,7 @@ from supervm.plugins.consensus.bft.messages import (
     Batch,
     BatchCertificate,
     Effects,
+    EffectsCertificate,
     EndEpoch,
     EpochDone,
     Get,
@@ -92,7 +93,8 @@ class Hands:
     apply: Callable[[Apply], None]
     final: Callable[[Final], None]
     returned: Callable[[Returned], None]
-    effects: Callable[[Effects], None]
+    effects: Callable[[Effects | EffectsCertificate], None]
+    signed: Callable[[Effects], None]
     closes: Callable[[EpochCloses], None]
     behind: Callable[[Behind], None]
 
@@ -192,6 +194,8 @@ class Core:
                 for item in items:
                     if isinstance(item, GotBlock | Certificate):
                         self.tell_ordering(Received(peer, item))
+                    elif isinstance(item, Effects | EffectsCertificate):
+                        self._hands.effects(item)
                 if any(isinstance(item, Batch | BatchCertificate) for item in items):
                     self.tell_voter(Received(peer, message))
 
@@ -359,6 +363,8 @@ class Core:
         self.tell_closing(entered)
 
     def _send(self, send: Send) -> None:
+        if isinstance(send.message, Effects):
+            self._hands.signed(send.message)
         to = self._peers if send.to is ALL else send.to
         assert not isinstance(to, type(ALL))
         others = [each for each in to if each != self._own]
