@@ -81,8 +81,8 @@ def open_folder(path: Path, backend: str) -> Iterator[DataFolder]:
 def set_aside(path: Path, backend: str, stamp: int) -> Path | None:
     """Rename the store of `backend` in a folder that nobody holds, and its marker with it; its new path.
 
-    None where there is none. `stamp` is in the name, or the next number that is free. The folder can be opened
-    as a new one then, with any backend; to have the old store back, rename both again. Raises as
+    None where there is none. `stamp` is in the name, or the next number that is free. The folder can be
+    opened as a new one then, with any backend; to have the old store back, rename both again. Raises as
     `open_folder` does.
     """
     store, marker = path / STORE_NAME / backend, path / MARKER_NAME
