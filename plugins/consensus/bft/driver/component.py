@@ -14,6 +14,7 @@ from supervm.contracts.storage import KeyValueStore
 from supervm.contracts.transport import Transport
 from supervm.plugins.consensus.bft.driver.epoch import epoch_after
 from supervm.plugins.consensus.bft.driver.following import Follower, begin_follower
+from supervm.plugins.consensus.bft.driver.founding import Standing, judge_log
 from supervm.plugins.consensus.bft.driver.validator import WALK_MAX, Validator, begin_validator
 from supervm.plugins.consensus.bft.epochs.handover import EarlyMessages
 from supervm.types.batch import BATCH_BYTES_MAX, BATCH_TRANSACTIONS_MAX
@@ -52,7 +53,8 @@ async def open_bft(ctx: Context, config: BftConfig) -> AsyncIterator["Bft"]:
     application: CertifyingApplication = ctx.require(Role.APPLICATION)
     store: KeyValueStore = ctx.require(Role.STORAGE)
     identity = application.identity
-    engine = await _judge(application)
+    standing = await judge_log(ctx, application, store)
+    engine = await _judge(application, standing)
 
     def transports() -> tuple[Transport, ...]:
         return tuple(each for each in ctx.all(Role.TRANSPORT) if each.node_id == identity.node_id)
@@ -63,7 +65,9 @@ async def open_bft(ctx: Context, config: BftConfig) -> AsyncIterator["Bft"]:
     async def begin(catches_up: bool) -> Validator | Follower:
         produces = served.engine.produces
         if catches_up or not produces:
-            return await begin_follower(ctx, application, store, transports, stays=not produces)
+            return await begin_follower(
+                ctx, application, store, transports, stays=not produces, standing=standing
+            )
         return await begin_validator(ctx, config, application, store, transports, walk_max, early)
 
     with ExitStack() as wheel:
@@ -74,7 +78,7 @@ async def open_bft(ctx: Context, config: BftConfig) -> AsyncIterator["Bft"]:
         scope = trio.CancelScope()
 
         async def run() -> None:
-            nonlocal walk_max
+            nonlocal walk_max, standing
             try:
                 with scope:
                     while True:
@@ -82,7 +86,8 @@ async def open_bft(ctx: Context, config: BftConfig) -> AsyncIterator["Bft"]:
                         await served.life.run()
                         # What was gathered goes back to the mempool: it may be in a block already.
                         wheel.close()
-                        served.engine = await _judge(application)
+                        standing = await judge_log(ctx, application, store)
+                        served.engine = await _judge(application, standing)
                         wheel.enter_context(application.driven(served.engine))
                         life = served.life
                         if life.ended:
@@ -116,10 +121,11 @@ def _tell_place(ctx: Context, application: CertifyingApplication, engine: Engine
         ctx.log.warning("read_only", reason=engine.reason)
 
 
-async def _judge(application: CertifyingApplication) -> Engine:
+async def _judge(application: CertifyingApplication, standing: Standing) -> Engine:
     """What this node can be in the epoch of the next block."""
     identity = application.identity
-    validators = application.validators(await epoch_after(application))
+    epoch = await epoch_after(application)
+    validators = application.validators(epoch)
     number = validators.number_of(identity.node_id)
     if number is None:
         reason = (
@@ -133,6 +139,8 @@ async def _judge(application: CertifyingApplication) -> Engine:
             "0x" + validators.members[number].public_key.hex(),
             "start with the key file of that key",
         )
+    if standing.silent_in(epoch):
+        return Engine(name="bft", produces=False, reason=standing.reason)
     return Engine(name="bft")
 
 
