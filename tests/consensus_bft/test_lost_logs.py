@@ -54,14 +54,14 @@ def overhear(node: bytes, monkeypatch: pytest.MonkeyPatch) -> Overheard:
     said = Overheard(node)
     put = Post.put
 
-    def posted(post: Post, peer: bytes, stream: Stream, frame: bytes) -> None:
+    def posted(post: Post, peer: bytes, stream: Stream, frame: bytes, late: bool = False) -> None:
         message = decode(frame)
         # A node speaks to everyone but itself.
         is_own = all(each != node for each, _ in post._queues)
         if is_own and isinstance(message, Accept | Effects | EpochDone | Proposal | ViewVote):
             said.epochs.append(message.epoch)
             said.heard()
-        put(post, peer, stream, frame)
+        put(post, peer, stream, frame, late)
 
     async def written(store: KeyValueStore, standing: Standing) -> None:
         await write_standing(store, standing)

@@ -1,7 +1,9 @@
 """One run of a plan: faults, clients, healing, and the wait until everything is final everywhere."""
 
 import random
+import traceback
 from contextlib import nullcontext
+from itertools import cycle
 from typing import TextIO
 
 import attrs
@@ -10,7 +12,7 @@ import trio
 from supervm.chain.application import Chain
 from supervm.contracts.storage import DiskFull
 from supervm.execution.supply import recorded_supply, supply
-from supervm.plugins.consensus.simulation import clients, turns
+from supervm.plugins.consensus.simulation import attacks, clients, turns
 from supervm.plugins.consensus.simulation.attacks import Tongue
 from supervm.plugins.consensus.simulation.clients import Clients
 from supervm.plugins.consensus.simulation.disk import VirtualDisk
@@ -43,6 +45,7 @@ class Outcome:
     height: int
     events: int
     healed_in_s: float
+    epoch: int
 
 
 def run_plan(plan: Plan, out: TextIO | None = None, alone: bool | None = None) -> Outcome:
@@ -57,7 +60,13 @@ def run_plan(plan: Plan, out: TextIO | None = None, alone: bool | None = None) -
         turns.run(world.main, f"{plan.profile}/{plan.count}/{plan.seed}")
     height = max(world.oracles.digests, default=0)
     return Outcome(
-        world.violated, world.problem, world.trace.digest(), height, world.trace.events, world.healed_in_s
+        world.violated,
+        world.problem,
+        world.trace.digest(),
+        height,
+        world.trace.events,
+        world.healed_in_s,
+        max(world.oracles.bases),
     )
 
 
@@ -91,6 +100,7 @@ class World:
             created_ms=ORIGIN_MS,
             development=True,
             validators=self.validators,
+            epoch_blocks=plan.epoch_blocks,
             accounts=tuple(sorted((each, clients.FUNDS) for each in people.addresses)),
         )
         self.clients = Clients(self.genesis.chain_id, plan.count)
@@ -108,7 +118,7 @@ class World:
         tongue = None
         if attacks:
             rng = self._rng(f"tongue/{number}")
-            tongue = Tongue(number, plan.count, self.genesis.chain_id, key.sign, attacks, rng)
+            tongue = Tongue(number, plan.weights, self.genesis.chain_id, key.sign, attacks, rng)
         return Place(
             number=number,
             key=key,
@@ -204,6 +214,9 @@ class World:
                 # What a node does while it dies is nobody's business: nothing of it is written or sent.
                 return
             causes = leaves(error)
+            if any(_raised_by(each) == attacks.__file__ for each in causes):
+                # A bug of the simulator, not something that a hostile validator does.
+                raise
             self.trace.note("failed", number, *(type(each).__name__ for each in causes))
             if life.engine is None and all(isinstance(each, DiskFull) for each in causes):
                 # It can't even start: its supervisor tries again, as a real node's does.
@@ -286,14 +299,18 @@ class World:
     async def _request(self, request: Request) -> None:
         await turns.sleep_until(request.at_s)
         signed = self.clients.ask(request.user, request.ask, self.oracles.transactions)
-        for number, each in zip(request.nodes, signed, strict=False):
+        for place in self._places:
+            if place.tongue is not None:
+                place.tongue.given.extend(signed)
+        for number, each in zip(cycle(request.nodes), signed, strict=False):
             self._submit(number, [each])
 
     async def _insist(self) -> None:
         turn = 0
         while True:
             await turns.sleep(INSIST_S)
-            waiting = [each for each in self.clients.honest if each.digest not in self.oracles.transactions]
+            asked = self.clients.honest + self.clients.doubtful
+            waiting = [each for each in asked if each.digest not in self.oracles.transactions]
             turn += 1
             if waiting:
                 self._submit(turn % self.plan.count, waiting)
@@ -306,10 +323,10 @@ class World:
 
     # What is judged
 
-    def _sent(self, number: int, payload: bytes) -> None:
+    def _sent(self, number: int, target: int, payload: bytes) -> None:
         if self.trace.events > EVENTS_MAX:
             self.fail("runaway", f"more than {EVENTS_MAX} events")
-        self.oracles.on_sent(number, payload)
+        self.oracles.on_sent(number, target, payload)
 
     def _committed(self, life: Life, block: Block) -> None:
         assert life.chain is not None
@@ -377,6 +394,12 @@ def leaves(error: BaseException) -> list[BaseException]:
     if isinstance(error, BaseExceptionGroup):
         return [leaf for each in error.exceptions for leaf in leaves(each)]
     return [error]
+
+
+def _raised_by(error: BaseException) -> str:
+    """The file whose code raised it."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return frames[-1].filename if frames else ""
 
 
 def _said(error: BaseException) -> str:

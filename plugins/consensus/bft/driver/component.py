@@ -10,11 +10,12 @@ from attrs.validators import ge, in_, le
 from supervm.api import Context, Health, HealthState, Role
 from supervm.contracts.application import CertifyingApplication, Engine
 from supervm.contracts.consensus import CERTIFICATES, ConsensusStatus, ValidatorSetUnsupported
-from supervm.contracts.storage import KeyValueStore
+from supervm.contracts.storage import DiskFull, KeyValueStore
 from supervm.contracts.transport import Transport
 from supervm.plugins.consensus.bft.driver.epoch import epoch_after
 from supervm.plugins.consensus.bft.driver.following import Follower, begin_follower
 from supervm.plugins.consensus.bft.driver.founding import Standing, judge_log
+from supervm.plugins.consensus.bft.driver.journal import DISK_RETRY_S
 from supervm.plugins.consensus.bft.driver.validator import WALK_MAX, Validator, begin_validator
 from supervm.plugins.consensus.bft.epochs.handover import EarlyMessages
 from supervm.types.batch import BATCH_BYTES_MAX, BATCH_TRANSACTIONS_MAX
@@ -70,6 +71,19 @@ async def open_bft(ctx: Context, config: BftConfig) -> AsyncIterator["Bft"]:
             )
         return await begin_validator(ctx, config, application, store, transports, walk_max, early)
 
+    async def begin_again(catches_up: bool) -> Validator | Follower:
+        """Within a life of the node: a full disk is waited for, as where a block is written (CONS-66)."""
+        while True:
+            try:
+                life = await begin(catches_up)
+            except DiskFull as error:
+                served.stalled = f"the disk is full, no epoch can be begun: {error}"
+                ctx.log.error("disk_full", cause=str(error), retry_s=DISK_RETRY_S)
+                await ctx.clock.sleep(DISK_RETRY_S)
+            else:
+                served.stalled = ""
+                return life
+
     with ExitStack() as wheel:
         wheel.enter_context(application.driven(engine))
         served = Bft(ctx, application, engine)
@@ -98,7 +112,7 @@ async def open_bft(ctx: Context, config: BftConfig) -> AsyncIterator["Bft"]:
                         if catches_up and isinstance(life, Validator):
                             settled = ctx.clock.monotonic() - began_s > SETTLED_S
                             walk_max = WALK_MAX if settled else min(2 * walk_max, WALK_LIMIT)
-                        served.life = await begin(catches_up)
+                        served.life = await begin_again(catches_up)
             finally:
                 stopped.set()
 
@@ -158,6 +172,7 @@ class Bft:
         self._ctx = ctx
         self._application = application
         self.engine = engine
+        self.stalled = ""
         self.life: Validator | Follower
 
     @property
@@ -167,7 +182,7 @@ class Bft:
     @property
     def _silence(self) -> str:
         """Why this node produces nothing, or can't; empty if it does."""
-        reason = self.life.stalled or self.life.alone or self.engine.reason
+        reason = self.stalled or self.life.stalled or self.life.alone or self.engine.reason
         if not reason and isinstance(self.life, Follower):
             reason = f"it is far behind and catches up from its peers, above height {self.life.height}"
         return reason
@@ -185,8 +200,9 @@ class Bft:
         )
 
     async def health(self) -> Health:
-        if self.life.stalled:
-            return Health(HealthState.FAILING, self.life.stalled)
+        stalled = self.stalled or self.life.stalled
+        if stalled:
+            return Health(HealthState.FAILING, stalled)
         reason = self._silence
         return Health(HealthState.DEGRADED, reason) if reason else Health()
 
