@@ -13,9 +13,9 @@ from supervm.contracts.roles import NodeMustStop
 from supervm.contracts.storage import DeleteRange, Durability, Put
 from supervm.plugins.consensus.bft.batch_records import UsedUp
 from supervm.plugins.consensus.bft.driver.checking import Checker
+from supervm.plugins.consensus.bft.driver.founding import LogMissing
 from supervm.plugins.consensus.bft.driver.halting import Halted
 from supervm.plugins.consensus.bft.driver.journal import LOCKS, ORDERING, read_records
-from supervm.plugins.consensus.bft.driver.validator import LogMissing
 from supervm.plugins.consensus.bft.events import Halt, Stream
 from supervm.plugins.consensus.bft.messages import Accept, Effects, Proposal, ViewVote, decode
 from supervm.types.batch import Batch
