@@ -208,6 +208,12 @@ def write_synced(path: Path, data: bytes) -> None:
     _sync(path.parent)
 
 
+def remove_synced(path: Path) -> None:
+    """Remove a file, if it is there, so that it stays away after a crash."""
+    path.unlink(missing_ok=True)
+    _sync(path.parent)
+
+
 def _sync(folder: Path) -> None:
     """Make the names in a folder durable."""
     handle = os.open(folder, os.O_RDONLY)

@@ -58,11 +58,11 @@ def overheard(net: Network, number: int) -> Iterator[Posted]:
     post = net.nodes[number].engine._validator._post  # type: ignore[union-attr]
     original = post.put
 
-    def put(peer: bytes, stream: Stream, frame: bytes) -> None:
+    def put(peer: bytes, stream: Stream, frame: bytes, late: bool = False) -> None:
         posted.append(decode(frame))
         if isinstance(posted[-1], ViewVote):
             posted.voted.set()
-        original(peer, stream, frame)
+        original(peer, stream, frame, late)
 
     hands = net.nodes[number].engine._validator._core._hands  # type: ignore[union-attr]
     hands.post = put

@@ -6,9 +6,12 @@ import pytest
 import trio
 from prometheus_client.parser import text_string_to_metric_families
 
+from supervm.types.certificate import Certificate, VoteKind
 from supervm.types.codec import pack_transactions
+from supervm.types.handover import HandOver
 from supervm.types.smt import Proof, verify
 from supervm.types.state import Account, account_key, balance_key, decode_balance, object_key
+from supervm.types.validators import Validator, ValidatorSet
 from tests.http.conftest import Serve, Served
 from tests.http.doubles import ALICE, DELETED, FROZEN, GOLD, NOBODY, OWNED, SHARED, digest_of
 
@@ -210,6 +213,21 @@ async def test_a_proof_verifies_against_the_header_it_comes_with(
         assert decode_balance(value) == 5
     elif kind == "account" and name == ALICE and value is not None:
         assert Account.decode(value).balance == 2**127
+
+
+async def test_hand_overs_from_epoch_to_epoch_come_as_light_clients_read_them(served: Served) -> None:
+    header = served.ledger.blocks[0].header
+    finalisation = Certificate(VoteKind.FINALIZE, 1, 3, header.digest(), b"\x01", (bytes(64),))
+    members = ValidatorSet((Validator(NOBODY, ALICE, 3),))
+    served.ledger.handed_over = [HandOver(header, finalisation, members)] * 3
+    answer = (await served.client.get("/v1/handovers?from=2")).json()["handovers"]
+    assert len(answer) == 2
+    assert HandOver.decode(bytes.fromhex(answer[0]["bytes"][2:])) == served.ledger.handed_over[0]
+    assert answer[0]["validators"] == [
+        {"node_id": hex_of(NOBODY), "public_key": hex_of(ALICE), "weight": "3"}
+    ]
+    assert (await served.client.get("/v1/handovers?from=4")).json() == {"handovers": []}
+    assert (await served.client.get("/v1/handovers?limit=65")).status_code == 400
 
 
 async def test_nodes_come_with_hints_how_to_connect(served: Served) -> None:

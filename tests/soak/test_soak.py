@@ -121,7 +121,7 @@ def reading(url: str) -> Iterator[Stream]:
         yield stream
     finally:
         stop.set()
-        thread.join(30)
+        thread.join(120)
     assert not thread.is_alive(), "the stream of a node that ended has ended"
 
 

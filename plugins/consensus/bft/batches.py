@@ -378,7 +378,7 @@ class BatchVoter:
     def _certify_accepted(self, digest: Digest) -> Progress:
         """A certified batch that was accepted here: its claims are known, and stand where a lock still does.
 
-        A lock goes only when what it names is used up. The log needs no more than lock and certificate.
+        A lock goes only when what it names is used up. The log needs only the lock and the certificate.
         """
         accepted = self._accepted.get(digest)
         if accepted is None or not self.certificates.wants_content(digest):

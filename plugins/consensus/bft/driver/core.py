@@ -61,6 +61,7 @@ from supervm.plugins.consensus.bft.messages import (
     Batch,
     BatchCertificate,
     Effects,
+    EffectsCertificate,
     EndEpoch,
     EpochDone,
     Get,
@@ -80,16 +81,20 @@ ORDERING_TIMER, BUILDER_TIMER = "ordering ", "builder "
 
 @attrs.define(kw_only=True)
 class Hands:
-    """What carries out outputs that reach beyond the machines. None of these blocks."""
+    """What carries out outputs that reach beyond the machines. None of these blocks.
 
-    post: Callable[[bytes, Stream, bytes], None]
+    `post`: to whom, on which stream, a frame, and whether it may be late.
+    """
+
+    post: Callable[[bytes, Stream, bytes, bool], None]
     ask_once: Callable[[Want, tuple[bytes, ...]], None]
     keep_asking: Callable[[Want, tuple[bytes, ...]], None]
     check: Callable[[Check], None]
     apply: Callable[[Apply], None]
     final: Callable[[Final], None]
     returned: Callable[[Returned], None]
-    effects: Callable[[Effects], None]
+    effects: Callable[[Effects | EffectsCertificate], None]
+    signed: Callable[[Effects], None]
     closes: Callable[[EpochCloses], None]
     behind: Callable[[Behind], None]
 
@@ -189,6 +194,8 @@ class Core:
                 for item in items:
                     if isinstance(item, GotBlock | Certificate):
                         self.tell_ordering(Received(peer, item))
+                    elif isinstance(item, Effects | EffectsCertificate):
+                        self._hands.effects(item)
                 if any(isinstance(item, Batch | BatchCertificate) for item in items):
                     self.tell_voter(Received(peer, message))
 
@@ -356,6 +363,8 @@ class Core:
         self.tell_closing(entered)
 
     def _send(self, send: Send) -> None:
+        if isinstance(send.message, Effects):
+            self._hands.signed(send.message)
         to = self._peers if send.to is ALL else send.to
         assert not isinstance(to, type(ALL))
         others = [each for each in to if each != self._own]
@@ -364,8 +373,19 @@ class Core:
         if others:
             stream = Stream.BULK if isinstance(send.message, Got) else send.stream
             frame = encode(send.message)
+            late = self._is_relayed(send.message)
             for each in others:
-                self._hands.post(each, stream, frame)
+                self._hands.post(each, stream, frame, late)
+
+    def _is_relayed(self, message: Message) -> bool:
+        """Whether a message only makes sure of what its receivers most likely know: the certificate of votes
+        that went to all, or another builder's of a batch. Nullifications are said at once."""
+        match message:
+            case Certificate():
+                return message.kind is not VoteKind.NULLIFY
+            case BatchCertificate(header):
+                return header.builder != self._own
+        return False
 
     def _halt(self, reason: str) -> None:
         self.halted = self.halted or reason

@@ -68,6 +68,14 @@ async def base_of(application: CertifyingApplication, number: int) -> Tip:
     raise NotExecuted("the last block of the epoch before isn't here any more", low)
 
 
+async def check_set(application: CertifyingApplication, height: int, validators: ValidatorSet) -> None:
+    """An epoch's last block names the set of the next, and a quorum signed it: anything else is a bug."""
+    block = await application.block(height) if height else None
+    if block is not None:
+        named = block.header.next_validators_digest
+        assert named == validators.digest(), f"block {height} names another set than this node has"
+
+
 async def finalisation_of(application: CertifyingApplication, height: int) -> Certificate | None:
     """Of an epoch's last block, which always has its own; genesis has none."""
     if height == 0:

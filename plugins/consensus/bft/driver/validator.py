@@ -35,6 +35,7 @@ from supervm.plugins.consensus.bft.driver.connecting import keep_connected
 from supervm.plugins.consensus.bft.driver.core import Core, Hands
 from supervm.plugins.consensus.bft.driver.epoch import (
     base_of,
+    check_set,
     closing_facts,
     closing_state,
     done_of,
@@ -53,7 +54,9 @@ from supervm.plugins.consensus.bft.driver.journal import (
     read_records,
 )
 from supervm.plugins.consensus.bft.driver.kept import KeptBlocks
+from supervm.plugins.consensus.bft.driver.mending import Mending
 from supervm.plugins.consensus.bft.driver.posting import Post
+from supervm.plugins.consensus.bft.driver.proving import EffectsProofs
 from supervm.plugins.consensus.bft.driver.receiving import Incoming, Reception
 from supervm.plugins.consensus.bft.driver.waiting import WaitingCertificates
 from supervm.plugins.consensus.bft.epochs.closing import ClosingState
@@ -65,6 +68,7 @@ from supervm.plugins.consensus.bft.messages import (
     Batch,
     BatchCertificate,
     Effects,
+    EffectsCertificate,
     EndEpoch,
     EpochDone,
     Get,
@@ -135,6 +139,7 @@ class Validator:
         self._disk = Disk(ctx, store)
         self._kept = KeptBlocks(store)
         self._post = Post(ctx, peers)
+        self._mending = Mending(ctx, application, peers, self._post)
         self._reception = Reception(ctx, peers)
         self._peers = peers
         self._questions = Questions(ctx, peers, self._ask)
@@ -199,10 +204,11 @@ class Validator:
         self._applier = Applier(
             ctx,
             application,
-            epoch.number,
-            epoch.validators,
             held=self._voter.batch,
             applied=lambda applied: self._core.tell_voter(applied),
+        )
+        self._proofs = EffectsProofs(
+            ctx, epoch.number, epoch.validators, peers, self._ask, application.certified
         )
         self._core = Core(
             ctx,
@@ -222,7 +228,8 @@ class Validator:
                 apply=lambda apply: self._applier.put(apply.batch),
                 final=self._final,
                 returned=self._returned,
-                effects=self._applier.gather,
+                effects=self._prove,
+                signed=self._proofs.signed,
                 closes=self._closes,
                 behind=self._seem_behind,
             ),
@@ -309,12 +316,17 @@ class Validator:
         """Until its epoch has `ended`, or it is too far behind to follow by ordering, or cancelled: what it
         had said and wasn't durable was never sent. Raises what ends a validator: `Halted`, a storage error.
         """
+        with self._application.effects_from(self._proofs):
+            await self._run()
+
+    async def _run(self) -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._disk.run)
             nursery.start_soon(self._core.timers.run)
             nursery.start_soon(self._post.run)
             nursery.start_soon(self._questions.run)
             nursery.start_soon(self._answers.run)
+            nursery.start_soon(self._mending.run)
             nursery.start_soon(self._executor.run)
             nursery.start_soon(self._applier.run)
             nursery.start_soon(self._examine)
@@ -390,6 +402,7 @@ class Validator:
             case Batch():
                 self._executor.give(message)
             case Got(items):
+                self._mending.give(message)
                 for item in items:
                     match item:
                         case Batch():
@@ -400,6 +413,15 @@ class Validator:
                                 self._executor.finalised(finalisation)
         self._core.received(peer, message)
         self._room.set()
+
+    def _prove(self, found: Effects | EffectsCertificate) -> None:
+        """Verified signatures of effects; of another epoch they aren't, and say nothing."""
+        if found.epoch != self.epoch:
+            return
+        if isinstance(found, Effects):
+            self._proofs.add(found)
+        else:
+            self._proofs.add_certificate(found)
 
     # What is missed
 
@@ -476,6 +498,8 @@ class Validator:
                 found = self._voter.batch(digest)
             case WantDigest(What.BATCH_CERTIFICATE, digest):
                 found = self._voter.certificates.get(digest)
+            case WantDigest(What.EFFECTS, digest):
+                found = self._proofs.answer(digest)
         return () if found is None else (found,)
 
     # The application
@@ -542,6 +566,7 @@ class Validator:
         self._interval.observe((now_s - self._last_block_s) * 1000)
         self._last_block_s = now_s
         self._height.set(facts.height)
+        self._proofs.forget(committed.batches, committed.transactions)
         self._applier.resume()
         self._room.set()
         if committed.final.block.header.next_validators_digest != ZERO:
@@ -583,6 +608,7 @@ async def begin_validator(
     rows = [await kept.get(height) for height in range(tip.root_height, tip.height + 1)]
     application.recall([each.facts for each in rows])
     validators = application.validators(number)
+    await check_set(application, base.height, validators)
     epoch = Epoch(
         chain_id=application.chain_id,
         number=number,
