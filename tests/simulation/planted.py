@@ -14,11 +14,14 @@ from supervm.chain.overlay import Overlay
 from supervm.execution import block
 from supervm.execution.footprint import NONCE_LOCK
 from supervm.plugins.consensus.bft import locks, proposals, rebuilding, simplex, verifying
+from supervm.plugins.consensus.bft.batch_events import EpochCloses
 from supervm.plugins.consensus.bft.batch_records import Locked
 from supervm.plugins.consensus.bft.batches import BatchVoter
+from supervm.plugins.consensus.bft.branches import Branch
 from supervm.plugins.consensus.bft.claims import Claim, Examined
 from supervm.plugins.consensus.bft.driver import checking
 from supervm.plugins.consensus.bft.driver.core import _Gate
+from supervm.plugins.consensus.bft.epochs.closing import Closing
 from supervm.plugins.consensus.bft.records import Finalized, Nullified
 from supervm.plugins.consensus.bft.simplex import Ordering
 from supervm.plugins.consensus.bft.votes import Proposal
@@ -262,6 +265,41 @@ def nullify_and_finalize(patch: Patch) -> None:
     patch.setattr(Ordering, "_may_finalize", lambda self, view: view.finalized is None)
 
 
+def epoch_done_before_inclusion(patch: Patch) -> None:
+    real = Closing._decide
+
+    def decide(self: Closing) -> None:
+        if self._owed is not None:
+            self._owed.clear()
+        real(self)
+
+    patch.setattr(Closing, "_decide", decide)
+
+
+def effects_after_epoch_done(patch: Patch) -> None:
+    """They are signed until the epoch ends."""
+    real = Closing._closes
+
+    def closes(self: Closing, start: int, height: int) -> None:
+        real(self, start, height)
+        if EpochCloses(last_effects=True) in self._out:
+            self._out.remove(EpochCloses(last_effects=True))
+            self._owed = dict.fromkeys(self._duties())
+
+    patch.setattr(Closing, "_closes", closes)
+
+
+def last_block_extended(patch: Patch) -> None:
+    patch.setattr(Branch, "is_closed", property(lambda self: False))
+
+
+_CLOSING = {
+    "epoch_blocks": 9,
+    "attacks": ((1, Attack.LATE), (1, Attack.CENSOR)),
+    "requests": tuple(
+        Request(round(0.3 + 0.07 * each, 6), each % USERS, Ask.TRANSFER, (each % 4, 3)) for each in range(40)
+    ),
+}
 _SPLIT_NONCES = {"requests": _asks(Ask.TWICE, 0.0), "mishaps": _crashes(3, 2, times=4)}
 _WORK = {"requests": _asks(Ask.TRANSFER, 0.25), "mishaps": _crashes(0, 1, 2, 3, times=20)}
 
@@ -345,6 +383,22 @@ BUGS = {
         profile="crash",
         changes=_WORK,
         oracles=frozenset({"contradiction", "stalled", "undone", "failed"}),
+    ),
+    "epoch-done before inclusion": Planted(
+        plant=epoch_done_before_inclusion,
+        changes=_CLOSING,
+        oracles=frozenset({"undone"}),
+    ),
+    "effects after epoch-done": Planted(
+        plant=effects_after_epoch_done,
+        changes=_CLOSING,
+        oracles=frozenset({"undone"}),
+    ),
+    "last block extended by another": Planted(
+        plant=last_block_extended,
+        profile="storm",
+        changes=_CLOSING | {"attacks": (), "loss": 0.2},
+        oracles=frozenset({"agreement", "epoch", "failed", "stalled"}),
     ),
     "timestamp unchecked": Planted(
         plant=timestamp_unchecked,

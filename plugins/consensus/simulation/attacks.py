@@ -58,6 +58,7 @@ class Attack(Enum):
     FUTURE = "proposes with a time in the future"
     STALE_PARENT = "proposes beside an old block"
     DISORDER = "proposes a batch twice"
+    CENSOR = "proposes no batches"
     GARBAGE = "sends bytes that mean nothing, and damaged messages"
     STALE = "sends what it has seen long ago"
     LIE = "answers who is behind with what is wrong"
@@ -365,6 +366,9 @@ class Tongue:
         wrong = [each for each in known if each.header.after] or known
         return self._with_certificates(proposal, (self.random.choice(wrong),)) if wrong else None
 
+    def _censor(self, proposal: Proposal) -> Proposal:
+        return self._with_certificates(proposal, ())
+
     # Sync
 
     def _lie(self, got: Got) -> Got:
@@ -394,4 +398,5 @@ _FORGERIES: dict[Attack, Callable[[Tongue, Proposal], Proposal | None]] = {
     Attack.FUTURE: Tongue._future,
     Attack.STALE_PARENT: Tongue._stale_parent,
     Attack.DISORDER: Tongue._disorder,
+    Attack.CENSOR: Tongue._censor,
 }

@@ -36,7 +36,7 @@ def read_frame(frame: bytes) -> Message | None:
 class Oracles:
     """What was said, certified and final so far. `fail(oracle, text)` is called with what is violated.
 
-    `is_honest`: neither hostile nor one that has lost what it said.
+    `is_honest`: neither hostile nor one whose disk is damaged.
     """
 
     genesis: bytes
@@ -100,7 +100,7 @@ class Oracles:
                     self._notarize(number, digest)
                 other = _AGAINST.get(kind)
                 if other is not None and (number, epoch, other, view) in self._said:
-                    self.fail("contradiction", f"{number} says finalize and nullify of view {view}")
+                    self.fail("contradiction", f"{number} says finalize and nullify of view {view} in epoch {epoch}")
             case Certificate():
                 self._prove(number, message)
                 at = number, target, message.epoch
@@ -121,7 +121,7 @@ class Oracles:
 
     def _say(self, number: int, epoch: int, kind: VoteKind, view: int, digest: bytes) -> None:
         if self._said.setdefault((number, epoch, kind, view), digest) != digest:
-            self.fail("contradiction", f"{number} says {kind.name} of view {view} for two blocks")
+            self.fail("contradiction", f"{number} says {kind.name} of view {view} in epoch {epoch} for two blocks")
 
     # What it rests on
 
@@ -268,6 +268,10 @@ class Oracles:
         if height not in self._times_ms:
             self._times_ms[height] = header.timestamp_ms
             self._first(number, block, latest_honest_ms)
+
+    def on_lost(self, number: int) -> None:
+        """A validator's disk is gone: it begins with nothing, and is bound by what it said."""
+        self.heights.pop(number, None)
 
     def on_start(self, number: int, height: int, digest: bytes) -> None:
         """A validator begins, again perhaps, with a tip."""

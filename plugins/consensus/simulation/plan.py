@@ -89,7 +89,8 @@ class Plan:
         found = [f"{self.count} validators, weights {self.weights}, heals at {self.heal_s:.3f} s"]
         found.append(
             f"delay {self.delay_ms[0]:g}..{self.delay_ms[1]:g} ms, loss {self.loss:g}, "
-            f"duplicates {self.duplicates:g}, sync {self.sync_ms[0]:g}..{self.sync_ms[1]:g} ms"
+            f"duplicates {self.duplicates:g}, sync {self.sync_ms[0]:g}..{self.sync_ms[1]:g} ms, "
+            f"work {self.work_ms[0]:g}..{self.work_ms[1]:g} ms"
         )
         if self.epoch_blocks < 100:
             found.append(f"epochs of {self.epoch_blocks} blocks")

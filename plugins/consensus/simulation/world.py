@@ -4,6 +4,8 @@ import random
 import traceback
 from contextlib import nullcontext
 from itertools import cycle
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TextIO
 
 import attrs
@@ -54,9 +56,12 @@ def run_plan(plan: Plan, out: TextIO | None = None, alone: bool | None = None) -
     `alone`: every node verifies and decodes by itself; else that is shared (`sharing`). By default the seed
     decides. It shows in the time that a run takes, and in nothing else.
     """
-    world = World(plan, Trace(out))
     is_alone = plan.seed % ALONE_EVERY == 0 if alone is None else alone
-    with nullcontext() if is_alone else shared_work():
+    with (
+        TemporaryDirectory(prefix="supervm-simulation-") as folder,
+        nullcontext() if is_alone else shared_work(),
+    ):
+        world = World(plan, Trace(out), Path(folder))
         turns.run(world.main, f"{plan.profile}/{plan.count}/{plan.seed}")
     height = max(world.oracles.digests, default=0)
     return Outcome(
@@ -71,10 +76,14 @@ def run_plan(plan: Plan, out: TextIO | None = None, alone: bool | None = None) -
 
 
 class World:
-    """The validators of a plan, and what lies between them."""
+    """The validators of a plan, and what lies between them.
 
-    def __init__(self, plan: Plan, trace: Trace) -> None:
+    `folder`: where the files stand that say that a key was never used; without one nobody's disk may be lost.
+    """
+
+    def __init__(self, plan: Plan, trace: Trace, folder: Path | None = None) -> None:
         self.plan = plan
+        self._folder = folder
         self.trace = trace
         self.violated = self.problem = ""
         self.healed_in_s = 0.0
@@ -84,7 +93,7 @@ class World:
         self._down = [0] * plan.count
         self._lives_begun = [0] * plan.count
         self._lives: dict[int, Life] = {}
-        self._lost: set[int] = set()
+        self._damaged: set[int] = set()
         self._moved = trio.Event()
         keys = [clients.key(900 + each) for each in range(plan.count)]
         self._keys = sorted(keys, key=lambda each: each.node_id)
@@ -119,7 +128,12 @@ class World:
         if attacks:
             rng = self._rng(f"tongue/{number}")
             tongue = Tongue(number, plan.weights, self.genesis.chain_id, key.sign, attacks, rng)
+        founding = None
+        if self._folder is not None:
+            founding = self._folder / str(number)
+            founding.touch()
         return Place(
+            founding=founding,
             number=number,
             key=key,
             genesis=self.genesis,
@@ -132,11 +146,12 @@ class World:
         )
 
     def _is_honest(self, number: int) -> bool:
-        return number not in self._lost and number not in self.plan.hostile
+        return number not in self._damaged and number not in self.plan.hostile
 
     @property
     def honest(self) -> list[int]:
-        """Validators that neither are hostile nor have lost what they said."""
+        """Validators that neither are hostile nor run on a damaged disk. Who has lost its disk is one: it
+        contradicts nothing that it said before, and catches up (CONS-67)."""
         return [number for number in range(self.plan.count) if self._is_honest(number)]
 
     def fail(self, oracle: str, problem: str) -> None:
@@ -224,7 +239,7 @@ class World:
             elif number in self.honest:
                 self.fail("failed", f"{number} ends by itself: {'; '.join(map(_said, causes))}")
             # Who is hit by a bad disk stops by itself, and is given an empty one.
-            elif number in self._lost:
+            elif number in self._damaged:
                 life.place.disk.lose()
                 self._nursery.start_soon(self._again, number)
 
@@ -262,11 +277,11 @@ class World:
             if self._down[number] == 1:
                 await self._stop(number)
             disk = self._places[number].disk
-            if mishap.fault in LOSING:
-                self._lost.add(number)
             if mishap.fault is Fault.DISK_LOST:
                 disk.lose()
+                self.oracles.on_lost(number)
             elif mishap.fault is Fault.DISK_DAMAGED:
+                self._damaged.add(number)
                 self.trace.note("damaged", disk.damage(self._random).hex())
         await turns.sleep_until(mishap.until_s)
         async with trio.open_nursery() as starting:
