@@ -86,10 +86,10 @@ async def open_bft(ctx: Context, config: BftConfig) -> AsyncIterator["Bft"]:
 
     with ExitStack() as wheel:
         wheel.enter_context(application.driven(engine))
-        served = Bft(ctx, application, engine)
+        scope = trio.CancelScope()
+        served = Bft(ctx, application, engine, scope)
         served.life = await begin(catches_up=False)
         stopped = trio.Event()
-        scope = trio.CancelScope()
 
         async def run() -> None:
             nonlocal walk_max, standing
@@ -98,6 +98,8 @@ async def open_bft(ctx: Context, config: BftConfig) -> AsyncIterator["Bft"]:
                     while True:
                         began_s = ctx.clock.monotonic()
                         await served.life.run()
+                        if served.draining:
+                            return
                         # What was gathered goes back to the mempool: it may be in a block already.
                         wheel.close()
                         standing = await judge_log(ctx, application, store)
@@ -168,9 +170,12 @@ class Bft:
         ctx: Context,
         application: CertifyingApplication,
         engine: Engine,
+        scope: trio.CancelScope,
     ) -> None:
         self._ctx = ctx
         self._application = application
+        self._scope = scope
+        self.draining = False
         self.engine = engine
         self.stalled = ""
         self.life: Validator | Follower
@@ -207,6 +212,8 @@ class Bft:
         return Health(HealthState.DEGRADED, reason) if reason else Health()
 
     async def drain(self, deadline: float) -> None:
-        """See the contract. No transaction is taken into a batch any more; what is said is on disk."""
+        """See the contract. What this node took is finished; then it says nothing more."""
+        self.draining = True
         with trio.move_on_after(max(0.0, deadline - self._ctx.clock.monotonic())):
             await self.life.drain()
+        self._scope.cancel()

@@ -277,9 +277,12 @@ class Validator:
         return "no transport speaks for this validator; open one with this node's identity, such as tcp"
 
     async def drain(self) -> None:
-        """Take no more transactions into batches."""
+        """Take no more transactions into batches; return when what was taken is in committed blocks."""
         self._draining.cancel()
         await trio.lowlevel.checkpoint()
+        while self._builder.is_busy or self._core.owed:
+            self._room = trio.Event()
+            await self._room.wait()
 
     # Its life
 
