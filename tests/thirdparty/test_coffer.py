@@ -23,16 +23,16 @@ from supervm.node.control import Control
 from supervm.node.facts import Facts
 from supervm.telemetry.logs import LogConfig, open_logs
 from supervm.telemetry.metrics import Registry
-from tests.e2e.harness import Wallet, dev_key, refused, running, until, verb
+from tests.e2e.harness import DEADLINE_S, Wallet, dev_key, refused, running, until, verb
 from tests.thirdparty.conftest import COFFER
 
 SOMEBODY = b"\x0b" * 32
 MAY_IMPORT = {"supervm_coffer", "trio", "attrs", "click", "starlette", *sys.stdlib_module_names}
 
 
-def said(site: Path, *arguments: str | Path) -> Any:
+def said(site: Path, *arguments: str | Path, limit_s: float = DEADLINE_S) -> Any:
     """The JSON that a verb prints where the distribution is installed."""
-    ended = verb(*arguments, "--json", PYTHONPATH=str(site))
+    ended = verb(*arguments, "--json", limit_s=limit_s, PYTHONPATH=str(site))
     assert ended.code == 0, ended
     return json.loads(ended.out)
 
@@ -61,7 +61,8 @@ def test_it_is_listed_with_where_it_is_from_and_how_far_it_is_trusted(coffer: Pa
 
 
 def test_its_store_passes_the_whole_suite_as_the_verb_runs_it(coffer: Path) -> None:
-    rows = said(coffer, "plugins", "check", "storage.coffer")
+    # All of the suite in one command: as long as a test may take at all.
+    rows = said(coffer, "plugins", "check", "storage.coffer", limit_s=280)
     assert {row["result"] for row in rows} == {"kept"}
     assert any("after a kill" in row["promise"] for row in rows)
     assert len(rows) > 30
