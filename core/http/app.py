@@ -58,6 +58,7 @@ ROUTES: tuple[Route, ...] = (
     Route("/v1/blocks", ledger.blocks),
     Route("/v1/blocks/{reference}", ledger.block),
     Route("/v1/proofs/{id}", ledger.proof),
+    Route("/v1/handovers", ledger.handovers),
     Route("/v1/events", events.events),
     Route("/v1/nodes", network.nodes),
     Route("/v1/nodes/{id}", network.node),

@@ -5,8 +5,9 @@ A test holds it against the route table, both ways, and real answers against its
 
 from typing import Any
 
+from supervm.chain.queries import HANDOVERS_MAX
 from supervm.contracts.routing import ANSWER_MAX, TIERS
-from supervm.http.ledger import BLOCKS_DEFAULT, BLOCKS_MAX
+from supervm.http.ledger import BLOCKS_DEFAULT, BLOCKS_MAX, EPOCH_MAX
 from supervm.http.network import LATENCY_MS_MAX
 from supervm.http.parameters import WORD
 from supervm.http.problems import PROBLEM_TYPE
@@ -263,6 +264,14 @@ PATHS: dict[str, Schema] = {
             {"type": "string", "enum": ["account", "object"]},
         ),
         query("token", "Prove the account's balance of this token", ref("Bytes32")),
+    ),
+    "/v1/handovers": get(
+        "ledger",
+        "handovers",
+        "What proves the validator sets from one epoch to the next, one whole epoch after the other",
+        answer("Hand-overs", ref("HandOvers")),
+        query("from", "The first epoch, whose last block names the set of the next", decimal(EPOCH_MAX)),
+        query("limit", "How many at most", {**decimal(HANDOVERS_MAX, default=HANDOVERS_MAX), "minimum": 1}),
     ),
     "/v1/events": get(
         "node",

@@ -21,6 +21,7 @@ from supervm.chain.views import (
 from supervm.contracts.application import NodeIdentity, Refused
 from supervm.contracts.storage import Tempered
 from supervm.telemetry.metrics import Registry
+from supervm.types.handover import HandOver
 from supervm.types.state import Object, Token
 
 
@@ -198,6 +199,9 @@ class Queries(Protocol):
 
     async def proof(self, key: bytes) -> ProofView:
         """A proof of a state key (`supervm.types.state`) at the newest root that a header shows."""
+
+    async def handovers(self, first: int, limit: int) -> Sequence[HandOver]:
+        """What proves the set of the epoch after `first`, and of those after it."""
 
 
 class Snapshots(Protocol):

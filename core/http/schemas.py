@@ -181,6 +181,10 @@ SCHEMAS: dict[str, Schema] = {
         index=nullable(count("Its place in the block")),
         receipt=nullable(ref("Receipt")),
         bytes={**nullable(ref("Bytes")), "description": "Its canonical bytes, where the node has them"},
+        effects_certificate={
+            **nullable(ref("Bytes")),
+            "description": "Proves a certified one final: a quorum's signatures of its effects, encoded",
+        },
     ),
     "ObjectVersion": closed("An object at a version", id=ref("Bytes32"), version=ref("U64")),
     "Receipt": closed(
@@ -242,6 +246,19 @@ SCHEMAS: dict[str, Schema] = {
         proof={**ref("Bytes"), "description": "The same in canonical encoding"},
         header=ref("Header"),
         certificate=ref("Bytes"),
+    ),
+    "HandOvers": closed(
+        "Hand-overs from epoch to epoch, in order; none where the first hasn't ended or isn't kept",
+        handovers=array(ref("HandOver")),
+    ),
+    "HandOver": closed(
+        "The end of an epoch, and the set that its last block names for the next",
+        epoch=ref("U64"),
+        height={**ref("U64"), "description": "Of the epoch's last block"},
+        validators=array(
+            closed("A validator", node_id=ref("Bytes32"), public_key=ref("Bytes32"), weight=ref("U64"))
+        ),
+        bytes={**ref("Bytes"), "description": "Header, finalisation and set, encoded for light clients"},
     ),
     "Encoded": closed("A transaction in JSON", bytes={**ref("Bytes"), "description": "Canonical bytes"}),
     "Admitted": closed(

@@ -18,6 +18,7 @@ from supervm.http.ports import MoveState, PluginFacts
 from supervm.http.problems import Problem
 from supervm.types.address import format_hex
 from supervm.types.block import BlockHeader
+from supervm.types.handover import HandOver
 from supervm.types.receipt import ObjectVersion, Receipt
 from supervm.types.state import Object, OwnerKind, Token
 
@@ -76,6 +77,9 @@ def transaction(view: TransactionView) -> Json:
         "index": view.index,
         "receipt": receipt(view.receipt) if view.receipt is not None else None,
         "bytes": format_hex(view.data) if view.data is not None else None,
+        "effects_certificate": (
+            format_hex(view.effects_certificate) if view.effects_certificate is not None else None
+        ),
     }
 
 
@@ -135,6 +139,22 @@ def header(found: BlockHeader) -> Json:
         "body_digest": format_hex(found.body_digest),
         "validators_digest": format_hex(found.validators_digest),
         "next_validators_digest": format_hex(found.next_validators_digest),
+        "bytes": format_hex(found.encode()),
+    }
+
+
+def handover(found: HandOver) -> Json:
+    return {
+        "epoch": str(found.header.epoch),
+        "height": str(found.header.height),
+        "validators": [
+            {
+                "node_id": format_hex(each.node_id),
+                "public_key": format_hex(each.public_key),
+                "weight": str(each.weight),
+            }
+            for each in found.validators.members
+        ],
         "bytes": format_hex(found.encode()),
     }
 

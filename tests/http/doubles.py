@@ -29,6 +29,7 @@ from supervm.storage.temperature import Thresholds
 from supervm.telemetry.metrics import Registry
 from supervm.types.block import BlockHeader
 from supervm.types.digests import TRANSACTION, digest
+from supervm.types.handover import HandOver
 from supervm.types.receipt import Event, ObjectVersion, Receipt, Status
 from supervm.types.smt import prove, root_of
 from supervm.types.state import (
@@ -170,6 +171,7 @@ class LedgerDouble:
         }
         self.held = 0
         self.blocks = [self._block(0, ())]
+        self.handed_over: list[HandOver] = []
 
     async def _reach(self) -> None:
         if self.gate is not None:
@@ -331,6 +333,10 @@ class LedgerDouble:
     async def proof(self, key: bytes) -> ProofView:
         await self._reach()
         return ProofView(header=self.blocks[-1].header, certificate=b"c", proof=prove(self.state, key))
+
+    async def handovers(self, first: int, limit: int) -> list[HandOver]:
+        await self._reach()
+        return self.handed_over[first - 1 : first - 1 + limit]
 
 
 class ControlDouble:
