@@ -2,7 +2,7 @@
 
 import random
 import shutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from supervm.contracts.storage import (
     Put,
     StorageError,
     StoreCorrupt,
+    StoreFailed,
     Tempered,
     WriteBatch,
 )
@@ -53,11 +54,17 @@ class Gate:
     name: str = ""
     told: list[tuple[str, list[type], Durability]] = attrs.Factory(list)
     shut: bool = False
+    failed: bool = False
     arrived: trio.Event = attrs.Factory(trio.Event)
     opened: trio.Event = attrs.Factory(trio.Event)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.store, name)
+
+    async def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        if self.failed:
+            raise StoreFailed("the disk failed", self.name)
+        return await self.store.get_many(keys)
 
     async def write(self, batch: WriteBatch, durability: Durability = Durability.DURABLE) -> None:
         if self.shut:
@@ -250,6 +257,20 @@ async def test_a_moved_row_that_is_gone_or_damaged_is_told_and_never_served(
             await store.move([key(0)], HOT)
         assert (await store.sweep(COLD, b"", 1_000, let_all)).damaged == (damage is not None)
         assert await store.get(key(1)) == value(1)
+
+
+async def test_a_class_that_failed_is_told_and_the_rows_of_others_are_served(tmp_path: Path) -> None:
+    async with shelves(tmp_path) as (store, gates):
+        await store.write([Put(key(i), value(i)) for i in range(3)])
+        await store.move([key(0)], COLD)
+        await store.move([key(1)], WARM)
+        gates[COLD].failed = True
+        for call in (store.get(key(0)), rows(store), store.move([key(2)], COLD), store.move([key(0)], HOT)):
+            with refused(StoreFailed):
+                await call
+        assert await store.get_many([key(1), key(2)]) == [value(1), value(2)]
+        await store.write([Put(key(2), b"new"), Delete(key(0))])
+        assert await rows(store) == {key(1): value(1), key(2): b"new"}
 
 
 async def test_a_value_that_begins_with_the_stores_mark_is_refused_whole(tmp_path: Path) -> None:
