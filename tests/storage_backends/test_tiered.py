@@ -419,6 +419,30 @@ async def test_a_tight_disk_sends_away_at_once_what_is_cold(tmp_path: Path, stil
         assert [one.trigger for one in told.moves] == ["disk"]
 
 
+async def test_a_full_class_is_left_alone_until_the_next_window(
+    tmp_path: Path, still: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with store_of(tmp_path) as store:
+        await store.write([Put(key(height), bytes(200_000)) for height in range(50)])
+        await store.moving.once()
+        await end_windows(store, 6)
+        asked = []
+
+        async def full(self: Shelves, keys: Sequence[bytes], to: Temperature) -> None:
+            asked.append(to)
+            raise DiskFull("no space left", "cold")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Shelves, "move", full)
+            for rounds in (1, 2):
+                await store.moving.once()
+                assert (asked, store.moving.moved.rows) == ([COLD], 0), rounds
+        await end_windows(store, 1)
+        await store.moving.once()
+        assert store.moving.moved.rows == 40
+        assert len(await rows(store)) == 50
+
+
 async def test_moving_takes_no_more_than_its_bytes_a_second(tmp_path: Path, still: None) -> None:
     async with store_of(tmp_path, bytes_per_s_max=1_000) as store:
         await store.write([Put(key(height), bytes(10_000)) for height in range(200)])
