@@ -212,6 +212,12 @@ def write_synced(path: Path, data: bytes) -> None:
     sync_path(path.parent)
 
 
+def remove_synced(path: Path) -> None:
+    """Remove a file, if it is there, so that it stays away after a crash."""
+    path.unlink(missing_ok=True)
+    sync_path(path.parent)
+
+
 def sync_path(path: Path) -> None:
     """Make a file's bytes durable, or the names in a folder."""
     handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)

@@ -650,21 +650,28 @@ class Ledger:
 
     @_noticing
     async def prove(self, key: bytes) -> tuple[BlockHeader, smt.Proof]:
-        """A state key's value or absence at the tip, with the header whose state root it leads to.
+        """A state key's value or absence, with the tip's header, to whose state root it leads.
 
-        Value, path and header are of one snapshot. Raises `NotProvable` where the tip's header doesn't
-        show the tip's own root, and `StoreCorrupt` where value and tree disagree.
+        Value, path and header are of one snapshot. Where the header shows the root of a lower height
+        (CONS-30), the value is of that height. Raises `NotProvable` for a key that a block above it changed:
+        no header shows the new value yet, and the old one is gone. Raises `StoreCorrupt` where value and tree
+        disagree.
         """
         async with self.view() as (view, marker, header):
+            at = marker
             if header.root_height != marker.height:
+                at = attrs.evolve(marker, height=header.root_height, state_root=header.state_root)
+                if at.height < self.horizon.roots:
+                    raise NotProvable("the tree of that height is pruned", at.height, "Ask again later.")
+            value = (await self._read_state(view, [key]))[key]
+            path = smt.key_hash(key)
+            way = find(await self.load_pages(at, [path], view), at.height, path)
+            if at is not marker and not _is_value(value, path, way.end):
                 raise NotProvable(
-                    "no header shows this state's root yet",
+                    "no header shows this value's root yet",
                     f"the tip is {marker.height}, its header shows {header.root_height}",
                     "Ask again after the next blocks.",
                 )
-            value = (await self._read_state(view, [key]))[key]
-            path = smt.key_hash(key)
-            way = find(await self.load_pages(marker, [path], view), marker.height, path)
         return header, _proof(key, value, path, way.end, way.siblings)
 
 
@@ -692,6 +699,13 @@ def _proof(
         says = f"has 0x{end[HASH_BYTES:].hex()}" if end else "has no entry"
         raise corrupt(state_key(key), f"for this key the state tree {says}")
     return smt.Proof(key, value, other, siblings)
+
+
+def _is_value(value: bytes | None, path: bytes, end: bytes) -> bool:
+    """Whether what stands at the end of a path is this value, or none where there is none."""
+    if value is None:
+        return end[:HASH_BYTES] != path
+    return end == path + smt.value_hash(value)
 
 
 def _held(found: T | None, key: bytes) -> T:

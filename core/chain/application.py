@@ -38,6 +38,7 @@ from supervm.contracts.application import (
     BlockBounds,
     BlockInvalid,
     EffectsMismatch,
+    EffectsSource,
     Engine,
     Executed,
     ExecutedFacts,
@@ -81,6 +82,7 @@ from supervm.types.validators import ValidatorSet
 DECODED_MAX = 4_096
 ROOTS_MAX = 256
 CERTIFIED_MAX = 100_000
+PROVING_MAX = 1_024
 
 # Refusals at the accept that time or a block may cure; all others are for good.
 DEFERRED = frozenset({"NonceGap", "VersionBehind", "InsufficientFunds", "LockBusy", "PriceTooLow", "Busy"})
@@ -155,6 +157,8 @@ class Chain:
         self._roots: Recent[int, Roots] = Recent(ROOTS_MAX)
         self.fast = FastLane(gas, self._state, self._fast_now)
         self._certified: Recent[bytes, None] = Recent(CERTIFIED_MAX)
+        self._effects_source: EffectsSource | None = None
+        self._proving: dict[bytes, trio.Event] = {}
         tip = ledger.tip
         self._roots.put(tip.height, Roots(tip.state_root, tip.receipts_root, self.base_price))
         self._private_kinds: frozenset[int] = frozenset().union(
@@ -410,7 +414,41 @@ class Chain:
     def certified(self, transactions: Sequence[bytes]) -> None:
         for digest in transactions:
             self._certified.put(digest, None)
+            proven = self._proving.pop(digest, None)
+            if proven is not None:
+                proven.set()
         self.news.certified(transactions)
+
+    @contextmanager
+    def effects_from(self, source: EffectsSource) -> Iterator[None]:
+        before, self._effects_source = self._effects_source, source
+        try:
+            yield
+        finally:
+            self._effects_source = before
+
+    def effects_certificate(self, digest: bytes) -> bytes | None:
+        """What proves a FAST transaction final ahead of its block, where this node has it."""
+        return None if self._effects_source is None else self._effects_source.certificate(digest)
+
+    async def prove_effects(self, digest: bytes, seconds: float) -> bytes | None:
+        """As `effects_certificate`; where it isn't here its validators are asked, for at most so long.
+
+        Beyond `PROVING_MAX` such transactions at a time nobody waits.
+        """
+        source = self._effects_source
+        if source is None:
+            return None
+        found = source.certificate(digest)
+        if found is not None or (digest not in self._proving and len(self._proving) >= PROVING_MAX):
+            return found
+        proven = self._proving.setdefault(digest, trio.Event())
+        source.want(digest)
+        with trio.move_on_after(seconds):
+            await proven.wait()
+        if not proven.is_set() and self._proving.get(digest) is proven:
+            del self._proving[digest]
+        return self.effects_certificate(digest)
 
     def _fast_now(self) -> Now:
         block = BlockInput(
@@ -617,7 +655,10 @@ class Chain:
             [receipt.digest for receipt in heads], _next_nonces(pending.transactions, changes), now_s
         )
         for data in block.transactions:
-            self._in_hand.pop(data, None)
+            entry = self._in_hand.pop(data, None)
+            if entry is not None:
+                # The engine asks next what they used up.
+                self._decoded.put(data, entry.transaction)
         self.news.committed(
             block,
             receipts,

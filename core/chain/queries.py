@@ -16,6 +16,8 @@ from supervm.chain.views import (
     ProofView,
     TransactionView,
 )
+from supervm.storage.errors import NotProvable
+from supervm.types.handover import HandOver
 from supervm.types.receipt import Receipt, Status
 from supervm.types.state import (
     NATIVE_TOKEN,
@@ -28,7 +30,7 @@ from supervm.types.state import (
     object_key,
     token_key,
 )
-from supervm.types.transaction import digest_of
+from supervm.types.transaction import Lane, digest_of
 
 if TYPE_CHECKING:
     from supervm.chain.application import Chain
@@ -38,6 +40,9 @@ T = TypeVar("T")
 BALANCES_MAX = 1_000
 BLOCKS_MAX = 64
 WAIT_S_MAX = 60.0
+PROOF_WAIT_S = 10.0
+EFFECTS_WAIT_S = 0.25
+HANDOVERS_MAX = 64
 
 
 class Queries:
@@ -105,11 +110,22 @@ class Queries:
     async def transaction(self, digest: bytes, *, wait_s: float = 0.0) -> TransactionView:
         """How a transaction stands. With `wait_s` (at most 60) it waits that long for an outcome.
 
-        Raises `Pruned` for one in a block below the horizon.
+        Of a FAST one that is final by effects the proof comes along, whichever node is asked: one that lacks
+        it asks the validators, and takes a quarter of a second for that. Raises `Pruned` for one in a block
+        below the horizon.
         """
         waiting = self._chain.outcome(digest) if wait_s > 0 else None
         view = await self._transaction(digest)
-        if waiting is None or view.status not in (Status.PENDING, Status.APPLIED):
+        if waiting is None:
+            left_s = min(wait_s, WAIT_S_MAX)
+            while view.status in (Status.APPLIED, Status.UNKNOWN):
+                proof = await self._chain.prove_effects(digest, EFFECTS_WAIT_S)
+                view = await self._transaction(digest)
+                left_s -= EFFECTS_WAIT_S
+                if proof is not None or left_s <= 0 or view.status is Status.UNKNOWN:
+                    break
+            return view
+        if view.status not in (Status.PENDING, Status.APPLIED):
             return view
         with trio.move_on_after(min(wait_s, WAIT_S_MAX)):
             await waiting.wait()
@@ -125,15 +141,27 @@ class Queries:
         if located is not None:
             return _located(located.receipt, located.data)
         # It may have come while the ledger was read.
-        found = self._pending(digest) or self._recent(digest)
+        found = self._pending(digest) or self._recent(digest) or self._ahead(digest)
         return found if found is not None else TransactionView(digest=digest, status=Status.UNKNOWN)
 
     def _pending(self, digest: bytes) -> TransactionView | None:
         waiting = self._chain.pending(digest)
         if waiting is None:
             return None
-        status = self._chain.fast_status(digest) or Status.PENDING
-        return TransactionView(digest=digest, status=status, lane=waiting[0], data=waiting[1])
+        lane, data = waiting
+        return self._ahead(digest, data) or TransactionView(
+            digest=digest, status=Status.PENDING, lane=lane, data=data
+        )
+
+    def _ahead(self, digest: bytes, data: bytes | None = None) -> TransactionView | None:
+        """One that was applied here ahead of its block, or is known to be final."""
+        certificate = self._chain.effects_certificate(digest)
+        status = Status.CERTIFIED if certificate is not None else self._chain.fast_status(digest)
+        if status is None:
+            return None
+        return TransactionView(
+            digest=digest, status=status, lane=Lane.FAST, data=data, effects_certificate=certificate
+        )
 
     def _recent(self, digest: bytes) -> TransactionView | None:
         known = self._chain.news.recent.get(digest)
@@ -165,12 +193,34 @@ class Queries:
     async def proof(self, key: bytes) -> ProofView:
         """A proof of a state key (`supervm.types.state`) at the newest root that a header shows.
 
-        Raises `NotProvable` where no header shows the newest root yet.
+        Where a header shows the root of a block before it, a key that changed since is waited for, at most
+        10 s. Raises `NotProvable` after that.
         """
+        with trio.move_on_after(PROOF_WAIT_S):
+            while True:
+                height = self._ledger.tip.height
+                try:
+                    return await self._proof(key)
+                except NotProvable:
+                    await self._ledger.wait_above(height)
+        return await self._proof(key)
+
+    async def _proof(self, key: bytes) -> ProofView:
         header, proof = await self._ledger.prove(key)
         certificate = await self._ledger.certificate(header.height)
         assert certificate is not None, "a stored block has a certificate"
         return ProofView(header=header, certificate=certificate, proof=proof)
+
+    async def handovers(self, first: int, limit: int) -> list[HandOver]:
+        """What proves the set of each epoch from the one that epoch `first` names (CONS-54): one a whole
+        epoch, at most `limit` (at most 64). Empty where the first hasn't ended, or isn't kept here."""
+        found: list[HandOver] = []
+        for epoch in range(max(first, 1), max(first, 1) + min(limit, HANDOVERS_MAX)):
+            each = await self._chain.sets.handover(self._ledger, epoch)
+            if each is None:
+                break
+            found.append(each)
+        return found
 
     async def _at_one_height(self, read: Callable[[], Awaitable[T]], tries: int = 8) -> T:
         """What `read` gives, read again while blocks came between; the last try stands."""

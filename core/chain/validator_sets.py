@@ -151,3 +151,13 @@ def _read_epoch(key: bytes, stored: bytes) -> tuple[int, ValidatorSet]:
     validators = ValidatorSet.read(reader)
     reader.finish("epoch")
     return height, validators
+
+
+async def sets_by_digest(store: KeyValueStore) -> dict[bytes, ValidatorSet]:
+    """All sets that the rows of epochs hold, by the digest that headers name. Raises `StoreCorrupt`,
+    `DecodeError`."""
+    found: dict[bytes, ValidatorSet] = {}
+    async for key, stored in store.scan_prefix(EPOCHS):
+        _, validators = _read_epoch(key, stored)
+        found[validators.digest()] = validators
+    return found

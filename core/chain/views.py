@@ -84,6 +84,7 @@ class TransactionView:
 
     `lane` and `data` (its canonical bytes) are there where the node has it, in the mempool or the chain.
     UNKNOWN: this node never had it, dropped it, or restarted before it was in a block.
+    `effects_certificate` proves one CERTIFIED, as its engine encodes it.
     """
 
     digest: bytes
@@ -93,6 +94,7 @@ class TransactionView:
     index: int | None = None
     receipt: Receipt | None = None
     data: bytes | None = None
+    effects_certificate: bytes | None = None
 
 
 @attrs.frozen(kw_only=True)

@@ -125,7 +125,7 @@ def proof(
       supervm query proof alice --genesis chain.json
       supervm query proof 0x12ab.. --object
     """
-    from supervm.client.proof import check_proof
+    from supervm.client.proof import check_proof, epoch_of
     from supervm.types.address import parse_address
     from supervm.types.genesis_json import FILE_BYTES_MAX, load_genesis
     from supervm.types.state import NATIVE_TOKEN, account_key, balance_key, object_key
@@ -145,10 +145,12 @@ def proof(
     parameters = {"kind": "object" if is_object else "account", "token": token}
     with connect(api) as client:
         answer = client.proof(f"0x{name.hex()}", **parameters)
+        handovers = client.handovers(epoch_of(answer)) if chain is not None else []
     proven = check_proof(
         answer,
         key,
         genesis=chain,
+        handovers=handovers,
         trusted=parse_address(trusted, "--trusted") if trusted else None,
     )
     facts = {

@@ -8,29 +8,37 @@ from typing import Any
 
 import attrs
 
+from supervm.chain.validator_sets import sets_by_digest
 from supervm.cli.folders import (
     check_chain,
     check_persistent,
-    finality_of,
     opened_storage,
     planned_storage,
     scratch_storage,
 )
 from supervm.contracts.gas import GasPolicy
 from supervm.contracts.storage import KeyValueStore
+from supervm.crypto.votes import verify_certificate
 from supervm.execution import BlockInput, BlockResult, block_keys, execute_block
+from supervm.execution.election import elect
 from supervm.execution.working import GAS_STATE_KEY, Fetched
 from supervm.node.assembly import INSIDE
 from supervm.node.chain import open_chain
 from supervm.node.compose import prepare
 from supervm.node.options import NodeOptions
+from supervm.storage.errors import ChainMismatch
 from supervm.storage.folder import open_folder
 from supervm.storage.ledger import open_ledger
 from supervm.storage.verify import Replay, verify_chain, verify_kept, verify_tree
 from supervm.telemetry.logs import LogConfig, open_logs
-from supervm.types.block import Block
+from supervm.types.block import Block, BlockHeader
+from supervm.types.digests import ZERO
+from supervm.types.errors import ProofInvalid
+from supervm.types.finality import FinalityProof
 from supervm.types.genesis import Genesis
+from supervm.types.stakes import STAKES_KEY, stakes_of
 from supervm.types.transaction import Transaction
+from supervm.types.validators import ValidatorSet
 
 Progress = Callable[[str, int], AbstractContextManager[Any]]
 
@@ -62,8 +70,8 @@ async def _verify(
         tip = ledger.tip
         # Without the first blocks there is nothing to execute from: what is kept is checked as it lies.
         pruned = ledger.horizon.blocks > 1
-        final = finality_of(genesis)
-        replay = _ReplayRules(genesis, gas, gas_state)
+        final = Finality(genesis, await sets_by_digest(store)).check
+        replay = ReplayRules(genesis, gas, gas_state)
         transactions = 0
         with progress("checking" if pruned else "executing", tip.height) as bar:
             chain = (
@@ -97,13 +105,50 @@ async def _verify(
     }
 
 
+class Finality:
+    """Judges the certificates of a chain's blocks, in their order, each by the set of its epoch.
+
+    The first set is that of genesis; each other one is named by the last block of the epoch before, which the
+    set before signed. `known`: sets by digest, which is their proof.
+    """
+
+    def __init__(self, genesis: Genesis, known: Mapping[bytes, ValidatorSet]) -> None:
+        self._chain_id = genesis.chain_id
+        self._known = known
+        self._validators = genesis.validators
+        self._epoch = 1
+
+    def check(self, header: BlockHeader, certificate: bytes) -> None:
+        """Raises `InvalidInput`."""
+        proof = FinalityProof.decode(certificate)
+        proof.check_of(header.digest())
+        for each in (header, *proof.headers):
+            named = (each.epoch, each.validators_digest)
+            if named != (self._epoch, self._validators.digest()):
+                raise ProofInvalid("ProofInvalid", "of another epoch or set", each.epoch, f"{self._epoch}")
+        if proof.finalisation.epoch != self._epoch:
+            raise ProofInvalid("ProofInvalid", "signed in another epoch", proof.finalisation.epoch)
+        verify_certificate(proof.finalisation, self._chain_id, self._validators)
+        if header.next_validators_digest != ZERO:
+            following = self._validators
+            if header.next_validators_digest != following.digest():
+                found = self._known.get(header.next_validators_digest)
+                if found is None:
+                    raise ProofInvalid("ProofInvalid", "no such set is kept", header.next_validators_digest)
+                following = found
+            self._validators = following
+            self._epoch += 1
+
+
 @attrs.define
-class _ReplayRules:
+class ReplayRules:
     """How this chain executes and judges a block. Blocks come in order, one at a time."""
 
     genesis: Genesis
     gas: GasPolicy
     gas_state: bytes
+    sets: list[tuple[int, bytes]] = attrs.Factory(list)
+    """Digests of the sets that stakes elect, by the height from which on."""
 
     def touched(self, block: Block) -> Collection[bytes]:
         return block_keys(_decoded(block, self.genesis), self.gas, self.gas_state)
@@ -121,10 +166,26 @@ class _ReplayRules:
             chain_id=header.chain_id,
             limits=self.genesis.limits,
             transactions=transactions,
+            granted=self.genesis.validators,
         )
         result = execute_block(Fetched({key: state.get(key) for key in keys}), given, self.gas)
         self.gas_state = result.changes.get(GAS_STATE_KEY) or self.gas_state
+        if STAKES_KEY in result.changes:
+            stakes = stakes_of(result.changes[STAKES_KEY])
+            elected = elect(self.genesis.validators, stakes, self.genesis.native_decimals)
+            self.sets.append((header.height, elected.digest()))
+        self._check_next_set(header)
         return result
+
+    def _check_next_set(self, header: BlockHeader) -> None:
+        """The last block of an epoch names the set that its root height's state elects (CONS-54)."""
+        if header.next_validators_digest == ZERO:
+            return
+        elected = [digest for height, digest in self.sets if height <= header.root_height]
+        digest = elected[-1] if elected else self.genesis.validators.digest()
+        if digest != header.next_validators_digest:
+            shown = header.next_validators_digest.hex()
+            raise ChainMismatch(header.height, "next validator set", digest.hex(), shown)
 
 
 def _decoded(block: Block, genesis: Genesis) -> tuple[Transaction, ...]:

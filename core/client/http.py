@@ -12,13 +12,17 @@ from typing import Any, Self
 import attrs
 import httpx
 
+from supervm.types.address import parse_hex
 from supervm.types.codec import pack_transactions
+from supervm.types.errors import InvalidInput
+from supervm.types.handover import HandOver
 
 DEFAULT_API = "http://127.0.0.1:8645"
 ANSWER_BYTES_MAX = 64 * 2**20
 EVENT_BYTES_MAX = 2**20
 EVENT_FIELDS = frozenset({"id", "event", "data"})
 TIMEOUT_S = 30.0
+HANDOVERS_MAX = 65_536
 # The longest pause that a node can make its clients take before they try again.
 RETRY_AFTER_S_MAX = 60.0
 PACKED_TYPE = "application/vnd.supervm.transactions"
@@ -123,6 +127,24 @@ class NodeClient:
 
     def proof(self, name: str, **parameters: object) -> dict[str, Any]:
         return self._object(f"/v1/proofs/{name}", **parameters)
+
+    def handovers(self, upto: int) -> list[HandOver]:
+        """What proves the validator set of epoch `upto`, from the first epoch on. Nothing of it is checked.
+
+        Raises as `get`, and AnswerInvalid where the node has them not all.
+        """
+        found: list[HandOver] = []
+        if upto > HANDOVERS_MAX:
+            raise AnswerInvalid(f"{self.url} speaks of epoch {upto}; give --trusted for a header that old")
+        while len(found) < upto - 1:
+            page = self._object("/v1/handovers", **{"from": len(found) + 1}).get("handovers")
+            if not isinstance(page, list) or not page:
+                raise AnswerInvalid(f"{self.url} has no hand-over from epoch {len(found) + 1} to the next")
+            try:
+                found += [HandOver.decode(parse_hex(str(each.get("bytes")), "bytes")) for each in page]
+            except (InvalidInput, AttributeError) as error:
+                raise AnswerInvalid(f"{self.url} gave a hand-over that is none: {error}") from error
+        return found[: upto - 1]
 
     def send(self, transactions: Sequence[bytes]) -> Sent:
         """Post canonical transactions in one request. Sending the same bytes again is harmless.

@@ -70,6 +70,11 @@ def check_proof(
     return Proven(key, proof.value, header, digest, trust)
 
 
+def epoch_of(answer: Mapping[str, Any]) -> int:
+    """The epoch of the header that came with a proof; nothing is checked. Raises DecodeError."""
+    return BlockHeader.decode(parse_hex(str(answer.get("header", {}).get("bytes")), "header.bytes")).epoch
+
+
 def _check_finality(answer: Mapping[str, Any], header: BlockHeader, digest: Digest, genesis: Genesis) -> None:
     """The header is of the genesis' chain, and final by a quorum of its validators."""
     if header.chain_id != genesis.chain_id:

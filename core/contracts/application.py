@@ -21,6 +21,7 @@ What every method keeps
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import attrs
@@ -94,11 +95,13 @@ class Refused:
 class NodeIdentity:
     """Who this node is: its id, its ed25519 public key, and the use, never the bytes, of its private key.
 
-    `node_id = blake3("supervm/node/v1" || u8 suite || public key)`.
+    `node_id = blake3("supervm/node/v1" || u8 suite || public key)`. `founding`: where a file says, if it is
+    there, that nothing was ever said with this key (CONS-67); None where nobody knows of one.
     """
 
     node_id: bytes
     public_key: bytes
+    founding: Path | None = None
     _sign: Any = attrs.field(repr=False, eq=False)
 
     def sign(self, message: bytes) -> bytes:
@@ -342,6 +345,16 @@ class FastApplied:
     waiting: int = 0
 
 
+class EffectsSource(Protocol):
+    """Where an engine gives what proves that a FAST transaction is final (CONS-21)."""
+
+    def want(self, transaction: bytes) -> None:
+        """Gather the signatures of its effects; `certified` follows where a quorum signed. Never blocks."""
+
+    def certificate(self, transaction: bytes) -> bytes | None:
+        """What proves it, encoded, as far as it is here."""
+
+
 @runtime_checkable
 class CertifyingApplication(Application, Protocol):
     """An application whose transactions several validators certify before they order them (CONS-1..24).
@@ -366,6 +379,9 @@ class CertifyingApplication(Application, Protocol):
 
     def certified(self, transactions: Sequence[bytes]) -> None:
         """Effects of these are signed by a quorum: they are final (CONS-21)."""
+
+    def effects_from(self, source: EffectsSource) -> AbstractContextManager[None]:
+        """Ask this source, for the length of a `with`, when a client asks about a FAST transaction."""
 
     async def used_up(self, transactions: Sequence[bytes]) -> tuple[tuple[bytes, ...], tuple[bytes, ...]]:
         """Of the transactions of a committed block: the slots that the state has moved past (CONS-15), and

@@ -3,6 +3,7 @@
 from starlette.requests import Request
 from starlette.responses import Response
 
+from supervm.chain.queries import HANDOVERS_MAX
 from supervm.http import parameters, views
 from supervm.http.api import api_of
 from supervm.http.parameters import no_query, query
@@ -12,6 +13,7 @@ from supervm.types.address import format_hex
 from supervm.types.state import NATIVE_TOKEN, account_key, balance_key, object_key
 
 BLOCKS_DEFAULT = 20
+EPOCH_MAX = 2**63
 BLOCKS_MAX = 100
 # A page of full blocks stays a few megabytes; `next` says where to read on.
 PAGE_TRANSACTIONS_MAX = 10_000
@@ -83,9 +85,10 @@ async def blocks(request: Request) -> Response:
     transactions = 0
     while len(found) < limit and height <= tip and transactions <= PAGE_TRANSACTIONS_MAX:
         view = await queries.block(height)
-        if view is not None:
-            found.append(views.block(view))
-            transactions += len(view.transactions)
+        if view is None:
+            break  # a page has no gap: who reads on asks for this one again
+        found.append(views.block(view))
+        transactions += len(view.transactions)
         height += 1
     return JsonResponse({"blocks": found, "next": str(height) if height <= tip else None})
 
@@ -113,3 +116,12 @@ async def proof(request: Request) -> Response:
     if token_id == NATIVE_TOKEN:
         return JsonResponse(views.proof("account", await queries.proof(account_key(name))))
     return JsonResponse(views.proof("balance", await queries.proof(balance_key(name, token_id))))
+
+
+async def handovers(request: Request) -> Response:
+    """What proves the validator sets from one epoch to the next, for light clients (CONS-54, CONS-72)."""
+    asked = query(request, ("from", "limit"))
+    first = parameters.u64(asked.get("from", "1"), "from", EPOCH_MAX)
+    limit = parameters.u64(asked.get("limit", str(HANDOVERS_MAX)), "limit", HANDOVERS_MAX, least=1)
+    found = await api_of(request).ledger.queries.handovers(first, limit)
+    return JsonResponse({"handovers": [views.handover(each) for each in found]})

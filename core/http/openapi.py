@@ -5,8 +5,9 @@ A test holds it against the route table, both ways, and real answers against its
 
 from typing import Any
 
+from supervm.chain.queries import HANDOVERS_MAX
 from supervm.contracts.routing import ANSWER_MAX, TIERS
-from supervm.http.ledger import BLOCKS_DEFAULT, BLOCKS_MAX
+from supervm.http.ledger import BLOCKS_DEFAULT, BLOCKS_MAX, EPOCH_MAX
 from supervm.http.network import LATENCY_MS_MAX
 from supervm.http.parameters import WORD
 from supervm.http.problems import PROBLEM_TYPE
@@ -264,6 +265,14 @@ PATHS: dict[str, Schema] = {
         ),
         query("token", "Prove the account's balance of this token", ref("Bytes32")),
     ),
+    "/v1/handovers": get(
+        "ledger",
+        "handovers",
+        "What proves the validator sets from one epoch to the next, one whole epoch after the other",
+        answer("Hand-overs", ref("HandOvers")),
+        query("from", "The first epoch, whose last block names the set of the next", decimal(EPOCH_MAX)),
+        query("limit", "How many at most", {**decimal(HANDOVERS_MAX, default=HANDOVERS_MAX), "minimum": 1}),
+    ),
     "/v1/events": get(
         "node",
         "events",
@@ -344,6 +353,14 @@ PATHS: dict[str, Schema] = {
             security=[{"token": []}],
         )
     },
+    "/v1/temperature": get(
+        "node",
+        "temperature",
+        "What of the store lies in which class, and what would move and why",
+        answer("When all was last looked through", ref("Temperature")),
+        e404="The node's storage has no classes to move rows between",
+        e503="The node is starting",
+    ),
     "/v1/plugins": get(
         "node", "plugins", "What is loaded, version, health, restarts", answer("Plugins", ref("Plugins"))
     ),

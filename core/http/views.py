@@ -13,10 +13,12 @@ from supervm.chain.views import (
 )
 from supervm.contracts.application import Refused
 from supervm.contracts.routing import NodeEntry, Service
+from supervm.contracts.storage import TemperatureReport
 from supervm.http.ports import MoveState, PluginFacts
 from supervm.http.problems import Problem
 from supervm.types.address import format_hex
 from supervm.types.block import BlockHeader
+from supervm.types.handover import HandOver
 from supervm.types.receipt import ObjectVersion, Receipt
 from supervm.types.state import Object, OwnerKind, Token
 
@@ -75,6 +77,9 @@ def transaction(view: TransactionView) -> Json:
         "index": view.index,
         "receipt": receipt(view.receipt) if view.receipt is not None else None,
         "bytes": format_hex(view.data) if view.data is not None else None,
+        "effects_certificate": (
+            format_hex(view.effects_certificate) if view.effects_certificate is not None else None
+        ),
     }
 
 
@@ -134,6 +139,22 @@ def header(found: BlockHeader) -> Json:
         "body_digest": format_hex(found.body_digest),
         "validators_digest": format_hex(found.validators_digest),
         "next_validators_digest": format_hex(found.next_validators_digest),
+        "bytes": format_hex(found.encode()),
+    }
+
+
+def handover(found: HandOver) -> Json:
+    return {
+        "epoch": str(found.header.epoch),
+        "height": str(found.header.height),
+        "validators": [
+            {
+                "node_id": format_hex(each.node_id),
+                "public_key": format_hex(each.public_key),
+                "weight": str(each.weight),
+            }
+            for each in found.validators.members
+        ],
         "bytes": format_hex(found.encode()),
     }
 
@@ -198,6 +219,41 @@ def migration(found: MoveState) -> Json:
         "rows_of": str(found.rows_of),
         "changed": str(found.changed),
         "problem": found.problem,
+    }
+
+
+def temperature(found: TemperatureReport) -> Json:
+    return {
+        "classes": [
+            {
+                "name": each.name,
+                "over": each.over,
+                "path": each.path,
+                "rows": str(each.rows),
+                "bytes": str(each.bytes),
+            }
+            for each in found.classes
+        ],
+        "moves": [
+            {
+                "source": each.source,
+                "target": each.target,
+                "trigger": each.trigger,
+                "why": each.why,
+                "units": str(each.units),
+                "rows": str(each.rows),
+                "bytes": str(each.bytes),
+            }
+            for each in found.moves
+        ],
+        "thresholds": dict(found.thresholds),
+        "units": str(found.units),
+        "counted": found.counted,
+        "windows": str(found.windows),
+        "moved_rows": str(found.moved_rows),
+        "moved_bytes": str(found.moved_bytes),
+        "dry_run": found.dry_run,
+        "complete": found.complete,
     }
 
 

@@ -10,7 +10,7 @@ import attrs
 import structlog
 import trio
 
-from supervm.kernel.component import Component, Context
+from supervm.kernel.component import Clock, Component, Context
 from supervm.kernel.context import TrioClock
 
 
@@ -55,11 +55,13 @@ async def component_context(
     hardware: Any = None,
     seed: int = 0,
     published: list[tuple[str, dict[str, Any]]] | None = None,
+    clock: Clock | None = None,
 ) -> AsyncIterator[Context]:
     """Give a context whose nursery lives for the block; its tasks are cancelled at the end.
 
     `requires` maps a role to the object (or, for a `many` role, the tuple of objects) it answers with.
-    `published` collects every event as (kind, facts). `random` is seeded with `seed`.
+    `published` collects every event as (kind, facts). `random` is seeded with `seed`. `clock`: one
+    whose dates several contexts share; else they begin with the context.
     """
     given = dict(requires or {})
     events = published if published is not None else []
@@ -74,7 +76,7 @@ async def component_context(
             role=role,
             name=name,
             data_dir=data_dir,
-            clock=TrioClock(),
+            clock=TrioClock() if clock is None else clock,
             random=random.Random(seed),
             metrics=RecordedMetrics(),
             log=structlog.get_logger(component=f"{role}.{name}"),

@@ -15,6 +15,8 @@ from supervm.contracts.roles import Role
 from supervm.contracts.storage import KeyValueStore
 from supervm.crypto.keys import KeyPair
 from supervm.execution.footprint import entry_key
+from supervm.kernel.component import Component
+from supervm.kernel.context import TrioClock
 from supervm.plugins.consensus.bft.component import BFT
 from supervm.plugins.consensus.bft.driver.component import Bft, BftConfig
 from supervm.plugins.gas import supervm_components as policies
@@ -67,8 +69,10 @@ class Network:
     name: str
     config: BftConfig = BftConfig()
     transports: Sequence[Any] = ()
+    founded: bool = False
     nodes: dict[int, Running] = attrs.Factory(dict)
     nonces: dict[int, int] = attrs.Factory(dict)
+    clock: TrioClock = attrs.Factory(TrioClock)
 
     async def start(self, number: int) -> Running:
         """Open a validator; it runs until `stop`."""
@@ -84,23 +88,28 @@ class Network:
 
     async def _run(self, number: int, *, task_status: trio.TaskStatus[Running]) -> None:
         pair = self.validators[number]
-        identity = NodeIdentity(node_id=pair.node_id, public_key=pair.public_key, sign=pair.sign)
+        founding = self.folder / f"unused-{number}" if self.founded else None
+        identity = NodeIdentity(
+            node_id=pair.node_id, public_key=pair.public_key, sign=pair.sign, founding=founding
+        )
         folder = self.folder / f"node-{number}"
         gone = trio.Event()
         try:
             with trio.CancelScope() as scope:
                 async with AsyncExitStack() as stack:
                     enter = stack.enter_async_context
-                    gas = await enter(opened(next(iter(policies())), folder / "gas"))
+                    gas = await enter(self._opened(next(iter(policies())), folder / "gas"))
                     config = LedgerConfig(
                         genesis=self.genesis, identity=identity, options=LedgerOptions(admission_threads=1)
                     )
                     store = self.stores[number]
                     needs = {Role.STORAGE: store, Role.GAS: gas, Role.PRIVACY: ()}
-                    chain = await enter(opened(ledger_component(), folder / "ledger", config, requires=needs))
+                    chain = await enter(
+                        self._opened(ledger_component(), folder / "ledger", config, requires=needs)
+                    )
                     transport = await enter(self._transport(number, folder, chain))
                     wants = {Role.APPLICATION: chain, Role.STORAGE: store, Role.TRANSPORT: (transport,)}
-                    engine = await enter(opened(BFT, folder / "bft", self.config, requires=wants))
+                    engine = await enter(self._opened(BFT, folder / "bft", self.config, requires=wants))
                     task_status.started(Running(chain, engine, scope, gone))
                     await trio.sleep_forever()
         finally:
@@ -110,9 +119,13 @@ class Network:
         named = {component.name: component for component in transports()}
         if self.transports:
             given = {Role.APPLICATION: chain}
-            return opened(named["tcp"], folder / "tcp", self.transports[number], requires=given)
+            return self._opened(named["tcp"], folder / "tcp", self.transports[number], requires=given)
         config = MemoryTransportConfig(network=self.name, node_id=self.validators[number].node_id.hex())
-        return opened(named["memory"], folder / "memory", config)
+        return self._opened(named["memory"], folder / "memory", config)
+
+    def _opened(self, component: Component, folder: Path, config: Any = None, **context: Any) -> Any:
+        """All nodes have one date: a clock that is half a second behind keeps its node from voting."""
+        return opened(component, folder, config, clock=self.clock, **context)
 
     # Clients
 
@@ -183,9 +196,11 @@ async def network(
     transports: Sequence[Any] = (),
     begin: bool = True,
     epoch_blocks: int = 3_600,
+    founded: bool = False,
 ) -> AsyncIterator[Network]:
     """A network whose validators, unless `begin` is False, are open; closed at the end. Nodes that are no
-    validators have the numbers after theirs."""
+    validators have the numbers after theirs. `founded`: a file beside each key says that it was never used.
+    """
     keys = tuple(sorted((key(900 + each) for each in range(validators)), key=lambda each: each.node_id))
     others = tuple(key(800 + each) for each in range(followers))
     funded = tuple(key(1 + each) for each in range(users))
@@ -218,7 +233,11 @@ async def network(
                 name=str(folder),
                 config=config or BftConfig(),
                 transports=transports,
+                founded=founded,
             )
+            if founded:
+                for number in range(validators + followers):
+                    (folder / f"unused-{number}").touch()
             if begin:
                 for number in range(validators):
                     await made.start(number)

@@ -1,13 +1,18 @@
 """Whole nodes over several epochs: sets change, validators join, leave, die and come back (CONS-50..55)."""
 
 from collections.abc import Iterable
+from contextlib import aclosing
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import trio
 
+from supervm.chain.validator_sets import sets_by_digest
+from supervm.cli.verifying import Finality, ReplayRules
+from supervm.client.proof import check_proof
 from supervm.execution.election import MINIMUM_COINS
+from supervm.http import views
 from supervm.plugins.consensus.bft.batch_events import EpochCloses
 from supervm.plugins.consensus.bft.driver.closer import Closer
 from supervm.plugins.consensus.bft.driver.component import BftConfig
@@ -21,9 +26,14 @@ from supervm.plugins.consensus.bft.events import Log, Send
 from supervm.plugins.consensus.bft.messages import EpochDone, Message
 from supervm.plugins.consensus.bft.views import View
 from supervm.plugins.consensus.bft.votes import ViewVote
+from supervm.plugins.storage import supervm_components as stores
+from supervm.storage.verify import Replay, verify_chain
+from supervm.testing.context import opened
 from supervm.types.block import BlockHeader
 from supervm.types.digests import ZERO
+from supervm.types.errors import ProofInvalid
 from supervm.types.operations import StakeAdd, StakeLeave
+from supervm.types.state import Account, account_key
 
 from .network import Network, network
 
@@ -102,6 +112,56 @@ async def test_a_validator_joins_by_a_stake_another_leaves_and_the_sets_hand_ove
         handed = next(each for each in last if each.next_validators_digest == new)
         assert handed.root_height >= said
         assert all((each.validators_digest == new) == (each.height > handed.height) for each in chain)
+        await a_light_client_follows(net, 2)
+        assert await the_chain_verifies(net, 2, tmp_path) > handed.height
+
+
+async def a_light_client_follows(net: Network, number: int) -> None:
+    """From genesis through the hand-overs that a node serves, to a proof of an account (CONS-72, CONS-74)."""
+    queries = net.nodes[number].chain.queries
+    view = await queries.proof(account_key(TO))
+    answer = views.proof("account", view)
+    handovers = await queries.handovers(1, 64)
+    before = handovers[: view.header.epoch - 1]
+    proven = check_proof(answer, account_key(TO), genesis=net.genesis, handovers=before)
+    assert proven.value is not None and Account.decode(proven.value).balance == 1
+    for wrong in (before[:-1], before[1:], ()):
+        with pytest.raises(ProofInvalid):
+            check_proof(answer, account_key(TO), genesis=net.genesis, handovers=wrong)
+
+
+async def the_chain_verifies(net: Network, number: int, folder: Path) -> int:
+    """As `supervm verify` does: each certificate by its epoch's set, each set by the state that elects it.
+
+    The height up to which it went.
+    """
+    chain = net.nodes[number].chain
+    known = await sets_by_digest(net.stores[number])
+    memory = next(each for each in stores() if each.name == "memory")
+    async with opened(memory, folder / "scratch") as scratch:
+        rules = ReplayRules(net.genesis, chain.gas, chain.gas.initial_state())
+        replay = Replay(
+            touched=rules.touched,
+            execute=rules.execute,
+            check_certificate=Finality(net.genesis, known).check,
+        )
+        async with aclosing(verify_chain(chain.ledger, scratch, net.genesis, chain.gas, replay)) as steps:
+            async for step in steps:
+                height = step.height
+    judge = Finality(net.genesis, {})
+    with pytest.raises(ProofInvalid, match="no such set"):
+        for at in range(1, height + 1):
+            header = await chain.ledger.header(at)
+            certificate = await chain.ledger.certificate(at)
+            assert header is not None and certificate is not None
+            judge.check(header, certificate)
+    handed = await chain.queries.handovers(1, 1)
+    following = await chain.ledger.header(handed[0].header.height + 1)
+    certificate = await chain.ledger.certificate(handed[0].header.height + 1)
+    assert following is not None and certificate is not None
+    with pytest.raises(ProofInvalid, match="another epoch or set"):
+        Finality(net.genesis, known).check(following, certificate)
+    return height
 
 
 class Crashes:

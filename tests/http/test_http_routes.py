@@ -1,14 +1,18 @@
 """What each route answers when all is well. Every answer is also held against the OpenAPI document."""
 
 import json
+from typing import Any
 
 import pytest
 import trio
 from prometheus_client.parser import text_string_to_metric_families
 
+from supervm.types.certificate import Certificate, VoteKind
 from supervm.types.codec import pack_transactions
+from supervm.types.handover import HandOver
 from supervm.types.smt import Proof, verify
 from supervm.types.state import Account, account_key, balance_key, decode_balance, object_key
+from supervm.types.validators import Validator, ValidatorSet
 from tests.http.conftest import Serve, Served
 from tests.http.doubles import ALICE, DELETED, FROZEN, GOLD, NOBODY, OWNED, SHARED, digest_of
 
@@ -183,6 +187,24 @@ async def test_pages_of_blocks_lead_from_genesis_to_the_tip(served: Served) -> N
     }
 
 
+async def test_a_page_of_blocks_ends_where_one_can_not_be_had(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(4):
+        served.ledger.commit()
+    whole, held = served.ledger.block, {2}
+
+    async def block(reference: int | bytes) -> Any:
+        return None if reference in held else await whole(reference)
+
+    monkeypatch.setattr(served.ledger, "block", block)
+    page = (await served.client.get("/v1/blocks", params={"from": "1"})).json()
+    assert ([each["header"]["height"] for each in page["blocks"]], page["next"]) == (["1"], "2")
+    held.clear()
+    page = (await served.client.get("/v1/blocks", params={"from": page["next"]})).json()
+    assert [each["header"]["height"] for each in page["blocks"]] == ["2", "3", "4"]
+
+
 @pytest.mark.parametrize(
     ("name", "query", "kind", "key"),
     [
@@ -210,6 +232,21 @@ async def test_a_proof_verifies_against_the_header_it_comes_with(
         assert decode_balance(value) == 5
     elif kind == "account" and name == ALICE and value is not None:
         assert Account.decode(value).balance == 2**127
+
+
+async def test_hand_overs_from_epoch_to_epoch_come_as_light_clients_read_them(served: Served) -> None:
+    header = served.ledger.blocks[0].header
+    finalisation = Certificate(VoteKind.FINALIZE, 1, 3, header.digest(), b"\x01", (bytes(64),))
+    members = ValidatorSet((Validator(NOBODY, ALICE, 3),))
+    served.ledger.handed_over = [HandOver(header, finalisation, members)] * 3
+    answer = (await served.client.get("/v1/handovers?from=2")).json()["handovers"]
+    assert len(answer) == 2
+    assert HandOver.decode(bytes.fromhex(answer[0]["bytes"][2:])) == served.ledger.handed_over[0]
+    assert answer[0]["validators"] == [
+        {"node_id": hex_of(NOBODY), "public_key": hex_of(ALICE), "weight": "3"}
+    ]
+    assert (await served.client.get("/v1/handovers?from=4")).json() == {"handovers": []}
+    assert (await served.client.get("/v1/handovers?limit=65")).status_code == 400
 
 
 async def test_nodes_come_with_hints_how_to_connect(served: Served) -> None:

@@ -23,6 +23,8 @@ NATIVE = bytes(32)
 EMPTY = bytes(32)
 ACCOUNT = b"\x01"
 FINALIZE = 10
+CHAIN_OF_HEADERS = 0x80
+HEADERS_MAX = 4_096
 GAS_LIMIT = 30_000
 WAIT_S = 30
 
@@ -41,6 +43,7 @@ class Header(NamedTuple):
     chain_id: bytes
     epoch: int
     height: int
+    parent: bytes
     root_height: int
     state_root: bytes
     validators_digest: bytes
@@ -142,7 +145,8 @@ def read_header(data: bytes) -> Header:
     chain_id = cursor.take(32)
     epoch = cursor.integer(8)
     height = cursor.integer(8)
-    cursor.take(32 + 32 + 8)  # parent, proposer, timestamp
+    parent = cursor.take(32)
+    cursor.take(32 + 8)  # proposer, timestamp
     root_height = cursor.integer(8)
     state_root = cursor.take(32)
     cursor.take(32 + 8 + 32 + 32)  # receipts root, base price, transactions root, body digest
@@ -150,7 +154,7 @@ def read_header(data: bytes) -> Header:
     cursor.take(32)  # next validators digest
     cursor.end()
     whole = digest(b"supervm/block/v1", data)
-    return Header(chain_id, epoch, height, root_height, state_root, validators_digest, whole)
+    return Header(chain_id, epoch, height, parent, root_height, state_root, validators_digest, whole)
 
 
 def read_validators(genesis_file: str) -> list[Validator]:
@@ -162,6 +166,30 @@ def read_validators(genesis_file: str) -> list[Validator]:
         node_id = digest(b"supervm/node/v1", u(1, ED25519), key)
         found.append(Validator(node_id, key, int(each["weight"])))
     return sorted(found)
+
+
+def verify_finality(data: bytes, header: Header, validators: list[Validator]) -> None:
+    """Raise `Refused` unless a header is final: by its own certificate, or by that of a descendant, to which
+    the headers between lead."""
+    if data[:1] != bytes((CHAIN_OF_HEADERS,)):
+        verify_certificate(data, header, validators)
+        return
+    cursor = Cursor(data)
+    cursor.take(1)
+    count = cursor.integer(2)
+    if not 1 <= count <= HEADERS_MAX:
+        raise Refused("no headers, or too many of them")
+    for _ in range(count):
+        above = read_header(cursor.byte_string())
+        if above.parent != header.digest or above.height != header.height + 1:
+            raise Refused("a header isn't the child of the one before")
+        named = (above.chain_id, above.epoch, above.validators_digest)
+        if named != (header.chain_id, header.epoch, header.validators_digest):
+            raise Refused("a header of another chain, epoch or set")
+        header = above
+    certificate = cursor.byte_string()
+    cursor.end()
+    verify_certificate(certificate, header, validators)
 
 
 def verify_certificate(data: bytes, header: Header, validators: list[Validator]) -> None:
@@ -276,7 +304,7 @@ def proven_account(
     if header.chain_id != chain_id:
         raise Refused("the header is of another chain")
     if header.height > 0:
-        verify_certificate(unhex(answer["certificate"]), header, validators)
+        verify_finality(unhex(answer["certificate"]), header, validators)
     value = verify_proof(header.state_root, ACCOUNT + address, unhex(answer["proof"]))
     return read_account(value), header
 

@@ -4,8 +4,10 @@ import ast
 import json
 from pathlib import Path
 
+import nacl.signing
 import pytest
 
+from supervm.types.finality import FinalityProof
 from tests.independent import client
 
 VECTORS = json.loads((Path(__file__).parents[2] / "docs" / "reference" / "vectors.json").read_text())
@@ -98,6 +100,55 @@ def test_a_certificate_of_strangers_or_of_another_header_proves_nothing() -> Non
         client.verify_certificate(data, header._replace(digest=bytes(32)), validators)
     with pytest.raises(client.Refused):
         client.verify_certificate(data + b"\x00", header, validators)
+
+
+def chain_of_headers(count: int) -> tuple[bytes, client.Header, list[client.Validator]]:
+    """A header that is final by the published key's signature on its descendant, `count` blocks above."""
+    _, _, validators = certified()
+    secret = nacl.signing.SigningKey(raw(VECTORS["keys"][0]["secret"]))
+    parts = raw(VECTORS["block"]["header"])
+    height = int.from_bytes(parts[41:49], "little")
+    headers = [parts]
+    for above in range(1, count + 1):
+        parent = client.read_header(headers[-1]).digest
+        headers.append(parts[:41] + (height + above).to_bytes(8, "little") + parent + parts[81:])
+    last = client.read_header(headers[-1])
+    text = client.u(1, client.FINALIZE) + client.u(8, last.epoch) + client.u(8, 9) + last.digest
+    vote = b"supervm/vote/v1" + last.chain_id + client.u(8, last.epoch) + client.u(1, client.FINALIZE)
+    vote += client.u(8, 9) + last.digest
+    signature = secret.sign(vote).signature
+    certificate = text + client.byte_string(b"\x01") + client.u(2, 1) + client.byte_string(signature)
+    listed = b"".join(client.byte_string(each) for each in headers[1:])
+    data = b"\x80" + client.u(2, count) + listed + client.byte_string(certificate)
+    return data, client.read_header(parts), validators
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_it_verifies_a_header_by_those_above_it_and_no_broken_chain_of_them(count: int) -> None:
+    data, header, validators = chain_of_headers(count)
+    client.verify_finality(data, header, validators)
+    for at in (1, 3, 8, 48, 60, 90, len(data) - 70, len(data) - 1):
+        with pytest.raises(client.Refused):
+            client.verify_finality(data[:at] + bytes((data[at] ^ 1,)) + data[at + 1 :], header, validators)
+    with pytest.raises(client.Refused):
+        client.verify_finality(data, header._replace(digest=bytes(32)), validators)
+    with pytest.raises(client.Refused):
+        client.verify_finality(data, header._replace(epoch=header.epoch + 1), validators)
+    with pytest.raises(client.Refused):
+        client.verify_finality(data + b"\x00", header, validators)
+    with pytest.raises(client.Refused):
+        client.verify_finality(b"\x80" + client.u(2, 0) + data[3 + 333 * count :], header, validators)
+    skipped = b"\x80" + client.u(2, count - 1) + data[3 + 333 :] if count > 1 else b"\x80"
+    with pytest.raises(client.Refused):
+        client.verify_finality(skipped, header, validators)
+
+
+def test_a_proof_that_our_own_nodes_encode_is_read() -> None:
+    data, header, validators = chain_of_headers(2)
+    found = FinalityProof.decode(data)
+    assert found.encode() == data and len(found.headers) == 2
+    found.check_of(header.digest)
+    client.verify_finality(found.encode(), header, validators)
 
 
 def test_it_refuses_what_is_no_answer(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -161,12 +161,17 @@ async def test_a_proof_of_one_block_does_not_hold_for_the_next(memory):
             smt.verify(header.state_root, before)
 
 
-async def test_no_proof_is_given_where_the_header_shows_an_older_root(memory):
+async def test_where_the_header_shows_an_older_root_what_has_not_changed_since_is_proven_and_no_more(memory):
     async with ledger_on(memory) as ledger:
         root = ledger.tip.state_root
         await add_block(ledger, BLOCKS[0], root_height=0, state_root=root, receipts_root=bytes(32))
         with pytest.raises(NotProvable, match="the tip is 1, its header shows 0"):
             await ledger.prove(account_key(address(0)))
+        changed = {account_key(address(number)) for number in (0, 7)}
+        for key in [key for key in FIRST_STATE if key not in changed] + [account_key(b"\x77" * 32)]:
+            header, proof = await ledger.prove(key)
+            smt.verify(header.state_root, proof)
+            assert header.height == 1 and proof.value == FIRST_STATE.get(key)
 
 
 async def test_state_is_scanned_in_key_order_and_page_by_page(memory):

@@ -1,4 +1,4 @@
-"""FAST: certified batches handed to the application, effects gathered to a quorum's (CONS-20, CONS-21)."""
+"""FAST: certified batches handed to the application (CONS-20)."""
 
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -8,11 +8,9 @@ import trio
 from supervm.api import Context
 from supervm.contracts.application import CertifyingApplication, FastApplied
 from supervm.plugins.consensus.bft.batch_events import Applied
-from supervm.plugins.consensus.bft.effects import EffectsGatherer
-from supervm.plugins.consensus.bft.effects_messages import Effect, Effects
+from supervm.plugins.consensus.bft.effects_messages import Effect
 from supervm.types.batch import Batch
 from supervm.types.digests import Digest
-from supervm.types.validators import ValidatorSet
 
 
 class Applier:
@@ -26,8 +24,6 @@ class Applier:
         self,
         ctx: Context,
         application: CertifyingApplication,
-        epoch: int,
-        validators: ValidatorSet,
         *,
         held: Callable[[Digest], Batch | None],
         applied: Callable[[Applied], None],
@@ -39,10 +35,6 @@ class Applier:
         self._resume = False
         self._stopped = False
         self._wake = trio.Event()
-        self._gatherer = EffectsGatherer(epoch, validators)
-        self._certified = ctx.metrics.counter(
-            "supervm_fast_certified_total", "FAST transactions whose effects a quorum signed, as known here"
-        )
         self._applied_total = ctx.metrics.counter(
             "supervm_fast_applied_total", "FAST transactions applied ahead of their block"
         )
@@ -64,13 +56,6 @@ class Applier:
         if not self._stopped:
             self._resume = True
             self._wake.set()
-
-    def gather(self, message: Effects) -> None:
-        """Verified effects of a validator."""
-        final = [each.transaction for each in self._gatherer.add(message)]
-        if final:
-            self._certified.inc(len(final))
-            self._application.certified(final)
 
     async def run(self) -> None:
         while True:

@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 import trio
 
 from supervm.crypto.batch import verify_many
-from supervm.plugins.consensus.bft.effects_messages import Effects
+from supervm.plugins.consensus.bft.driver.proving import claims_of_certificate
+from supervm.plugins.consensus.bft.effects_messages import Effects, EffectsCertificate
 from supervm.plugins.consensus.bft.fetching import Absent, Got, GotBlock, OldestHeld
 from supervm.plugins.consensus.bft.messages import (
     Accept,
@@ -121,6 +122,8 @@ class Checker:
                 return []
             case Batch() | BatchCertificate() | Certificate() | Effects():
                 return self._claims(item)
+            case EffectsCertificate(epoch) if epoch == self._epoch.number:
+                return claims_of_certificate(item, self._epoch.chain_id, self._epoch.validators)
         return []
 
     def _builder_claim(self, batch: Batch | BatchCertificate) -> list[Claim]:

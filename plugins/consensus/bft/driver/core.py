@@ -61,6 +61,7 @@ from supervm.plugins.consensus.bft.messages import (
     Batch,
     BatchCertificate,
     Effects,
+    EffectsCertificate,
     EndEpoch,
     EpochDone,
     Get,
@@ -74,22 +75,27 @@ from supervm.plugins.consensus.bft.messages import (
 from supervm.plugins.consensus.bft.records import Entered
 from supervm.plugins.consensus.bft.simplex import Ordering
 from supervm.types.certificate import Certificate, VoteKind
+from supervm.types.digests import Digest
 
 ORDERING_TIMER, BUILDER_TIMER = "ordering ", "builder "
 
 
 @attrs.define(kw_only=True)
 class Hands:
-    """What carries out outputs that reach beyond the machines. None of these blocks."""
+    """What carries out outputs that reach beyond the machines. None of these blocks.
 
-    post: Callable[[bytes, Stream, bytes], None]
+    `post`: to whom, on which stream, a frame, and whether it may be late.
+    """
+
+    post: Callable[[bytes, Stream, bytes, bool], None]
     ask_once: Callable[[Want, tuple[bytes, ...]], None]
     keep_asking: Callable[[Want, tuple[bytes, ...]], None]
     check: Callable[[Check], None]
     apply: Callable[[Apply], None]
     final: Callable[[Final], None]
     returned: Callable[[Returned], None]
-    effects: Callable[[Effects], None]
+    effects: Callable[[Effects | EffectsCertificate], None]
+    signed: Callable[[Effects], None]
     closes: Callable[[EpochCloses], None]
     behind: Callable[[Behind], None]
 
@@ -145,6 +151,8 @@ class Core:
         self._todo: deque[Callable[[], None]] = deque()
         self._busy = False
         self.halted = ""
+        self.owed: dict[Digest, None] = {}
+        """This builder's certified batches that no committed block holds; bounded by the voter's."""
         metrics = ctx.metrics
         self._view = metrics.gauge("supervm_consensus_view", "View of this validator in its epoch")
         self._view_changes = metrics.counter(
@@ -189,11 +197,15 @@ class Core:
                 for item in items:
                     if isinstance(item, GotBlock | Certificate):
                         self.tell_ordering(Received(peer, item))
+                    elif isinstance(item, Effects | EffectsCertificate):
+                        self._hands.effects(item)
                 if any(isinstance(item, Batch | BatchCertificate) for item in items):
                     self.tell_voter(Received(peer, message))
 
     def executed(self, event: BlockExecuted, facts: ExecutedBlock | None, view: int) -> None:
         """A final block is executed and durable. `facts` is None where ordering knows them already."""
+        for batch in event.batches:
+            self.owed.pop(batch, None)
         self.tell_voter(event)
         self.tell_builder(event)
         if facts is not None:
@@ -343,8 +355,9 @@ class Core:
                     self.timers.cancel(BUILDER_TIMER + name)
                 case Returned():
                     self._hands.returned(output)
-                case Certified():
+                case Certified(batch):
                     self._certified.inc()
+                    self.owed[batch] = None
                 case _:
                     raise AssertionError(f"a builder doesn't say {output!r}")
 
@@ -356,6 +369,8 @@ class Core:
         self.tell_closing(entered)
 
     def _send(self, send: Send) -> None:
+        if isinstance(send.message, Effects):
+            self._hands.signed(send.message)
         to = self._peers if send.to is ALL else send.to
         assert not isinstance(to, type(ALL))
         others = [each for each in to if each != self._own]
@@ -364,8 +379,19 @@ class Core:
         if others:
             stream = Stream.BULK if isinstance(send.message, Got) else send.stream
             frame = encode(send.message)
+            late = self._is_relayed(send.message)
             for each in others:
-                self._hands.post(each, stream, frame)
+                self._hands.post(each, stream, frame, late)
+
+    def _is_relayed(self, message: Message) -> bool:
+        """Whether a message only makes sure of what its receivers most likely know: the certificate of votes
+        that went to all, or another builder's of a batch. Nullifications are said at once."""
+        match message:
+            case Certificate():
+                return message.kind is not VoteKind.NULLIFY
+            case BatchCertificate(header):
+                return header.builder != self._own
+        return False
 
     def _halt(self, reason: str) -> None:
         self.halted = self.halted or reason

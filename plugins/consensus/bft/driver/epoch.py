@@ -45,7 +45,10 @@ async def base_of(application: CertifyingApplication, number: int) -> Tip:
 
     Epochs rise with heights, so it is found in a few steps. Raises `NotExecuted` where it was pruned.
     """
-    low, high = -1, application.tip().height
+    tip = application.tip()
+    if tip.epoch < number:
+        return tip
+    low, high = -1, tip.height
     while high - low > 1:
         middle = (low + high) // 2
         found = await application.block(middle)
@@ -66,6 +69,14 @@ async def base_of(application: CertifyingApplication, number: int) -> Tip:
                 state_root=header.state_root,
             )
     raise NotExecuted("the last block of the epoch before isn't here any more", low)
+
+
+async def check_set(application: CertifyingApplication, height: int, validators: ValidatorSet) -> None:
+    """An epoch's last block names the set of the next, and a quorum signed it: anything else is a bug."""
+    block = await application.block(height) if height else None
+    if block is not None:
+        named = block.header.next_validators_digest
+        assert named == validators.digest(), f"block {height} names another set than this node has"
 
 
 async def finalisation_of(application: CertifyingApplication, height: int) -> Certificate | None:

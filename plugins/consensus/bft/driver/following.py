@@ -6,6 +6,7 @@ lost its log while it must be silent (CONS-67). It serves others all that it hol
 
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 
 import trio
 
@@ -18,11 +19,14 @@ from supervm.plugins.consensus.bft.driver.answering import GUEST_WAITING_MAX, An
 from supervm.plugins.consensus.bft.driver.connecting import LOOK_S, keep_connected
 from supervm.plugins.consensus.bft.driver.executing import Committed as Executed
 from supervm.plugins.consensus.bft.driver.executing import Executor
+from supervm.plugins.consensus.bft.driver.founding import WHOLE, Standing
 from supervm.plugins.consensus.bft.driver.halting import Halted
 from supervm.plugins.consensus.bft.driver.kept import KeptBlocks
 from supervm.plugins.consensus.bft.driver.mending import Mending
 from supervm.plugins.consensus.bft.driver.posting import Post
+from supervm.plugins.consensus.bft.driver.proving import EffectsProofs, claims_of
 from supervm.plugins.consensus.bft.driver.receiving import Incoming, Reception
+from supervm.plugins.consensus.bft.driver.rejoining import EpochTeller, Rejoining
 from supervm.plugins.consensus.bft.driver.timers import Timers
 from supervm.plugins.consensus.bft.events import (
     CancelTimer,
@@ -35,7 +39,16 @@ from supervm.plugins.consensus.bft.events import (
     Stream,
     TimedOut,
 )
-from supervm.plugins.consensus.bft.messages import Get, Got, encode
+from supervm.plugins.consensus.bft.fetching import Item, Want, WantDigest, What
+from supervm.plugins.consensus.bft.messages import (
+    AskEpoch,
+    Effects,
+    EffectsCertificate,
+    Get,
+    Got,
+    TellEpoch,
+    encode,
+)
 from supervm.plugins.consensus.bft.sync.events import (
     CaughtUp,
     Committed,
@@ -64,6 +77,8 @@ FRUITLESS_S = 30.0
 NEAR_BLOCKS = 8
 NEAR_S = 1.0
 """Peers show no more blocks than so many above the tip for so long: it is as good as caught up."""
+SIGNED_MAX = 256
+"""Signatures of effects that wait to be verified; a client asks again."""
 GROUP_MESSAGES = 64
 GROUP_BYTES = 8 * 2**20
 
@@ -86,6 +101,7 @@ class Follower:
         tip: Committed,
         *,
         stays: bool,
+        standing: Standing = WHOLE,
         settings: SyncSettings | None = None,
     ) -> None:
         self.ended = False
@@ -102,12 +118,27 @@ class Follower:
         self._post = Post(ctx, peers)
         self._mending = Mending(ctx, application, peers, self._post)
         self._reception = Reception(ctx, peers)
-        self._answers = Answers(application, self._kept, lambda want: (), self._answer)
+        self._teller: EpochTeller | None = None
+        self._rejoining: Rejoining | None = None
+        number = tip.validators.number_of(own)
+        if number is not None and standing.votes_from is None:
+            self._rejoining = Rejoining(
+                ctx, store, application.chain_id, own, tip.epoch, tip.validators, self._post.put
+            )
+        elif number is not None and not standing.silent_in(tip.epoch):
+            self._teller = EpochTeller(
+                ctx, application.chain_id, application.identity, tip.epoch, number, self._post.put
+            )
+        self._answers = Answers(application, self._kept, self._young, self._answer)
         self._executor = Executor(
             ctx, application, self._kept, held=_holds_none, miss=_misses_none, committed=self._committed
         )
         settings = settings or SyncSettings(poll_us=POLL_US if stays else 0)
         self._sync = BlockSync(application.chain_id, tip, settings)
+        self._proofs = EffectsProofs(ctx, tip.epoch, tip.validators, peers, self._ask, application.certified)
+        self._signed, self._to_judge = trio.open_memory_channel[tuple[bytes, Effects | EffectsCertificate]](
+            SIGNED_MAX
+        )
         self._timers = Timers(ctx, lambda name: self._tell(TimedOut(name)))
         self._to_verify: deque[Verify] = deque()
         self._verify_some = trio.Event()
@@ -153,7 +184,12 @@ class Follower:
 
     async def run(self) -> None:
         """Until its epoch has `ended`, or it has caught up. Raises `Halted`, a storage error."""
+        with self._application.effects_from(self._proofs):
+            await self._run()
+
+    async def _run(self) -> None:
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._judge_effects)
             nursery.start_soon(self._timers.run)
             nursery.start_soon(self._post.run)
             nursery.start_soon(self._answers.run)
@@ -161,6 +197,8 @@ class Follower:
             nursery.start_soon(self._executor.run)
             nursery.start_soon(self._verify)
             nursery.start_soon(self._keep_connected)
+            if self._rejoining is not None:
+                nursery.start_soon(self._rejoining.run)
             for stream in Stream:
                 nursery.start_soon(self._hear, stream)
             if not self._stays:
@@ -210,12 +248,51 @@ class Follower:
                 self._answers.put(incoming.peer, wants, GUEST_WAITING_MAX)
             case Get(wants):
                 self._answers.put(incoming.peer, wants)
+            case Got(items) if any(isinstance(each, Effects | EffectsCertificate) for each in items):
+                for each in items:
+                    if isinstance(each, Effects | EffectsCertificate):
+                        with suppress(trio.WouldBlock):
+                            # A client asks again.
+                            self._signed.send_nowait((incoming.peer, each))
             case Got():
                 self._mending.give(incoming.message)
                 self._tell(Received(incoming.peer, incoming.message))
+            case AskEpoch() as ask if self._teller is not None:
+                self._teller.answer(incoming.peer, ask)
+            case TellEpoch() as told if self._rejoining is not None:
+                self._rejoining.hear(incoming.peer, told)
+
+    def _young(self, want: Want) -> tuple[Item, ...]:
+        found = None
+        if isinstance(want, WantDigest) and want.what is What.EFFECTS:
+            found = self._proofs.answer(want.digest)
+        return () if found is None else (found,)
 
     def _answer(self, peer: bytes, answer: Got) -> None:
         self._post.put(peer, Stream.BULK, encode(answer))
+
+    # Effects
+
+    def _ask(self, peer: bytes, question: Get) -> None:
+        self._post.put(peer, Stream.BULK, encode(question))
+
+    async def _judge_effects(self) -> None:
+        async for peer, found in self._to_judge:
+            if found.epoch != self._tip.epoch:
+                continue
+            try:
+                claims = claims_of(found, self._application.chain_id, self._tip.validators)
+            except ProofInvalid as error:
+                self._reception.blame(peer, error.code)
+                continue
+            items = [(int(Suite.ED25519), key, text, signature) for key, text, signature in claims]
+            right = await trio.to_thread.run_sync(verify_many, items, limiter=self._limiter)
+            if not all(right):
+                self._reception.blame(peer, "BadSignature")
+            elif isinstance(found, Effects):
+                self._proofs.add(found)
+            else:
+                self._proofs.add_certificate(found)
 
     # Block sync
 
@@ -283,6 +360,7 @@ class Follower:
         self._moved_s = self._ctx.clock.monotonic()
         self._synced.inc()
         self._height.set(header.height)
+        self._proofs.forget(executed.batches, executed.transactions)
         if header.next_validators_digest != ZERO:
             self.ended = True
             self._ended.set()
@@ -311,6 +389,7 @@ async def begin_follower(
     transports: Callable[[], tuple[Transport, ...]],
     *,
     stays: bool,
+    standing: Standing = WHOLE,
 ) -> Follower:
     """A follower as the chain says. Raises `StoreCorrupt`, `DecodeError`."""
     kept = KeptBlocks(store)
@@ -325,4 +404,4 @@ async def begin_follower(
         known = tip_for_sync(block.header, application)
     rows = [await kept.get(height) for height in range(tip.root_height, tip.height + 1)]
     application.recall([each.facts for each in rows])
-    return Follower(ctx, application, store, transports, known, stays=stays)
+    return Follower(ctx, application, store, transports, known, stays=stays, standing=standing)

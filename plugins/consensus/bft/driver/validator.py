@@ -12,7 +12,6 @@ from supervm.contracts.application import (
     ExecutedFacts,
     Refused,
 )
-from supervm.contracts.consensus import ConsensusError
 from supervm.contracts.storage import KeyValueStore
 from supervm.contracts.transport import Transport
 from supervm.plugins.consensus.bft.batch_events import (
@@ -35,6 +34,7 @@ from supervm.plugins.consensus.bft.driver.connecting import keep_connected
 from supervm.plugins.consensus.bft.driver.core import Core, Hands
 from supervm.plugins.consensus.bft.driver.epoch import (
     base_of,
+    check_set,
     closing_facts,
     closing_state,
     done_of,
@@ -44,6 +44,7 @@ from supervm.plugins.consensus.bft.driver.epoch import (
     judged_operations,
 )
 from supervm.plugins.consensus.bft.driver.executing import Committed, Executor
+from supervm.plugins.consensus.bft.driver.founding import LogMissing
 from supervm.plugins.consensus.bft.driver.journal import (
     LOCKS,
     ORDERING,
@@ -55,7 +56,9 @@ from supervm.plugins.consensus.bft.driver.journal import (
 from supervm.plugins.consensus.bft.driver.kept import KeptBlocks
 from supervm.plugins.consensus.bft.driver.mending import Mending
 from supervm.plugins.consensus.bft.driver.posting import Post
+from supervm.plugins.consensus.bft.driver.proving import EffectsProofs
 from supervm.plugins.consensus.bft.driver.receiving import Incoming, Reception
+from supervm.plugins.consensus.bft.driver.rejoining import EpochTeller
 from supervm.plugins.consensus.bft.driver.waiting import WaitingCertificates
 from supervm.plugins.consensus.bft.epochs.closing import ClosingState
 from supervm.plugins.consensus.bft.epochs.handover import EarlyMessages
@@ -63,9 +66,11 @@ from supervm.plugins.consensus.bft.events import Behind, Check, ExecutedBlock, F
 from supervm.plugins.consensus.bft.fetching import GotBlock, Item, Want, WantDigest, WantViews, What
 from supervm.plugins.consensus.bft.messages import (
     Accept,
+    AskEpoch,
     Batch,
     BatchCertificate,
     Effects,
+    EffectsCertificate,
     EndEpoch,
     EpochDone,
     Get,
@@ -97,10 +102,6 @@ BEHIND_S = 5.0
 """Who gets no final block for so long while others vote in the next epoch asks for blocks (CONS-61)."""
 LIFE_SEQUENCES = 1 << 32
 """Sequence numbers that a builder may use between two starts."""
-
-
-class LogMissing(ConsensusError):
-    """A validator's chain is here without its log: voting could contradict what it said before."""
 
 
 class Validator:
@@ -141,6 +142,9 @@ class Validator:
         self._peers = peers
         self._questions = Questions(ctx, peers, self._ask)
         self._answers = Answers(application, self._kept, self._young, self._answer)
+        own = epoch.validators.number_of(identity.node_id)
+        assert own is not None, "a validator is of the set"
+        self._teller = EpochTeller(ctx, epoch.chain_id, identity, epoch.number, own, self._post.put)
         bounds = application.bounds
         self._batch_gas_max = max(bounds.gas_max // 4, bounds.batch_gas_floor)
         self._gas_fold = application.measure(()).gas
@@ -201,10 +205,11 @@ class Validator:
         self._applier = Applier(
             ctx,
             application,
-            epoch.number,
-            epoch.validators,
             held=self._voter.batch,
             applied=lambda applied: self._core.tell_voter(applied),
+        )
+        self._proofs = EffectsProofs(
+            ctx, epoch.number, epoch.validators, peers, self._ask, application.certified
         )
         self._core = Core(
             ctx,
@@ -224,7 +229,8 @@ class Validator:
                 apply=lambda apply: self._applier.put(apply.batch),
                 final=self._final,
                 returned=self._returned,
-                effects=self._applier.gather,
+                effects=self._prove,
+                signed=self._proofs.signed,
                 closes=self._closes,
                 behind=self._seem_behind,
             ),
@@ -271,9 +277,12 @@ class Validator:
         return "no transport speaks for this validator; open one with this node's identity, such as tcp"
 
     async def drain(self) -> None:
-        """Take no more transactions into batches."""
+        """Take no more transactions into batches; return when what was taken is in committed blocks."""
         self._draining.cancel()
         await trio.lowlevel.checkpoint()
+        while self._builder.is_busy or self._core.owed:
+            self._room = trio.Event()
+            await self._room.wait()
 
     # Its life
 
@@ -311,6 +320,10 @@ class Validator:
         """Until its epoch has `ended`, or it is too far behind to follow by ordering, or cancelled: what it
         had said and wasn't durable was never sent. Raises what ends a validator: `Halted`, a storage error.
         """
+        with self._application.effects_from(self._proofs):
+            await self._run()
+
+    async def _run(self) -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._disk.run)
             nursery.start_soon(self._core.timers.run)
@@ -380,6 +393,8 @@ class Validator:
                 return True
             case EpochDone() | EndEpoch():
                 return True
+            case AskEpoch() as ask:
+                self._teller.answer(incoming.peer, ask)
         return False
 
     def _deliver(self, peer: bytes, message: Message) -> None:
@@ -404,6 +419,15 @@ class Validator:
                                 self._executor.finalised(finalisation)
         self._core.received(peer, message)
         self._room.set()
+
+    def _prove(self, found: Effects | EffectsCertificate) -> None:
+        """Verified signatures of effects; of another epoch they aren't, and say nothing."""
+        if found.epoch != self.epoch:
+            return
+        if isinstance(found, Effects):
+            self._proofs.add(found)
+        else:
+            self._proofs.add_certificate(found)
 
     # What is missed
 
@@ -480,6 +504,8 @@ class Validator:
                 found = self._voter.batch(digest)
             case WantDigest(What.BATCH_CERTIFICATE, digest):
                 found = self._voter.certificates.get(digest)
+            case WantDigest(What.EFFECTS, digest):
+                found = self._proofs.answer(digest)
         return () if found is None else (found,)
 
     # The application
@@ -546,6 +572,7 @@ class Validator:
         self._interval.observe((now_s - self._last_block_s) * 1000)
         self._last_block_s = now_s
         self._height.set(facts.height)
+        self._proofs.forget(committed.batches, committed.transactions)
         self._applier.resume()
         self._room.set()
         if committed.final.block.header.next_validators_digest != ZERO:
@@ -587,6 +614,7 @@ async def begin_validator(
     rows = [await kept.get(height) for height in range(tip.root_height, tip.height + 1)]
     application.recall([each.facts for each in rows])
     validators = application.validators(number)
+    await check_set(application, base.height, validators)
     epoch = Epoch(
         chain_id=application.chain_id,
         number=number,
