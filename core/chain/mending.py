@@ -100,7 +100,7 @@ class Mending:
         self._damaged.inc()
         self.ctx.log.error("row_damaged", row=row.why, peers_asked=bool(self._fetching))
         self._found_s.append(now_s)
-        while self._found_s[0] < now_s - HOUR_S:
+        while self._found_s and self._found_s[0] < now_s - HOUR_S:
             self._found_s.popleft()
         if len(self._found_s) > HOURLY_MAX:
             raise StoreFailed(

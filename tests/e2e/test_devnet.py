@@ -53,8 +53,11 @@ class Devnet:
     def pays(self, at: int) -> None:
         """A transfer, sent to this node, is final: by a block, or by a quorum's effects before any."""
         api = self.nodes[at]["api"]
-        arguments = ("tx", "transfer", f"{RECEIVER}=1", "--data", self.folder, "--key", "dev", "--node", api)
-        done = verb(*arguments, limit_s=LIMIT_S)
+        arguments = ("--data", self.folder, "--key", "dev", "--node", api, "--no-wait", "--json")
+        sent = verb("tx", "transfer", f"{RECEIVER}=1", *arguments, limit_s=LIMIT_S)
+        assert sent.code == 0, sent
+        digest = json.loads(sent.out)["digest"]
+        done = verb("tx", "wait", digest, "--timeout", str(DEADLINE_S), "--node", api, limit_s=LIMIT_S)
         assert done.code == 0, done
         assert {"certified", "committed"} & set(done.out.split()), done
 

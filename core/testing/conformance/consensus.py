@@ -6,6 +6,16 @@
 The engine drives a `RecordingApplication`: a chain in memory that answers as the contract says, watches
 every call, and says what was wrong. Transactions are opaque to engines, so here they are any bytes. Time
 is a mock clock: waiting costs nothing.
+
+An engine that needs more than the application, such as a store that outlives it, gets that from `given`:
+
+    class TestMine(ConsensusConformance):
+        component = my_component
+
+        @asynccontextmanager
+        async def given(self, application, folder):
+            async with open_my_store(folder) as store:
+                yield {Role.STORAGE: store}
 """
 
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
@@ -23,8 +33,11 @@ from supervm.contracts.application import (
     BatchBounds,
     BatchSums,
     BlockBounds,
+    EffectsSource,
     Engine,
     Executed,
+    ExecutedFacts,
+    FastApplied,
     HeaderFacts,
     NodeIdentity,
     NotExecuted,
@@ -44,12 +57,14 @@ from supervm.types import merkle
 from supervm.types.address import Suite
 from supervm.types.batch import BATCH_BYTES_MAX, BATCH_TRANSACTIONS_MAX, Batch
 from supervm.types.block import Block
-from supervm.types.certificate import Certificate, VoteKind
+from supervm.types.claims import OBJECT_LOCK, Claim, Examined, Facts
 from supervm.types.digests import ZERO
 from supervm.types.errors import InvalidInput
+from supervm.types.finality import FinalityProof
 from supervm.types.validators import Validator, ValidatorSet
 
 GAS_EACH = 10_000
+BASE_PRICE = 7
 CHAIN_ID = blake3(b"a chain for conformance").digest()
 CREATED_MS = 1_700_000_000_000
 SETTLE_S = 60.0
@@ -79,6 +94,8 @@ class RecordingApplication:
     `calls` are names of methods in order; commits appear as `commit` when they begin and `committed` when
     they are durable. `refuse` maps transactions to the code with which `check` refuses them.
     `interrupt_at` stops the engine for good inside that call, counted from 1, and sets `interrupted`.
+    `may_repeat`: a transaction that was gathered may be ordered again after a restart (CONS-40: its second
+    time is skipped), as engines do that keep certified batches.
     """
 
     def __init__(
@@ -115,7 +132,10 @@ class RecordingApplication:
         self._deferred: list[bytes] = []
         self._checked: list[tuple[bytes, ...]] = []
         self._executed: dict[int, tuple[OrderedBlock, Executed]] = {}
-        self._shown: dict[int, HeaderFacts] = {}
+        self._shown: set[int] = {0}
+        self._receipts: dict[int, bytes] = {0: merkle.EMPTY_ROOT}
+        self._starts = 0
+        self.may_repeat = False
         self._changed = trio.Event()
 
     # For tests
@@ -131,8 +151,8 @@ class RecordingApplication:
 
     @property
     def committed(self) -> list[bytes]:
-        """All transactions in final blocks, in order."""
-        return [data for final in self.chain for data in final.block.transactions]
+        """All transactions in final blocks, in order, each where it was executed."""
+        return list(dict.fromkeys(data for final in self.chain for data in final.block.transactions))
 
     async def until(self, condition: Callable[[], bool], seconds: float = SETTLE_S) -> None:
         """Wait until something holds; fails after that many seconds of the mock clock."""
@@ -196,12 +216,15 @@ class RecordingApplication:
         if self._engine is not None:
             raise AlreadyDriven("another engine drives the chain", self._engine.name)
         self._engine = engine
+        self._starts += 1
         try:
             yield
         finally:
             self._engine = None
             self._waiting = self._gathered + self._deferred + self._waiting
-            self._gathered, self._deferred, self._checked = [], [], []
+            self._gathered, self._deferred = [], []
+            if not self.may_repeat:
+                self._checked = []
             self._executed.clear()
 
     def tip(self) -> Tip:
@@ -278,6 +301,70 @@ class RecordingApplication:
         fresh = {b"lock of " + data: blake3(data).digest() for data in batch.transactions}
         return Verdict(locks=fresh, refused=refused)
 
+    # The contract of engines that certify among several validators
+
+    async def examine(self, transactions: Sequence[bytes], past: Sequence[Batch]) -> Examined:
+        await self._called("check")
+        refused = {index: self.refuse[data] for index, data in enumerate(transactions) if data in self.refuse}
+        done = set(self.committed)
+        refused |= {index: "AlreadyExecuted" for index, data in enumerate(transactions) if data in done}
+        if not refused:
+            self._checked.append(tuple(transactions))
+        # Opaque bytes lock nothing that another could want.
+        claims = tuple(
+            Claim(name := blake3(data).digest(), (OBJECT_LOCK + name + bytes(8),), (), (), 1, False)
+            for data in transactions
+        )
+        return Examined(Facts(self.height, {}, {}), claims, refused, GAS_EACH * len(transactions))
+
+    async def apply_fast(self, batch: Batch) -> Sequence[FastApplied]:
+        await self._called("apply_fast")
+        return (FastApplied(batch=batch.digest(), effects=()),)
+
+    async def resume_fast(self) -> Sequence[FastApplied]:
+        await trio.lowlevel.checkpoint()
+        return ()
+
+    def certified(self, transactions: Sequence[bytes]) -> None:
+        self.violations.append("certified: nothing was applied here")
+
+    @contextmanager
+    def effects_from(self, source: EffectsSource) -> Iterator[None]:
+        yield
+
+    async def used_up(self, transactions: Sequence[bytes]) -> tuple[tuple[bytes, ...], tuple[bytes, ...]]:
+        await trio.lowlevel.checkpoint()
+        names = tuple(blake3(data).digest() for data in transactions)
+        return tuple(OBJECT_LOCK + name + bytes(8) for name in names), names
+
+    @property
+    def oldest_block(self) -> int:
+        return 0
+
+    async def block(self, which: int | bytes) -> Block | None:
+        await trio.lowlevel.checkpoint()
+        found = [final.block for final in self.chain]
+        if isinstance(which, bytes):
+            return next((each for each in found if each.digest() == which), None)
+        return found[which - 1] if 0 < which <= len(found) else None
+
+    def facts(self, height: int) -> ExecutedFacts:
+        if height not in self._receipts:
+            raise NotExecuted("no facts of a block that wasn't executed", height)
+        return ExecutedFacts(
+            height=height,
+            state_root=self._root(height),
+            receipts_root=self._receipts[height],
+            base_price=BASE_PRICE,
+        )
+
+    def recall(self, executed: Sequence[ExecutedFacts]) -> None:
+        for each in executed:
+            self._require(each == self.facts(each.height), f"recall: other facts of height {each.height}")
+
+    def next_validators(self, height: int) -> ValidatorSet:
+        return self._validators
+
     async def apply_certified(self, batch: Batch, certificate: bytes) -> Sequence[tuple[bytes, bytes]]:
         await self._called("apply_certified")
         return ()
@@ -297,7 +384,7 @@ class RecordingApplication:
         require(block.height == tip.height + 1, f"execute: height {block.height} after {tip.height}")
         require(block.parent == tip.digest, f"execute: height {block.height} names another parent")
         require(block.timestamp_ms >= tip.timestamp_ms, f"execute: time goes back at {block.height}")
-        require(block.epoch == (block.height - 1) // self._epoch_blocks + 1, f"execute: epoch {block.epoch}")
+        require(block.epoch == self._epoch_after_tip(), f"execute: epoch {block.epoch} at {block.height}")
         certified = self._engine is not None and self._engine.certificates
         for batch in block.batches:
             require(not certified or batch in self._checked, "execute: a batch that check didn't accept")
@@ -305,7 +392,8 @@ class RecordingApplication:
         for data in [data for batch in block.batches for data in batch]:
             # What was decided before a restart is executed after it, and not gathered again.
             require(data in self._ever_gathered, f"execute: {data!r} was not gathered")
-            require(data not in done, f"execute: {data!r} is in a final block")
+            again = self.may_repeat and self._starts > 1
+            require(again or data not in done, f"execute: {data!r} is in a final block")
             done.add(data)
         executed = Executed(
             height=block.height,
@@ -315,25 +403,34 @@ class RecordingApplication:
             outcomes={},
         )
         self._executed = {block.height: (block, executed)}
+        self._receipts[block.height] = executed.receipts_root
         return executed
+
+    def _epoch_after_tip(self) -> int:
+        """An epoch ends with the block that names the next set, and with no other."""
+        if not self.chain:
+            return 1
+        header = self.chain[-1].block.header
+        return header.epoch + (header.next_validators_digest != ZERO)
 
     async def header(self, root_height: int) -> HeaderFacts:
         await self._called("header")
         if root_height > self.height and root_height not in self._executed:
             raise NotExecuted("no root of a block that wasn't executed", root_height)
-        receipts = ZERO
-        if root_height in self._executed:
-            receipts = merkle.root([self._executed[root_height][1].receipts_root])
-        facts = HeaderFacts(
+        self._shown.add(root_height)
+        return HeaderFacts(
             root_height=root_height,
             state_root=self._root(root_height),
-            receipts_root=receipts,
-            base_price=7,
+            receipts_root=self._covered(self.tip().root_height, root_height),
+            base_price=BASE_PRICE,
             validators_digest=self._validators.digest(),
             next_validators_digest=self._validators.digest(),
         )
-        self._shown[root_height] = facts
-        return facts
+
+    def _covered(self, above: int, upto: int) -> bytes:
+        """The receipts root of a header that newly covers these heights (CONS-30)."""
+        covered = [self._receipts[height] for height in range(above + 1, upto + 1)]
+        return merkle.root(covered) if covered else ZERO
 
     async def commit(self, block: Block, certificate: bytes) -> None:
         await self._called("commit")
@@ -382,12 +479,15 @@ class RecordingApplication:
                 and ordered.batches == tuple(batch.transactions for batch in block.batches)
             )
             require(same, f"{where} is not the block that was executed")
-        facts = self._shown.get(header.root_height)
-        require(facts is not None, f"{where} shows a root that it never asked for")
-        if facts is not None:
-            require(header.state_root == facts.state_root, f"{where} shows another state root")
-            require(header.receipts_root == facts.receipts_root, f"{where} shows another receipts root")
-            require(header.base_price == facts.base_price, f"{where} shows another base price")
+        require(header.root_height in self._shown, f"{where} shows a root that it never asked for")
+        if header.root_height in self._shown:
+            covered = self._covered(tip.root_height, header.root_height)
+            root = self._root(header.root_height)
+            require(header.state_root == root, f"{where} shows another state root")
+            require(header.receipts_root == covered, f"{where} shows another receipts root")
+            require(header.base_price == BASE_PRICE, f"{where} shows another base price")
+        following = header.next_validators_digest
+        require(following in (ZERO, self._validators.digest()), f"{where} names another next set")
         headers = [each.header for each in block.body.certificates]
         most = self._bounds
         require(sum(each.gas for each in headers) <= most.gas_max, f"{where} is over the gas bound")
@@ -401,10 +501,10 @@ class RecordingApplication:
 
     def _check_certificates(self, where: str, block: Block, certificate: bytes) -> None:
         try:
-            final = Certificate.decode(certificate)
+            proof = FinalityProof.decode(certificate)
+            proof.check_of(block.digest())
+            final = proof.finalisation
             verify_certificate(final, CHAIN_ID, self._validators)
-            self._require(final.kind is VoteKind.FINALIZE, f"{where}: the certificate is no finalisation")
-            self._require(final.digest == block.digest(), f"{where}: the certificate is of another block")
             self._require(final.epoch == block.header.epoch, f"{where}: the certificate is of another epoch")
             for each in block.body.certificates:
                 number = self._validators.number_of(each.header.builder)
@@ -429,15 +529,23 @@ class ConsensusConformance:
 
     `config` is the component's configuration, None for its defaults. The engine must be able to run a
     chain of one validator, and to order its work within `SETTLE_S` seconds. An engine that needs more than
-    the application is skipped.
+    the application gets it from `given`, which a subclass overrides; else it is skipped. `may_repeat`: see
+    `RecordingApplication`.
     """
 
     component: ClassVar[Component]
     config: ClassVar[Any] = None
+    may_repeat: ClassVar[bool] = False
+
+    @asynccontextmanager
+    async def given(self, application: RecordingApplication, folder: Path) -> AsyncIterator[dict[str, Any]]:
+        """What the engine needs beside the application, by role. It is asked for at each start: what lasts
+        must be found again by the application or the folder."""
+        yield {}
 
     def _check_needs(self) -> None:
         beyond = sorted(set(self.component.requires) - {Role.APPLICATION})
-        if beyond:
+        if beyond and type(self).given is ConsensusConformance.given:
             pytest.skip(f"it needs {', '.join(beyond)}, which this suite doesn't give; see its own tests")
 
     @asynccontextmanager
@@ -445,9 +553,11 @@ class ConsensusConformance:
         component = self.component
         self._check_needs()
         config = component.config() if self.config is None else self.config
+        application.may_repeat = self.may_repeat
         async with (
+            self.given(application, folder) as others,
             component_context(
-                folder, component.role, component.name, requires={Role.APPLICATION: application}
+                folder, component.role, component.name, requires={Role.APPLICATION: application, **others}
             ) as ctx,
             component.open(ctx, config) as engine,
         ):
@@ -623,7 +733,7 @@ class ConsensusConformance:
                 application.submit(*missing)
                 await application.until_committed(6)
             assert sorted(application.committed) == sorted(work), f"stopped at call {stop_at}"
-            assert application.violations == [], f"stopped at call {stop_at}"
+            assert application.violations == [], f"stopped at call {stop_at}: {application.violations}"
             if not was_stopped:
                 return
         raise AssertionError("the engine makes 200 calls for six transactions")

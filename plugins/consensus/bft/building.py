@@ -164,6 +164,11 @@ class Builder:
         self._seal_due(now_us)
         return self._out.take()
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether transactions wait for a batch, or batches for votes."""
+        return bool(self._queue or self._numbers)
+
     # The queue
 
     def _offer(self, transactions: Iterable[Offered]) -> None:

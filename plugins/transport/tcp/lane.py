@@ -14,8 +14,8 @@ from supervm.plugins.transport.tcp.tls import SecureStream
 
 MESSAGES_IN_A_ROW = 32
 """After so many from one peer, other tasks run."""
-LATE_S = 0.01
-"""How long an answer that says nothing but "taken" waits for something to travel with."""
+LATE_S = 0.05
+"""How long an answer of a handler that never waits, if it is empty, waits for something to travel with."""
 
 
 class LinkEnded(Exception):

@@ -281,8 +281,7 @@ class Link:
             with scope, trio.move_on_after(message.deadline_ms / 1000):
                 if reply is None:
                     reply = await self.registry.answer(self.peer, message.method, message.payload)
-                if reply != b"" or not lane.out.put_late(Message(Kind.RESPONSE, message.id)):
-                    await lane.out.put(_as_message(message.id, reply))
+                await lane.out.put(_as_message(message.id, reply))
         finally:
             self._handlers[lane.priority] -= 1
             # One that was cancelled gave up its place at once, and a later request may have it.

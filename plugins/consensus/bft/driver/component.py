@@ -14,6 +14,7 @@ from supervm.contracts.storage import DiskFull, KeyValueStore
 from supervm.contracts.transport import Transport
 from supervm.plugins.consensus.bft.driver.epoch import epoch_after
 from supervm.plugins.consensus.bft.driver.following import Follower, begin_follower
+from supervm.plugins.consensus.bft.driver.founding import Standing, judge_log
 from supervm.plugins.consensus.bft.driver.journal import DISK_RETRY_S
 from supervm.plugins.consensus.bft.driver.validator import WALK_MAX, Validator, begin_validator
 from supervm.plugins.consensus.bft.epochs.handover import EarlyMessages
@@ -53,7 +54,8 @@ async def open_bft(ctx: Context, config: BftConfig) -> AsyncIterator["Bft"]:
     application: CertifyingApplication = ctx.require(Role.APPLICATION)
     store: KeyValueStore = ctx.require(Role.STORAGE)
     identity = application.identity
-    engine = await _judge(application)
+    standing = await judge_log(ctx, application, store)
+    engine = await _judge(application, standing)
 
     def transports() -> tuple[Transport, ...]:
         return tuple(each for each in ctx.all(Role.TRANSPORT) if each.node_id == identity.node_id)
@@ -64,7 +66,9 @@ async def open_bft(ctx: Context, config: BftConfig) -> AsyncIterator["Bft"]:
     async def begin(catches_up: bool) -> Validator | Follower:
         produces = served.engine.produces
         if catches_up or not produces:
-            return await begin_follower(ctx, application, store, transports, stays=not produces)
+            return await begin_follower(
+                ctx, application, store, transports, stays=not produces, standing=standing
+            )
         return await begin_validator(ctx, config, application, store, transports, walk_max, early)
 
     async def begin_again(catches_up: bool) -> Validator | Follower:
@@ -82,21 +86,24 @@ async def open_bft(ctx: Context, config: BftConfig) -> AsyncIterator["Bft"]:
 
     with ExitStack() as wheel:
         wheel.enter_context(application.driven(engine))
-        served = Bft(ctx, application, engine)
+        scope = trio.CancelScope()
+        served = Bft(ctx, application, engine, scope)
         served.life = await begin(catches_up=False)
         stopped = trio.Event()
-        scope = trio.CancelScope()
 
         async def run() -> None:
-            nonlocal walk_max
+            nonlocal walk_max, standing
             try:
                 with scope:
                     while True:
                         began_s = ctx.clock.monotonic()
                         await served.life.run()
+                        if served.draining:
+                            return
                         # What was gathered goes back to the mempool: it may be in a block already.
                         wheel.close()
-                        served.engine = await _judge(application)
+                        standing = await judge_log(ctx, application, store)
+                        served.engine = await _judge(application, standing)
                         wheel.enter_context(application.driven(served.engine))
                         life = served.life
                         if life.ended:
@@ -130,10 +137,11 @@ def _tell_place(ctx: Context, application: CertifyingApplication, engine: Engine
         ctx.log.warning("read_only", reason=engine.reason)
 
 
-async def _judge(application: CertifyingApplication) -> Engine:
+async def _judge(application: CertifyingApplication, standing: Standing) -> Engine:
     """What this node can be in the epoch of the next block."""
     identity = application.identity
-    validators = application.validators(await epoch_after(application))
+    epoch = await epoch_after(application)
+    validators = application.validators(epoch)
     number = validators.number_of(identity.node_id)
     if number is None:
         reason = (
@@ -147,6 +155,8 @@ async def _judge(application: CertifyingApplication) -> Engine:
             "0x" + validators.members[number].public_key.hex(),
             "start with the key file of that key",
         )
+    if standing.silent_in(epoch):
+        return Engine(name="bft", produces=False, reason=standing.reason)
     return Engine(name="bft")
 
 
@@ -160,9 +170,12 @@ class Bft:
         ctx: Context,
         application: CertifyingApplication,
         engine: Engine,
+        scope: trio.CancelScope,
     ) -> None:
         self._ctx = ctx
         self._application = application
+        self._scope = scope
+        self.draining = False
         self.engine = engine
         self.stalled = ""
         self.life: Validator | Follower
@@ -199,6 +212,8 @@ class Bft:
         return Health(HealthState.DEGRADED, reason) if reason else Health()
 
     async def drain(self, deadline: float) -> None:
-        """See the contract. No transaction is taken into a batch any more; what is said is on disk."""
+        """See the contract. What this node took is finished; then it says nothing more."""
+        self.draining = True
         with trio.move_on_after(max(0.0, deadline - self._ctx.clock.monotonic())):
             await self.life.drain()
+        self._scope.cancel()

@@ -75,6 +75,7 @@ from supervm.plugins.consensus.bft.messages import (
 from supervm.plugins.consensus.bft.records import Entered
 from supervm.plugins.consensus.bft.simplex import Ordering
 from supervm.types.certificate import Certificate, VoteKind
+from supervm.types.digests import Digest
 
 ORDERING_TIMER, BUILDER_TIMER = "ordering ", "builder "
 
@@ -150,6 +151,8 @@ class Core:
         self._todo: deque[Callable[[], None]] = deque()
         self._busy = False
         self.halted = ""
+        self.owed: dict[Digest, None] = {}
+        """This builder's certified batches that no committed block holds; bounded by the voter's."""
         metrics = ctx.metrics
         self._view = metrics.gauge("supervm_consensus_view", "View of this validator in its epoch")
         self._view_changes = metrics.counter(
@@ -201,6 +204,8 @@ class Core:
 
     def executed(self, event: BlockExecuted, facts: ExecutedBlock | None, view: int) -> None:
         """A final block is executed and durable. `facts` is None where ordering knows them already."""
+        for batch in event.batches:
+            self.owed.pop(batch, None)
         self.tell_voter(event)
         self.tell_builder(event)
         if facts is not None:
@@ -350,8 +355,9 @@ class Core:
                     self.timers.cancel(BUILDER_TIMER + name)
                 case Returned():
                     self._hands.returned(output)
-                case Certified():
+                case Certified(batch):
                     self._certified.inc()
+                    self.owed[batch] = None
                 case _:
                     raise AssertionError(f"a builder doesn't say {output!r}")
 

@@ -45,7 +45,10 @@ async def base_of(application: CertifyingApplication, number: int) -> Tip:
 
     Epochs rise with heights, so it is found in a few steps. Raises `NotExecuted` where it was pruned.
     """
-    low, high = -1, application.tip().height
+    tip = application.tip()
+    if tip.epoch < number:
+        return tip
+    low, high = -1, tip.height
     while high - low > 1:
         middle = (low + high) // 2
         found = await application.block(middle)

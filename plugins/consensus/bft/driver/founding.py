@@ -13,14 +13,23 @@ from pathlib import Path
 import attrs
 import trio
 
+from supervm.api import Context
+from supervm.contracts.application import CertifyingApplication
+from supervm.contracts.consensus import ConsensusError
 from supervm.contracts.storage import Durability, KeyValueStore, Put, StoreCorrupt
+from supervm.plugins.consensus.bft.driver.epoch import epoch_after
 from supervm.plugins.consensus.bft.driver.journal import LOCKS, ORDERING, read_records
+from supervm.plugins.consensus.bft.driver.kept import KeptBlocks
 from supervm.storage.folder import remove_synced
 from supervm.storage.spaces import seal, unseal
 from supervm.types.codec import Reader, Writer
 from supervm.types.errors import DecodeError
 
 ROW = b"v"
+
+
+class LogMissing(ConsensusError):
+    """A validator's chain is here without its log: nothing here can be voted on, or followed from."""
 
 
 @attrs.frozen
@@ -31,6 +40,16 @@ class Standing:
 
     def silent_in(self, epoch: int) -> bool:
         return self.votes_from is None or epoch < self.votes_from
+
+    @property
+    def reason(self) -> str:
+        """Why it is silent, for people."""
+        if self.votes_from is None:
+            return (
+                "this validator's log was lost or damaged, and it may have voted: it follows, says nothing, "
+                "and asks the others until when"
+            )
+        return f"this validator lost its log: it follows, and votes again from epoch {self.votes_from} on"
 
     def encode(self) -> bytes:
         known = self.votes_from is not None
@@ -96,3 +115,28 @@ async def damage_of(store: KeyValueStore, epoch: int) -> str:
         except (StoreCorrupt, DecodeError) as error:
             return str(error)
     return ""
+
+
+async def judge_log(ctx: Context, application: CertifyingApplication, store: KeyValueStore) -> Standing:
+    """How this node stands in the epoch of the next block. What is found lost is written down as lost.
+
+    Raises `LogMissing` where the chain can't even be followed without what is gone, `StoreCorrupt`, OSError.
+    """
+    founding, tip = application.identity.founding, application.tip()
+    is_founded = await KeptBlocks(store).is_founded()
+    keeps_log = is_founded or (founding is None and tip.height == 0)
+    standing = await read_standing(store, founding, keeps_log=keeps_log)
+    epoch = await epoch_after(application)
+    damage = "" if standing.silent_in(epoch) else await damage_of(store, epoch)
+    if damage:
+        ctx.log.error("log_damaged", epoch=epoch, cause=damage)
+        standing = LOST
+        await write_standing(store, standing)
+    if standing.silent_in(epoch) and tip.height and not is_founded:
+        raise LogMissing(
+            "the folder has a chain, and nothing of what this validator said on it",
+            f"height {tip.height}",
+            "put the whole folder back; or take the store away and keep the key: the node follows from the "
+            "others, and votes again when it can't contradict itself",
+        )
+    return standing

@@ -12,7 +12,6 @@ from supervm.contracts.application import (
     ExecutedFacts,
     Refused,
 )
-from supervm.contracts.consensus import ConsensusError
 from supervm.contracts.storage import KeyValueStore
 from supervm.contracts.transport import Transport
 from supervm.plugins.consensus.bft.batch_events import (
@@ -45,6 +44,7 @@ from supervm.plugins.consensus.bft.driver.epoch import (
     judged_operations,
 )
 from supervm.plugins.consensus.bft.driver.executing import Committed, Executor
+from supervm.plugins.consensus.bft.driver.founding import LogMissing
 from supervm.plugins.consensus.bft.driver.journal import (
     LOCKS,
     ORDERING,
@@ -58,6 +58,7 @@ from supervm.plugins.consensus.bft.driver.mending import Mending
 from supervm.plugins.consensus.bft.driver.posting import Post
 from supervm.plugins.consensus.bft.driver.proving import EffectsProofs
 from supervm.plugins.consensus.bft.driver.receiving import Incoming, Reception
+from supervm.plugins.consensus.bft.driver.rejoining import EpochTeller
 from supervm.plugins.consensus.bft.driver.waiting import WaitingCertificates
 from supervm.plugins.consensus.bft.epochs.closing import ClosingState
 from supervm.plugins.consensus.bft.epochs.handover import EarlyMessages
@@ -65,6 +66,7 @@ from supervm.plugins.consensus.bft.events import Behind, Check, ExecutedBlock, F
 from supervm.plugins.consensus.bft.fetching import GotBlock, Item, Want, WantDigest, WantViews, What
 from supervm.plugins.consensus.bft.messages import (
     Accept,
+    AskEpoch,
     Batch,
     BatchCertificate,
     Effects,
@@ -100,10 +102,6 @@ BEHIND_S = 5.0
 """Who gets no final block for so long while others vote in the next epoch asks for blocks (CONS-61)."""
 LIFE_SEQUENCES = 1 << 32
 """Sequence numbers that a builder may use between two starts."""
-
-
-class LogMissing(ConsensusError):
-    """A validator's chain is here without its log: voting could contradict what it said before."""
 
 
 class Validator:
@@ -144,6 +142,9 @@ class Validator:
         self._peers = peers
         self._questions = Questions(ctx, peers, self._ask)
         self._answers = Answers(application, self._kept, self._young, self._answer)
+        own = epoch.validators.number_of(identity.node_id)
+        assert own is not None, "a validator is of the set"
+        self._teller = EpochTeller(ctx, epoch.chain_id, identity, epoch.number, own, self._post.put)
         bounds = application.bounds
         self._batch_gas_max = max(bounds.gas_max // 4, bounds.batch_gas_floor)
         self._gas_fold = application.measure(()).gas
@@ -276,9 +277,12 @@ class Validator:
         return "no transport speaks for this validator; open one with this node's identity, such as tcp"
 
     async def drain(self) -> None:
-        """Take no more transactions into batches."""
+        """Take no more transactions into batches; return when what was taken is in committed blocks."""
         self._draining.cancel()
         await trio.lowlevel.checkpoint()
+        while self._builder.is_busy or self._core.owed:
+            self._room = trio.Event()
+            await self._room.wait()
 
     # Its life
 
@@ -389,6 +393,8 @@ class Validator:
                 return True
             case EpochDone() | EndEpoch():
                 return True
+            case AskEpoch() as ask:
+                self._teller.answer(incoming.peer, ask)
         return False
 
     def _deliver(self, peer: bytes, message: Message) -> None:
