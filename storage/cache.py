@@ -2,7 +2,7 @@
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from enum import Enum
 from typing import Final
 
@@ -49,6 +49,12 @@ class ByteCache:
                 self._entries.move_to_end(key)
             return value
 
+    def get_all(self, keys: Iterable[bytes]) -> dict[bytes, bytes]:
+        """The values that are here; asked so, an entry is no more recently used."""
+        with self._lock:
+            found = ((key, self._entries.get(key)) for key in keys)
+            return {key: value for key, value in found if value is not None}
+
     def put(self, key: bytes, value: bytes | None) -> None:
         self.put_many(((key, value),))
 
@@ -78,6 +84,11 @@ class ByteCache:
         value = self._entries.pop(key, MISSING)
         if value is not MISSING:
             self._bytes -= _cost(key, value)
+
+
+def entries_bytes(entries: Mapping[bytes, bytes]) -> int:
+    """What so many entries take, about."""
+    return sum(map(len, entries)) + sum(map(len, entries.values())) + ENTRY_BYTES * (1 + len(entries))
 
 
 def _cost(key: bytes, value: bytes | None) -> int:

@@ -81,20 +81,24 @@ def open_folder(path: Path, backend: str) -> Iterator[DataFolder]:
 def set_aside(path: Path, backend: str, stamp: int) -> Path | None:
     """Rename the store of `backend` in a folder that nobody holds, and its marker with it; its new path.
 
-    None where there is none. The folder can be opened as a new one then, with any backend; to have the old
-    store back, rename both again. Raises as `open_folder` does.
+    None where there is none. `stamp` is in the name, or the next number that is free. The folder can be
+    opened as a new one then, with any backend; to have the old store back, rename both again. Raises as
+    `open_folder` does.
     """
     store, marker = path / STORE_NAME / backend, path / MARKER_NAME
     if not store.exists():
         return None
     with open_folder(path, backend):
         aside = store.with_name(f"{backend}{ASIDE}{stamp}")
+        while aside.exists() or aside.with_name(aside.name + ".toml").exists():
+            stamp += 1
+            aside = store.with_name(f"{backend}{ASIDE}{stamp}")
         with _file_errors(path):
             # The marker first: a store without it is opened by nobody.
             marker.rename(aside.with_name(aside.name + ".toml"))
             store.rename(aside)
-            _sync(store.parent)
-            _sync(path)
+            sync_path(store.parent)
+            sync_path(path)
     return aside
 
 
@@ -194,7 +198,7 @@ def make_folder(path: Path) -> None:
     missing = [each for each in (path, *path.parents) if not each.exists()]
     path.mkdir(mode=MODE, parents=True, exist_ok=True)
     for each in missing:
-        _sync(each.parent)
+        sync_path(each.parent)
 
 
 def write_synced(path: Path, data: bytes) -> None:
@@ -205,12 +209,18 @@ def write_synced(path: Path, data: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     partial.replace(path)
-    _sync(path.parent)
+    sync_path(path.parent)
 
 
-def _sync(folder: Path) -> None:
-    """Make the names in a folder durable."""
-    handle = os.open(folder, os.O_RDONLY)
+def remove_synced(path: Path) -> None:
+    """Remove a file, if it is there, so that it stays away after a crash."""
+    path.unlink(missing_ok=True)
+    sync_path(path.parent)
+
+
+def sync_path(path: Path) -> None:
+    """Make a file's bytes durable, or the names in a folder."""
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(handle)
     finally:

@@ -19,6 +19,7 @@ UNIT_BYTES_MAX = 64
 SAMPLE = 8
 HISTORY_MAX = 64
 # From here on scores are brought down, so that floats never end.
+WEIGHT_MAX = 2.0**200
 HALVES_MAX = 500.0
 FORMAT = 1
 CHECKSUM_BYTES = 32
@@ -53,12 +54,25 @@ class HeatTable:
     _order: list[bytes] = attrs.field(factory=list)
     _places: dict[bytes, int] = attrs.field(factory=dict)
 
+    @classmethod
+    def empty(cls, now_s: float, chance: random.Random, *, units_max: int, half_life_s: float) -> Self:
+        """A table that begins now."""
+        made = cls(chance, units_max, half_life_s)
+        made._since_s = now_s
+        return made
+
     def __len__(self) -> int:
         return len(self._scores)
+
+    def __contains__(self, unit: bytes) -> bool:
+        return unit in self._scores
 
     def count(self, unit: bytes, now_s: float) -> None:
         """One more access."""
         weight = self._weight(now_s)
+        if weight > WEIGHT_MAX:
+            self._scores = {unit: score / weight for unit, score in self._scores.items()}
+            self._since_s, weight = now_s, 1.0
         score = self._scores.get(unit)
         if score is not None:
             self._scores[unit] = score + weight
@@ -70,12 +84,15 @@ class HeatTable:
         self._scores[unit] = weight
 
     def scores(self, now_s: float) -> dict[bytes, float]:
-        """By unit what it scores now; a copy."""
-        weight = self._weight(now_s)
-        return {unit: score / weight for unit, score in self._scores.items()}
+        """By unit what it scores now; a copy. In any thread, whoever counts meanwhile."""
+        copied, weight = self._scores.copy(), self._weight(now_s)
+        return {unit: score / weight for unit, score in copied.items()}
 
     def remember(self, ranks: Mapping[bytes, int], most: int) -> None:
-        """End a window: note what each unit ranked, of the last `most` windows (at most 64)."""
+        """End a window: note what each unit ranked, of the last `most` windows (at most 64).
+
+        It may be called in another thread than that which counts; one window at a time.
+        """
         assert 0 < most <= HISTORY_MAX
         before = self.histories
         self.histories = {
@@ -86,9 +103,10 @@ class HeatTable:
         self.windows += 1
 
     def encode(self, now_s: float) -> bytes:
-        """All of it, with a checksum at its end."""
-        parts = [_HEAD.pack(FORMAT, min(self.windows, 2**32 - 1), self.units, len(self._scores))]
-        for unit, score in self.scores(now_s).items():
+        """All of it, with a checksum at its end. In any thread, as `scores`."""
+        scores = self.scores(now_s)
+        parts = [_HEAD.pack(FORMAT, min(self.windows, 2**32 - 1), self.units, len(scores))]
+        for unit, score in scores.items():
             history = self.histories.get(unit, b"")
             parts += (_ENTRY.pack(len(unit), score, len(history)), unit, history)
         data = b"".join(parts)
@@ -105,8 +123,8 @@ class HeatTable:
         form, windows, units, count = _HEAD.unpack_from(body)
         if form != FORMAT:
             raise Damaged(f"format {form} is not {FORMAT}")
-        made = cls(chance, units_max, half_life_s, windows=windows, units=units)
-        made._since_s = now_s
+        made = cls.empty(now_s, chance, units_max=units_max, half_life_s=half_life_s)
+        made.windows, made.units = windows, units
         entries = sorted(_entries(body, count), key=lambda each: (-each[1], each[0]))
         for unit, score, history in entries[:units_max]:
             made.count(unit, now_s)
@@ -115,12 +133,7 @@ class HeatTable:
         return made
 
     def _weight(self, now_s: float) -> float:
-        halves = (now_s - self._since_s) / self.half_life_s
-        if halves > HALVES_MAX:
-            self._scores = {unit: score / 2.0**HALVES_MAX for unit, score in self._scores.items()}
-            self._since_s += HALVES_MAX * self.half_life_s
-            return self._weight(now_s)
-        return float(2.0**halves)
+        return float(2.0 ** min((now_s - self._since_s) / self.half_life_s, HALVES_MAX))
 
     def _make_room(self) -> None:
         places = [self.chance.randrange(len(self._order)) for _ in range(SAMPLE)]

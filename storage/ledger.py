@@ -5,6 +5,7 @@ header and caches change together, with no pause between. Reads that need severa
 snapshot in which they do.
 """
 
+from collections import deque
 from collections.abc import (
     AsyncGenerator,
     AsyncIterator,
@@ -36,7 +37,7 @@ from supervm.contracts.storage import (
     prefix_end,
 )
 from supervm.storage.aside import ROWS_MAX, Aside, Damage, note_key
-from supervm.storage.cache import MISSING, ByteCache, CacheStats
+from supervm.storage.cache import MISSING, ByteCache, CacheStats, entries_bytes
 from supervm.storage.creation import create_ledger
 from supervm.storage.errors import LedgerStopped, NotProvable, Pruned, RowDamaged
 from supervm.storage.loading import Progress
@@ -95,6 +96,8 @@ STATE_CACHE_BYTES = 16 * 2**20
 HEADERS_MAX = 1_000
 BLOCKS_MAX = 64
 SCAN_MAX = 1_000
+OLDER_BYTES_MAX = 4 * 2**20
+"""Of state that the last blocks replaced and that was in memory: kept for who is a little behind."""
 
 Changes = Mapping[bytes, bytes | None]
 """State key to its new value; None removes it."""
@@ -112,6 +115,8 @@ class Staged:
     root: bytes
     changes: Changes
     operations: tuple[Operation, ...]
+    replaced: Mapping[bytes, bytes]  # of what the changes replace, the values that were in memory
+    replaced_bytes: int
 
 
 @attrs.frozen
@@ -167,6 +172,8 @@ class Ledger:
         self._horizon = horizon
         self._moved = trio.Event()
         self._state = ByteCache(state_cache_bytes)
+        self._older: deque[tuple[int, Mapping[bytes, bytes]]] = deque()
+        self._older_bytes = 0
         self._durability = durability
         self._writing = trio.Lock()
         self._growing = trio.Lock()
@@ -224,10 +231,13 @@ class Ledger:
         before, read = At(parent.state_root, parent.height), _through_the_loop(self._store)
         grown = self._tree.grow(before, packed, height, read)
         packed.unpack()  # here, and not where the event loop first looks into it
+        replaced = self._state.get_all(packed)
         operations = sealed_rows(STATE, packed)
         operations.extend(page_rows(grown.written))
         operations.extend(stale_rows(height, grown.stale))
-        return Staged(height, parent, grown.root, packed, tuple(operations))
+        return Staged(
+            height, parent, grown.root, packed, tuple(operations), replaced, entries_bytes(replaced)
+        )
 
     @_noticing
     async def load_pages(
@@ -309,6 +319,10 @@ class Ledger:
     def _publish(self, marker: CommitMarker, header: BlockHeader, staged: Staged) -> None:
         """The new tip, all at once: there is no checkpoint in here, and must be none."""
         self._state.put_many(staged.changes.items())
+        self._older.append((header.height, staged.replaced))
+        self._older_bytes += staged.replaced_bytes
+        while self._older_bytes > OLDER_BYTES_MAX:
+            self._older_bytes -= entries_bytes(self._older.popleft()[1])
         self._marker, self._header = marker, header
         moved, self._moved = self._moved, trio.Event()
         moved.set()
@@ -461,6 +475,25 @@ class Ledger:
             key: None if data is None else unseal(row, data)
             for key, row, data in zip(keys, rows, stored, strict=True)
         }
+
+    @_noticing
+    async def row(self, key: bytes) -> bytes | None:
+        """The value of a row as it was written, None where there is none. Raises `RowDamaged`."""
+        self._check_running()
+        self.aside.check([key])
+        return await read_row(self._store, key)
+
+    async def state_at(self, key: bytes, height: int) -> bytes | None:
+        """A state key's value after a height at or a little below the tip, as far as is known.
+
+        None where there is none, or it isn't known; it may be a later one. Raises as `get_state` does.
+        """
+        if height > self._marker.height:
+            return None
+        for changed, replaced in self._older:
+            if changed > height and key in replaced:
+                return replaced[key]
+        return (await self.get_state([key]))[key]
 
     @_noticing
     async def scan_state(

@@ -125,6 +125,11 @@ class MovingStore:
     # What it is when nothing moves
 
     @property
+    def source(self) -> KeyValueStore:
+        """The store itself."""
+        return self._store
+
+    @property
     def capabilities(self) -> frozenset[str]:
         return self._store.capabilities
 

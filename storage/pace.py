@@ -10,6 +10,7 @@ from supervm.contracts.storage import KeyValueStore
 from supervm.kernel.component import Clock
 
 REST_S_MAX = 5.0
+OWED_S_MAX = 600.0
 PIECE_S = 0.01
 PIECES = 4
 CALM_S = 1.0
@@ -43,9 +44,10 @@ class Pace:
             self._owed_s += took_s * (1 / self.share - 1)
 
     async def rest(self) -> None:
-        """Sleep off what the last pieces cost, at most 5 s at a time."""
-        owed_s, self._owed_s = min(self._owed_s, REST_S_MAX), 0.0
-        await self.clock.sleep(owed_s)
+        """Sleep off what the pieces before cost, at most 5 s at a time; the rest stays owed, up to 10 min."""
+        sleeps_s = min(self._owed_s, REST_S_MAX)
+        self._owed_s = min(self._owed_s - sleeps_s, OWED_S_MAX)
+        await self.clock.sleep(sleeps_s)
 
 
 @attrs.define

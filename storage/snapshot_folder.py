@@ -28,7 +28,7 @@ from supervm.storage.errors import (
     SnapshotError,
     SnapshotRefused,
 )
-from supervm.storage.folder import make_folder, write_synced
+from supervm.storage.folder import make_folder, sync_path, write_synced
 from supervm.storage.snapshot_chunks import BLOB_BYTES_MAX, check_blob, decode_table, digest_of
 from supervm.storage.snapshot_format import MANIFEST_BYTES_MAX, Manifest
 
@@ -194,7 +194,7 @@ class SnapshotFolder:
         name = snapshot_name(manifest.height, manifest.created_ms // 1000)
         with _file_errors(self.path):
             for folder in (*(self.path / CHUNKS).iterdir(), self.path / CHUNKS):
-                _sync_folder(folder)
+                sync_path(folder)
             write_synced(self.path / (name + MANIFEST), manifest.encode())
         return name
 
@@ -251,7 +251,7 @@ class SnapshotFolder:
         try:
             with self._held(name, fcntl.LOCK_EX), _file_errors(self.path):
                 (self.path / (name + MANIFEST)).unlink()
-                _sync_folder(self.path)
+                sync_path(self.path)
         except SnapshotBusy:
             return False
         return True
@@ -286,14 +286,6 @@ def _unreadable(what: str, path: Path, error: OSError) -> SnapshotDamaged:
     return SnapshotDamaged(
         f"{what} can't be read: {error.strerror}", path, "Check the disk, or take another snapshot."
     )
-
-
-def _sync_folder(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 @contextmanager

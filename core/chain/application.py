@@ -5,8 +5,8 @@ made it durable. After that everything changes at once, without a pause between:
 metrics and observers follow the tip and never run ahead of it.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 
 import attrs
 import trio
@@ -22,6 +22,7 @@ from supervm.chain.figures import ChainFigures
 from supervm.chain.judging import admission_keys, check_batch
 from supervm.chain.ledger_figures import LedgerFigures
 from supervm.chain.mempool import Dropped, Entry, Mempool, MempoolBounds
+from supervm.chain.mending import Mending
 from supervm.chain.news import News
 from supervm.chain.queries import Queries
 from supervm.chain.recent import Recent
@@ -65,7 +66,7 @@ from supervm.kernel.component import Context, Health, HealthState
 from supervm.storage.errors import Pruned
 from supervm.storage.ledger import Ledger, Staged
 from supervm.types.batch import Batch
-from supervm.types.block import ORDERING_OPERATIONS, Block
+from supervm.types.block import ORDERING_OPERATIONS, Block, BlockHeader
 from supervm.types.claims import Examined, Facts
 from supervm.types.digests import ZERO
 from supervm.types.errors import InvalidInput
@@ -141,6 +142,7 @@ class Chain:
         self.ledger_figures = LedgerFigures.declare(ctx.metrics)
         self.news = News(ctx, self.events, self.figures)
         self.queries = Queries(self)
+        self.mending = Mending(ctx, ledger)
         self.snapshots: SnapshotKeeper | None = None
         self._ctx = ctx
         self._identity = identity
@@ -153,7 +155,7 @@ class Chain:
         self._in_hand: dict[bytes, Entry] = {}
         self._decoded: Recent[bytes, Transaction] = Recent(DECODED_MAX)
         self._roots: Recent[int, Roots] = Recent(ROOTS_MAX)
-        self.fast = FastLane(gas, ledger.get_state, self._fast_now)
+        self.fast = FastLane(gas, self._state, self._fast_now)
         self._certified: Recent[bytes, None] = Recent(CERTIFIED_MAX)
         self._effects_source: EffectsSource | None = None
         self._proving: dict[bytes, trio.Event] = {}
@@ -228,7 +230,26 @@ class Chain:
             return Health(HealthState.DEGRADED, self.room.reason, ready=False)
         if self._engine is None:
             return Health(HealthState.DEGRADED, "no consensus engine drives the chain")
-        return Health()
+        reason = self.mending.reason
+        return Health(HealthState.DEGRADED, reason) if reason else Health()
+
+    async def _state(self, keys: Collection[bytes]) -> dict[bytes, bytes | None]:
+        """State at the tip for what can't go on without it: an entry that is being mended is waited for."""
+        return await self.mending.patiently(lambda: self.ledger.get_state(keys))
+
+    # Rows that are damaged here, or elsewhere
+
+    def fetching(self) -> AbstractContextManager[None]:
+        return self.mending.fetching()
+
+    async def row(self, key: bytes, height: int) -> bytes | None:
+        return await self.mending.row(key, height)
+
+    async def lacking(self) -> tuple[bytes, ...]:
+        return await self.mending.lacking()
+
+    async def mend(self, key: bytes, value: bytes, prove: Callable[[BlockHeader, bytes], None]) -> bool:
+        return await self.mending.mend(key, value, prove)
 
     # Driven by consensus
 
@@ -324,7 +345,7 @@ class Chain:
         transactions = [self.decode(batch.transactions[index]) for index in kept]
         before = [self.decode(data) for each in past for data in each.transactions]
         keys = {key for each in (*transactions, *before) for key in admission_keys(each)}
-        state = await self.ledger.get_state(keys)
+        state = await self._state(keys)
         checked = await trio.to_thread.run_sync(
             check_batch,
             transactions,
@@ -364,7 +385,7 @@ class Chain:
         before = [self.decode(data).digest for each in past for data in each.transactions]
         while True:
             height, gas_state = self.ledger.tip.height, self.gas_state
-            entries = await self.ledger.get_state(keys)
+            entries = await self._state(keys)
             # What was read is of one block, and the answer says of which.
             if self.ledger.tip.height == height:
                 break
@@ -442,7 +463,7 @@ class Chain:
 
     async def used_up(self, transactions: Sequence[bytes]) -> tuple[tuple[bytes, ...], tuple[bytes, ...]]:
         decoded = [self.decode(data) for data in transactions]
-        state = await self.ledger.get_state(used_keys(decoded))
+        state = await self._state(used_keys(decoded))
         return used_slots(decoded, state), tuple(each.digest for each in decoded)
 
     @property
@@ -503,11 +524,13 @@ class Chain:
                 chain_id=self.chain_id,
                 limits=self.genesis.limits,
                 transactions=transactions,
-                executed=await self.ledger.known([each.digest for each in transactions]),
+                executed=await self.mending.patiently(
+                    lambda: self.ledger.known([each.digest for each in transactions])
+                ),
                 granted=self.genesis.validators,
             )
             result = await self._run(given)
-            staged = await self.ledger.stage(result.changes, block.height)
+            staged = await self.mending.patiently(lambda: self.ledger.stage(result.changes, block.height))
             self.figures.executed(len(transactions), self._ctx.clock.monotonic() - began_s)
             gas_state = result.changes.get(GAS_STATE_KEY)
             executed = Executed(
@@ -532,7 +555,7 @@ class Chain:
             # Opening decodes the block: no work for the event loop.
             run = await trio.to_thread.run_sync(stack.enter_context, opened, limiter=self._thread)
             asked = run.missing()
-            found = await self.ledger.get_state(asked)
+            found = await self._state(asked)
             run.supply([found[key] for key in asked])
             return await trio.to_thread.run_sync(run.execute, limiter=self._thread)
 
@@ -632,7 +655,10 @@ class Chain:
             [receipt.digest for receipt in heads], _next_nonces(pending.transactions, changes), now_s
         )
         for data in block.transactions:
-            self._in_hand.pop(data, None)
+            entry = self._in_hand.pop(data, None)
+            if entry is not None:
+                # The engine asks next what they used up.
+                self._decoded.put(data, entry.transaction)
         self.news.committed(
             block,
             receipts,

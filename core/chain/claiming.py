@@ -6,15 +6,15 @@ on locks is judged here: fee fields, inputs, lane; and the facts that the engine
 
 from collections.abc import Mapping, Sequence
 
-from supervm.chain.judging import State, check_inputs, input_objects, judge, judge_plain, state_balance
+from supervm.chain.judging import State, check_inputs, input_objects, judge, state_balance
 from supervm.contracts.gas import GasPolicy
 from supervm.execution.claims import claim_of
 from supervm.execution.footprint import nonce_lock, object_lock, sponsor_nonce_lock
 from supervm.execution.lanes import lane_taken
-from supervm.execution.plain import claim_of_plain, lane_of_plain
+from supervm.execution.plain import claim_of_plain, fee_terms_of_plain, lane_of_plain, spend_of_plain
 from supervm.types.claims import NONCE_LOCK, SPONSOR_NONCE_LOCK, Account, Claim, Examined, Facts
 from supervm.types.errors import InvalidInput
-from supervm.types.plain import PlainTransaction
+from supervm.types.plain import Plain, PlainTransaction
 from supervm.types.state import ACCOUNT, NATIVE_TOKEN, OBJECT, Object, OwnerKind
 from supervm.types.state import Account as AccountState
 from supervm.types.transaction import Lane, Transaction
@@ -49,7 +49,7 @@ def examine_transactions(
             nonces[NONCE_LOCK + said.sender] = account.nonce
             balances[said.sender, NATIVE_TOKEN] = account.balance
             if index not in refused:
-                code = _refusal_of_plain(transaction, account, gas, gas_state)
+                code = _refusal_of_plain(said, lane, account, gas, gas_state)
                 if code:
                     refused[index] = code
             continue
@@ -81,16 +81,16 @@ def examine_transactions(
 
 
 def _refusal_of_plain(
-    transaction: PlainTransaction, account: AccountState, gas: GasPolicy, gas_state: bytes
+    said: Plain, lane: Lane, account: AccountState, gas: GasPolicy, gas_state: bytes
 ) -> str:
-    """The code by which the state doesn't let a plain transfer in; empty if it does."""
-    if transaction.plain.nonce < account.nonce:
+    """The code by which the state doesn't let a plain transfer in, as `judge_plain`; empty if it does."""
+    if said.nonce < account.nonce:
         return "NonceUsed"
     try:
-        judge_plain(transaction, account.balance, gas, gas_state, lambda address, token: 0)
+        gas.admit(fee_terms_of_plain(said, lane), gas_state)
     except InvalidInput as error:
         return error.code
-    return ""
+    return "InsufficientFunds" if account.balance < spend_of_plain(said) else ""
 
 
 def used_keys(transactions: Sequence[Transaction]) -> set[bytes]:

@@ -23,7 +23,7 @@ from supervm.crypto.batch import chosen
 from supervm.execution.engine import MODES, choose_engine
 from supervm.execution.working import GAS_STATE_KEY
 from supervm.kernel.component import Component, Context
-from supervm.storage.errors import Pruned
+from supervm.storage.errors import Pruned, RowDamaged
 from supervm.storage.ledger import PAGE_CACHE_BYTES, STATE_CACHE_BYTES, open_ledger
 from supervm.storage.pruning import KEPT_MIN, Keep
 from supervm.storage.snapshot_folder import SnapshotFolder
@@ -221,6 +221,7 @@ async def open_chain(ctx: Context, config: LedgerConfig) -> AsyncIterator[Chain]
         ctx.nursery.start_soon(_tell_libraries, ctx)
         ctx.nursery.start_soon(_keep_fresh, ctx, chain)
         ctx.nursery.start_soon(room.watch)
+        ctx.nursery.start_soon(chain.mending.run)
         figures = PruneFigures.declare(ctx.metrics)
         figures.refresh(ledger, None)
         if not options.keep.everything:
@@ -266,8 +267,9 @@ async def _keep_fresh(ctx: Context, chain: Chain) -> None:
 async def _spot_check(ctx: Context, chain: Chain, blocks: int) -> None:
     """Compare a random 1/256 of the state with its tree now and then, and blocks with their index (STO-37).
 
-    A store that can't be read for now is checked the next time. Raises `StoreCorrupt` where they differ: the
-    component fails, and nothing is voted for from then on.
+    A store that can't be read for now is checked the next time, and so is one with a damaged row, once that
+    is back. Raises `StoreCorrupt` where they differ and no row is to blame: the component fails, and nothing
+    is voted for from then on.
     """
     checked_height = chain.ledger.tip.height
     while True:
@@ -281,7 +283,9 @@ async def _spot_check(ctx: Context, chain: Chain, blocks: int) -> None:
             for _ in range(SPOT_CHECK_BLOCKS):
                 with suppress(Pruned):  # meanwhile
                     await chain.ledger.check_index(ctx.random.randint(chain.ledger.horizon.blocks, height))
-        except PASSING as error:
+        except (*PASSING, RowDamaged) as error:
+            if isinstance(error, RowDamaged) and not chain.mending.noticed(error):
+                raise
             ctx.log.warning("state_not_checked", height=height, part=part, cause=str(error))
             continue
         checked_height = height

@@ -8,6 +8,7 @@ import trio
 from supervm.chain.room import Room, Step
 from supervm.contracts.storage import PASSING, DiskFull, KeyValueStore
 from supervm.kernel.component import Context, Metrics
+from supervm.storage.errors import RowDamaged
 from supervm.storage.ledger import Ledger
 from supervm.storage.pace import Calm, Pace
 from supervm.storage.pruning import Keep, Removed, Sweeper, cleared_ranges, horizon_for
@@ -77,8 +78,8 @@ class Pruning:
     async def run(self) -> None:
         """Every 32 blocks, and whenever the disk becomes tight; where a node before this one was stopped.
 
-        A full disk only makes it wait, and so does a store that can't be read for now. Raises `StoreCorrupt`
-        for a damaged stale index: the component fails then, as on any damage (STO-43).
+        A full disk only makes it wait, and so do a store that can't be read for now and a damaged row until
+        it is back (STO-43). Raises `StoreCorrupt` where no row is to blame.
         """
         pace = Pace(self.ctx.clock, self.share)
         calm = Calm(self.store, self.ctx.clock, self.figures.paused)
@@ -94,7 +95,11 @@ class Pruning:
                 self._waiting = True
                 await self.ctx.clock.sleep(FULL_RETRY_S)
                 continue
-            except PASSING as error:
+            except (*PASSING, RowDamaged) as error:
+                if isinstance(error, RowDamaged):
+                    self.ledger.aside.notice(error)
+                    if error.key not in self.ledger.aside:
+                        raise
                 self.ctx.log.warning("pruning_waits", cause=str(error))
                 await self.ctx.clock.sleep(FULL_RETRY_S)
                 continue

@@ -11,7 +11,7 @@ from supervm.chain.views import SnapshotView
 from supervm.contracts.application import NodeIdentity
 from supervm.contracts.storage import DiskFull, SnapshotExpired, StorageError, StoreCorrupt
 from supervm.kernel.component import Context, Metrics
-from supervm.storage.errors import LedgerStopped, SnapshotBusy, SnapshotError, SnapshotRefused
+from supervm.storage.errors import LedgerStopped, RowDamaged, SnapshotBusy, SnapshotError, SnapshotRefused
 from supervm.storage.ledger import Ledger
 from supervm.storage.snapshot_create import Taking, create_snapshot
 from supervm.storage.snapshot_folder import SnapshotFolder
@@ -112,8 +112,8 @@ class SnapshotKeeper:
     async def run(self) -> None:
         """Take one whenever it is asked for, or due and the last one ten minutes ago.
 
-        What goes wrong is logged and tried again later, but for `StoreCorrupt`: a damaged row ends the
-        component, as wherever it is met.
+        What goes wrong is logged and tried again later, a damaged row that is set aside too, but for any
+        other `StoreCorrupt`, which ends the component, as wherever it is met.
         """
         self._share = self.rules.share
         self._last_s = self.ctx.clock.wall_ms() / 1_000
@@ -200,9 +200,12 @@ class SnapshotKeeper:
                 backend=self.backend,
                 taking=taking,
             )
-        except (StoreCorrupt, LedgerStopped):
+        except LedgerStopped:
             raise
         except StorageError as error:
+            aside = isinstance(error, RowDamaged) and error.key in self.ledger.aside
+            if isinstance(error, StoreCorrupt) and not aside:
+                raise
             if isinstance(error, SnapshotExpired):
                 # The backend doesn't keep a view for so long: be quicker the next time.
                 self._share = min(1.0, self._share * 2)

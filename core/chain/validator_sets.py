@@ -8,6 +8,7 @@ written, so a committed block has its rows; those above the tip say what the sam
 
 from bisect import bisect_right
 
+from supervm.contracts.application import NotExecuted
 from supervm.contracts.storage import Durability, KeyValueStore, Operation, Put
 from supervm.execution.election import elect
 from supervm.storage.ledger import Ledger
@@ -67,14 +68,18 @@ class ValidatorSets:
         return self._changes[at - 1][1]
 
     def of_epoch(self, epoch: int) -> ValidatorSet:
-        """The set of an epoch; of one that hasn't begun, the one it would have by what is executed."""
+        """The set of an epoch; of one that hasn't begun, the one it would have by what is executed.
+
+        Raises `NotExecuted` for an epoch that is too old.
+        """
         if epoch <= 1:
             return self.granted
         found = self._begun.get(epoch)
         if found is not None:
             return found[1]
         newest = max(self._begun, default=1)
-        assert epoch > newest, f"the set of epoch {epoch} is too old to be here"
+        if epoch <= newest:
+            raise NotExecuted("the validators of this epoch aren't here any more", epoch)
         return self.after(1 << 64)
 
     async def write(self, header: BlockHeader) -> None:

@@ -179,16 +179,18 @@ async def _serve(
     made: "Devnet", running: list[_Process], stop: trio.Event, seconds: float | None, as_json: bool
 ) -> str:
     """Until told to stop. Gives why it must stop by itself; empty where it was told."""
-    with trio.move_on_after(READY_S_MAX):
+    with trio.move_on_after(READY_S_MAX) as waiting:
         for each in running:
             while not stop.is_set() and not await trio.to_thread.run_sync(_is_ready, each.member.api):
                 if each.process.poll() is not None:
                     return f"{each.member.name} ended before it was ready; {_last_words(each)}"
                 await trio.sleep(POLL_S)
-        if not stop.is_set():
-            _announce(made, running, as_json)
-            return await _watch(running, stop, seconds)
-    return "" if stop.is_set() else f"not all nodes were ready within {READY_S_MAX:g} s; see {made.folder}"
+    if stop.is_set():
+        return ""
+    if waiting.cancelled_caught:
+        return f"not all nodes were ready within {READY_S_MAX:g} s; see {made.folder}"
+    _announce(made, running, as_json)
+    return await _watch(running, stop, seconds)
 
 
 async def _watch(running: list[_Process], stop: trio.Event, seconds: float | None) -> str:

@@ -35,6 +35,10 @@ VERBS = {
     "verify": ("supervm.cli.verify:verify", "Re-execute a stored chain and compare every root."),
     "snapshot": ("supervm.cli.snapshot:snapshot", "Take, list, check and restore snapshots of a chain."),
     "usage": ("supervm.cli.usage:usage", "Show what a stopped node's folder takes, by what it is for."),
+    "temperature": (
+        "supervm.cli.temperature:temperature",
+        "Say what a tiered store would move between its classes, and why.",
+    ),
     "migrate": ("supervm.cli.migrate:migrate", "Move a stopped node to another storage backend."),
     "prune": ("supervm.cli.prune:prune", "Remove old blocks and old state trees of a stopped node."),
     "audit": ("supervm.cli.audit:audit", "Check the chain of a node's audit log."),

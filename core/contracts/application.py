@@ -19,15 +19,16 @@ What every method keeps
     Errors: `ApplicationError` is a bug or misuse of the engine; bad transactions are values (`Refused`).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import attrs
 
 from supervm.contracts.roles import NodeMustStop
 from supervm.types.batch import Batch
-from supervm.types.block import Block
+from supervm.types.block import Block, BlockHeader
 from supervm.types.claims import Examined
 from supervm.types.validators import ValidatorSet
 
@@ -94,11 +95,13 @@ class Refused:
 class NodeIdentity:
     """Who this node is: its id, its ed25519 public key, and the use, never the bytes, of its private key.
 
-    `node_id = blake3("supervm/node/v1" || u8 suite || public key)`.
+    `node_id = blake3("supervm/node/v1" || u8 suite || public key)`. `founding`: where a file says, if it is
+    there, that nothing was ever said with this key (CONS-67); None where nobody knows of one.
     """
 
     node_id: bytes
     public_key: bytes
+    founding: Path | None = None
     _sign: Any = attrs.field(repr=False, eq=False)
 
     def sign(self, message: bytes) -> bytes:
@@ -400,3 +403,28 @@ class CertifyingApplication(Application, Protocol):
 
     def recall(self, executed: Sequence[ExecutedFacts]) -> None:
         """Facts of blocks below the tip, which the engine kept over a restart: later headers show them."""
+
+
+@runtime_checkable
+class Mendable(Protocol):
+    """An application whose ledger gets rows back that are damaged here and good on other nodes (STO-43).
+
+    A row is named by its key in the ledger. Its value is judged here by what the ledger knows besides, so it
+    may come from anybody.
+    """
+
+    def fetching(self) -> AbstractContextManager[None]:
+        """Other nodes are asked for what is lacking, for the length of a `with`."""
+
+    async def row(self, key: bytes, height: int) -> bytes | None:
+        """A row for another node, a state entry as it is after `height`, as far as that is known; None where
+        there is none here that is good, or it is no one's business."""
+
+    async def lacking(self) -> tuple[bytes, ...]:
+        """Wait until rows are damaged that other nodes may have; their keys."""
+
+    async def mend(self, key: bytes, value: bytes, prove: Callable[[BlockHeader, bytes], None]) -> bool:
+        """A row as another node gave it: whether it was right, and is served again.
+
+        `prove(header, certificate)` raises `InvalidInput` where that doesn't prove the block final.
+        """

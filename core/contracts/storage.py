@@ -271,6 +271,59 @@ class KeyValueStore(Reader, Protocol):
         """`failing` once the store has failed, `degraded` where the disk is full, else `ok`. No I/O."""
 
 
+@attrs.frozen(kw_only=True)
+class ClassFacts:
+    """A class of a store that has several: `rows` that lie in it, of those that may move, and their bytes."""
+
+    name: str
+    over: str
+    path: str
+    rows: int
+    bytes: int
+
+
+@attrs.frozen(kw_only=True)
+class PlannedMove:
+    """What belongs into another class, and why: `units` are parts that move as one."""
+
+    source: str
+    target: str
+    trigger: str
+    why: str
+    units: int
+    rows: int
+    bytes: int
+
+
+@attrs.frozen(kw_only=True)
+class TemperatureReport:
+    """What lies where by how it is asked for, and what would move.
+
+    Of the last time it was all looked through; `complete` is False until that has been once. `units` are
+    the parts there are, `counted` those whose accesses are, over `windows` windows. Moved rows and bytes
+    are since opening. A `dry_run` moves nothing.
+    """
+
+    classes: tuple[ClassFacts, ...]
+    moves: tuple[PlannedMove, ...]
+    thresholds: Mapping[str, float]
+    units: int
+    counted: int
+    windows: int
+    moved_rows: int
+    moved_bytes: int
+    dry_run: bool
+    complete: bool
+
+
+@runtime_checkable
+class Tempered(Protocol):
+    """A store that moves rows between classes of its own by how they are asked for (STO-90)."""
+
+    async def temperature(self, *, look: bool = False) -> TemperatureReport:
+        """What lies where and would move; with `look` everything is looked through first, at once."""
+
+
 def prefix_end(prefix: bytes) -> bytes | None:
     """The first key after all that begin with `prefix`; None where there is none (b"", or all ff)."""
     trimmed = prefix.rstrip(b"\xff")

@@ -24,7 +24,11 @@ import attrs
 import trio
 
 Handler = Callable[[bytes, bytes], Awaitable[bytes]]
-"""`await handler(peer, payload) -> reply`. Raise `Refusal` to answer with an error."""
+"""`await handler(peer, payload) -> reply`. Raise `Refusal` to answer with an error.
+
+One that never waits for anything may say so by an attribute `never_waits = True`: a transport may then call
+it where it reads the request, without a task, and an empty reply of it may come up to 100 ms late.
+"""
 
 
 class Priority(IntEnum):

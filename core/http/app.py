@@ -12,7 +12,17 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.types import ASGIApp
 
 from supervm.contracts.storage import StorageError
-from supervm.http import events, ledger, migration, network, plugins, probes, snapshots, transactions
+from supervm.http import (
+    events,
+    ledger,
+    migration,
+    network,
+    plugins,
+    probes,
+    snapshots,
+    temperature,
+    transactions,
+)
 from supervm.http.api import Api
 from supervm.http.guard import TOLD, Guard, internal_error
 from supervm.http.parameters import no_query
@@ -55,6 +65,7 @@ ROUTES: tuple[Route, ...] = (
     Route("/v1/snapshots", snapshots.snapshots, methods=["GET", "POST"]),
     Route("/v1/migration", migration.migration),
     Route("/v1/migration/{to}", migration.begin, methods=["POST"]),
+    Route("/v1/temperature", temperature.temperature),
     Route("/v1/plugins", plugins.plugins),
     Route("/v1/plugins/{id}/load", plugins.load, methods=["POST"]),
     Route("/v1/plugins/{id}/unload", plugins.unload, methods=["POST"]),

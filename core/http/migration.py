@@ -4,7 +4,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from supervm.http import parameters, views
-from supervm.http.api import api_of
+from supervm.http.api import Api, api_of
 from supervm.http.guard import operator_only
 from supervm.http.parameters import no_query
 from supervm.http.ports import Moves
@@ -15,7 +15,7 @@ from supervm.storage.errors import MoveBusy, MoveRefused
 
 async def migration(request: Request) -> Response:
     no_query(request)
-    return JsonResponse(views.migration(_of(request).facts))
+    return JsonResponse(views.migration(moves_of(api_of(request)).facts))
 
 
 async def begin(request: Request) -> Response:
@@ -26,7 +26,7 @@ async def begin(request: Request) -> Response:
     async with api_of(request).bodies.read(request) as body:
         if body:
             raise bad_request("UnexpectedBody", "body", f"{len(body)} bytes", "send none")
-    moves = _of(request)
+    moves = moves_of(api_of(request))
     try:
         moves.ask(to)
     except (MoveBusy, MoveRefused) as error:
@@ -36,8 +36,9 @@ async def begin(request: Request) -> Response:
     return JsonResponse(views.migration(moves.facts), 202)
 
 
-def _of(request: Request) -> Moves:
-    moves = api_of(request).facts.moves
+def moves_of(api: Api) -> Moves:
+    """What the node does with its store; a problem until it has one."""
+    moves = api.facts.moves
     if moves is None:
         raise Problem(
             status=503,

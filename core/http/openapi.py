@@ -353,6 +353,14 @@ PATHS: dict[str, Schema] = {
             security=[{"token": []}],
         )
     },
+    "/v1/temperature": get(
+        "node",
+        "temperature",
+        "What of the store lies in which class, and what would move and why",
+        answer("When all was last looked through", ref("Temperature")),
+        e404="The node's storage has no classes to move rows between",
+        e503="The node is starting",
+    ),
     "/v1/plugins": get(
         "node", "plugins", "What is loaded, version, health, restarts", answer("Plugins", ref("Plugins"))
     ),

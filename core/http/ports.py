@@ -19,6 +19,7 @@ from supervm.chain.views import (
     TransactionView,
 )
 from supervm.contracts.application import NodeIdentity, Refused
+from supervm.contracts.storage import Tempered
 from supervm.telemetry.metrics import Registry
 from supervm.types.handover import HandOver
 from supervm.types.state import Object, Token
@@ -106,6 +107,10 @@ class Moves(Protocol):
     @property
     def facts(self) -> MoveState:
         """The move under way, or the last one."""
+
+    @property
+    def tempered(self) -> Tempered | None:
+        """The store, where it moves rows between classes of its own."""
 
     def ask(self, to: str) -> None:
         """Begin to move to a storage component. Raises `MoveRefused`, `MoveBusy`."""

@@ -37,6 +37,10 @@ def text(description: str, **more: Any) -> Schema:
     return {"type": "string", "description": description, **more}
 
 
+def share(description: str) -> Schema:
+    return {"type": "number", "minimum": 0, "maximum": 1, "description": description}
+
+
 def count(description: str) -> Schema:
     return {"type": "integer", "minimum": 0, "description": description}
 
@@ -332,6 +336,44 @@ SCHEMAS: dict[str, Schema] = {
         rows_of=ref("U64"),
         changed=ref("U64"),
         problem=text("Why it failed; empty where it didn't"),
+    ),
+    "Temperature": closed(
+        "What of the store lies in which class, and what would move and why",
+        classes=array(ref("StorageClass")),
+        moves=array(ref("PlannedMove")),
+        thresholds=closed(
+            "By what it is decided",
+            hot_share=share("Of all units, those that are hot"),
+            warm_share=share("Of all units, those that are warm"),
+            up_windows=count("Windows above its class before a unit moves up"),
+            down_windows=count("Windows below it before it moves down"),
+            disk_use_max=share("Of the hot disk, beyond which what is cold goes at once"),
+        ),
+        units=ref("U64"),
+        counted=count("Units whose accesses are counted; the others were asked for less"),
+        windows=ref("U64"),
+        moved_rows=ref("U64"),
+        moved_bytes=ref("U64"),
+        dry_run={"type": "boolean", "description": "Nothing is moved"},
+        complete={"type": "boolean", "description": "All was looked through at least once"},
+    ),
+    "StorageClass": closed(
+        "A class of the store",
+        name=text("hot, warm or cold"),
+        over=text("Its backend"),
+        path=text("Its folder"),
+        rows=ref("U64"),
+        bytes=ref("U64"),
+    ),
+    "PlannedMove": closed(
+        "What belongs into another class",
+        source=text("The class that it lies in"),
+        target=text("The class that it belongs to"),
+        trigger=text("rank: by how it is asked for; disk: the hot disk is full", enum=["rank", "disk"]),
+        why=text("In words"),
+        units=ref("U64"),
+        rows=ref("U64"),
+        bytes=ref("U64"),
     ),
     "PluginChange": closed(
         "What was done to a plugin, and to which of its components",

@@ -13,6 +13,7 @@ from supervm.chain.views import (
 )
 from supervm.contracts.application import Refused
 from supervm.contracts.routing import NodeEntry, Service
+from supervm.contracts.storage import TemperatureReport
 from supervm.http.ports import MoveState, PluginFacts
 from supervm.http.problems import Problem
 from supervm.types.address import format_hex
@@ -218,6 +219,41 @@ def migration(found: MoveState) -> Json:
         "rows_of": str(found.rows_of),
         "changed": str(found.changed),
         "problem": found.problem,
+    }
+
+
+def temperature(found: TemperatureReport) -> Json:
+    return {
+        "classes": [
+            {
+                "name": each.name,
+                "over": each.over,
+                "path": each.path,
+                "rows": str(each.rows),
+                "bytes": str(each.bytes),
+            }
+            for each in found.classes
+        ],
+        "moves": [
+            {
+                "source": each.source,
+                "target": each.target,
+                "trigger": each.trigger,
+                "why": each.why,
+                "units": str(each.units),
+                "rows": str(each.rows),
+                "bytes": str(each.bytes),
+            }
+            for each in found.moves
+        ],
+        "thresholds": dict(found.thresholds),
+        "units": str(found.units),
+        "counted": found.counted,
+        "windows": str(found.windows),
+        "moved_rows": str(found.moved_rows),
+        "moved_bytes": str(found.moved_bytes),
+        "dry_run": found.dry_run,
+        "complete": found.complete,
     }
 
 

@@ -20,6 +20,8 @@ from supervm.types.genesis_json import FILE_BYTES_MAX, dump_genesis, load_genesi
 from supervm.types.validators import Validator, ValidatorSet
 
 IDENTITY = "identity.json"
+FOUNDING = "identity.unused"
+"""Beside a key that was made here and has said nothing yet: its log can be founded (CONS-67)."""
 GENESIS = "genesis.json"
 KEYS = "keys"
 FLAT = GenesisGas(component="flat")
@@ -72,7 +74,9 @@ def open_chain(data: Path, genesis_file: Path | None, name: str, gas: GenesisGas
         genesis = _development(data, key, gas, created)
         write_synced(kept, dump_genesis(genesis))
         created.append(f"development chain {genesis.chain_id.hex()[:16]} with one validator, this node")
-    identity = NodeIdentity(node_id=key.node_id, public_key=key.public_key, sign=key.sign)
+    identity = NodeIdentity(
+        node_id=key.node_id, public_key=key.public_key, sign=key.sign, founding=data / FOUNDING
+    )
     return OwnChain(identity=identity, genesis=genesis, created=tuple(created))
 
 
@@ -95,6 +99,8 @@ def _identity(path: Path, name: str, created: list[str]) -> KeyPair:
             )
         return key
     key = generate("ed25519")
+    # Before the key: one without the other is then a file that says nothing of anybody.
+    write_synced(path.with_name(FOUNDING), b"")
     write_key_file(path, key, None, name=name[:64])
     created.append(f"identity {key.node_id.hex()[:16]} in {path}")
     return key

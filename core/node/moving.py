@@ -10,7 +10,7 @@ import pluggy
 import trio
 
 from supervm.contracts.roles import ROLES, Role
-from supervm.contracts.storage import KeyValueStore, StorageError
+from supervm.contracts.storage import KeyValueStore, StorageError, Tempered
 from supervm.kernel.component import Clock, Component, Context
 from supervm.kernel.compose import Planned
 from supervm.kernel.errors import KernelError
@@ -60,6 +60,12 @@ class Mover:
         if self._refused is not None:
             return self._refused
         return MoveFacts() if self._store is None else self._store.facts
+
+    @property
+    def tempered(self) -> Tempered | None:
+        """The store, where it moves rows between classes of its own."""
+        source = None if self._store is None else self._store.source
+        return source if isinstance(source, Tempered) else None
 
     def ask(self, to: str) -> None:
         """Begin to move the store to the storage component `to`; `facts` tells what becomes of it.

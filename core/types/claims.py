@@ -27,7 +27,8 @@ MAKES_MAX = 64
 Account = tuple[Address, bytes]
 """An address and a token: what has a balance."""
 
-_CHAIN_BYTES = 33
+CHAIN_BYTES = 33
+"""Of the slot of a nonce: a kind and an address, before the number."""
 
 
 @attrs.frozen
@@ -51,7 +52,7 @@ class Claim:
 
     def accounts(self) -> tuple[Address, ...]:
         """Who signed it: the sender and a sponsor. Nobody for a PRIVATE transaction without a sender."""
-        return tuple(slot[1:_CHAIN_BYTES] for slot in self.slots if chain_of(slot) is not None)
+        return tuple(slot[1:CHAIN_BYTES] for slot in self.slots if chain_of(slot) is not None)
 
     def needs(self) -> tuple[bytes, ...]:
         """The slots just before its own: whatever uses them up must come first."""
@@ -96,7 +97,7 @@ def chain_of(slot: bytes) -> tuple[bytes, int] | None:
     """The chain (kind and address) and the nonce of a nonce's slot; None for objects and key images."""
     if slot[:1] not in (NONCE_LOCK, SPONSOR_NONCE_LOCK):
         return None
-    return slot[:_CHAIN_BYTES], int.from_bytes(slot[_CHAIN_BYTES:], "little")
+    return slot[:CHAIN_BYTES], int.from_bytes(slot[CHAIN_BYTES:], "little")
 
 
 def chains_of(address: Address) -> tuple[bytes, bytes]:
@@ -111,8 +112,8 @@ def chain_slot(chain: bytes, nonce: int) -> bytes:
 def slot_before(slot: bytes) -> bytes | None:
     """The slot of the nonce or version before; for version 1 that of the creation. None where none is."""
     if slot[:1] in (NONCE_LOCK, SPONSOR_NONCE_LOCK, OBJECT_LOCK):
-        number = int.from_bytes(slot[_CHAIN_BYTES:], "little")
-        return chain_slot(slot[:_CHAIN_BYTES], number - 1) if number else None
+        number = int.from_bytes(slot[CHAIN_BYTES:], "little")
+        return chain_slot(slot[:CHAIN_BYTES], number - 1) if number else None
     return None
 
 

@@ -13,5 +13,6 @@ def supervm_components() -> Iterator[Component]:
     from supervm.plugins.storage.postgres import postgres
     from supervm.plugins.storage.rocksdb import rocksdb
     from supervm.plugins.storage.sqlite import sqlite
+    from supervm.plugins.storage.tiered import tiered
 
-    yield from (memory, sqlite, rocksdb, lmdb, cached, postgres)
+    yield from (memory, sqlite, rocksdb, lmdb, cached, postgres, tiered)

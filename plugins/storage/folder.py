@@ -26,6 +26,7 @@ from supervm.contracts.storage import (
     StoreLocked,
     StoreTooNew,
 )
+from supervm.storage.folder import sync_path
 
 MARKER = "store.json"
 LOCK = "store.lock"
@@ -131,15 +132,6 @@ def write_marker(path: Path, backend: str) -> None:
 def _checksum(facts: Mapping[str, object]) -> str:
     """Of the marker's other fields: 8 bytes of blake3, in hex."""
     return blake3(json.dumps(facts, sort_keys=True).encode()).digest(8).hex()
-
-
-def sync_path(path: Path) -> None:
-    """fsync a file or folder."""
-    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from sortedcontainers import SortedDict
 from supervm.api import Component, Context, Health, Role
 from supervm.contracts.storage import (
     FORMAT,
+    KEY_BYTES_MAX,
     SNAPSHOT_AGE_S_MAX,
     DeleteRange,
     DiskFull,
@@ -398,8 +399,11 @@ def _parse_rows(data: bytes, path: Path) -> Iterator[Row]:
     if end < at or blake3.blake3(data[:end]).digest() != data[end:]:
         raise StoreCorrupt("the checkpoint's checksum is wrong", path, "Take another checkpoint.")
     while at < end:
-        key_bytes, value_bytes = struct.unpack_from("<II", data, at)
+        sizes = data[at : min(at + 8, end)]
+        key_bytes, value_bytes = struct.unpack("<II", sizes) if len(sizes) == 8 else (0, 0)
         at += 8
+        if not 1 <= key_bytes <= KEY_BYTES_MAX or at + key_bytes + value_bytes > end:
+            raise StoreCorrupt("the checkpoint holds what is no row", path, "Take another checkpoint.")
         yield data[at : at + key_bytes], data[at + key_bytes : at + key_bytes + value_bytes]
         at += key_bytes + value_bytes
 

@@ -64,6 +64,20 @@ class Registry:
 
     # -- what peers ask for
 
+    def answer_now(self, peer: bytes, method: int, payload: bytes) -> bytes | Refusal | None:
+        """The reply of a handler that is marked as one that never waits; None where it isn't."""
+        handler = self._handlers.get(method)
+        if handler is None or not getattr(handler, "never_waits", False):
+            return None
+        work = self.answer(peer, method, payload)
+        try:
+            work.send(None)
+        except StopIteration as ended:
+            reply: bytes | Refusal = ended.value
+            return reply
+        work.close()
+        raise AssertionError(f"the handler of method {method:#06x} waits")
+
     async def answer(self, peer: bytes, method: int, payload: bytes) -> bytes | Refusal:
         """The reply to a request. Never raises what its handler raised."""
         handler = self._handlers.get(method)

@@ -125,5 +125,5 @@ def test_objects_that_do_not_divide_are_refused() -> None:
 def test_the_verbs_print_one_json_object(verb: list[str]) -> None:
     small = [] if verb[0] == "owned" else ["--block", "10", "--blocks", "1"]
     command = [sys.executable, "-m", "supervm", "bench", *verb, *small, "--no-peers", "--json"]
-    done = subprocess.run(command, capture_output=True, check=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, check=True, timeout=240)
     assert json.loads(done.stdout)["oracle"] == "ok"

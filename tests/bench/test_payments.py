@@ -248,7 +248,7 @@ def test_the_workloads_have_the_sizes_that_their_names_say() -> None:
 
 def test_the_verb_prints_one_json_object_with_machine_and_tier() -> None:
     command = [sys.executable, "-m", "supervm", "bench", "transfers-5", "--block", "40", "--blocks", "1"]
-    done = subprocess.run([*command, "--no-peers", "--json"], capture_output=True, check=True, timeout=60)
+    done = subprocess.run([*command, "--no-peers", "--json"], capture_output=True, check=True, timeout=240)
     found = json.loads(done.stdout)
     assert (found["name"], found["oracle"]) == ("transfers-5", "ok")
     assert found["machine"]["tier"]
@@ -258,6 +258,6 @@ def test_the_verb_prints_one_json_object_with_machine_and_tier() -> None:
 
 def test_the_verb_refuses_what_cannot_be_with_the_mend() -> None:
     command = [sys.executable, "-m", "supervm", "bench", "hot-5-blocks", "--accounts", "3"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 2
     assert "at least 7 are needed" in done.stderr

@@ -72,7 +72,7 @@ async def test_a_page_that_is_lost_or_left_is_found(monkeypatch: pytest.MonkeyPa
 
     for where, name, wrong, words in (
         (Sweeper, "_clear_pages", leave, "pages left"),
-        (pruning, "would_remove", lose, "StoreCorrupt"),
+        (pruning, "would_remove", lose, "RowDamaged"),
     ):
         with monkeypatch.context() as patch:
             patch.setattr(where, name, wrong)

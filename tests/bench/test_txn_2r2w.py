@@ -127,12 +127,12 @@ def test_what_cannot_be_measured_is_said() -> None:
 def test_the_verb_prints_one_json_object_and_refuses_what_cannot_be() -> None:
     command = [sys.executable, "-m", "supervm", "bench", "txn-2r2w", "--accounts", "30"]
     more = ["--transactions", "40", "--no-peers"]
-    done = subprocess.run([*command, *more, "--json"], capture_output=True, check=True, timeout=60)
+    done = subprocess.run([*command, *more, "--json"], capture_output=True, check=True, timeout=240)
     found = json.loads(done.stdout)
     assert (found["name"], found["oracle"]) == ("txn-2r2w", "ok")
     assert found["parameters"]["transactions_a_turn"] == 40
     done = subprocess.run(
-        [*command, *more, "--growth", "4"], capture_output=True, check=False, text=True, timeout=60
+        [*command, *more, "--growth", "4"], capture_output=True, check=False, text=True, timeout=240
     )
     assert done.returncode == 2
     assert "give a larger size" in done.stderr

@@ -150,7 +150,7 @@ async def test_a_caller_that_goes_away_leaves_the_workers_to_the_others(
 
     def held(*given: Any) -> object:
         entered.set()
-        assert leave.wait(30)
+        assert leave.wait(120)
         return real(*given)
 
     monkeypatch.setattr(verifying, "examine", held)

@@ -25,7 +25,7 @@ from supervm.types.state import NATIVE_TOKEN
 from supervm.types.transaction import build
 
 NOBODY = "0x" + "0b" * 32
-READY_S = 30.0
+READY_S = 120.0
 
 Verb = Callable[..., Any]
 
@@ -46,7 +46,7 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]
         yield f"http://{listen}", data
     finally:
         process.send_signal(signal.SIGTERM)
-        assert process.wait(60) == 0
+        assert process.wait(120) == 0
 
 
 @pytest.fixture

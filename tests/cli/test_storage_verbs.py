@@ -225,7 +225,7 @@ def test_a_node_that_forgets_that_it_was_asked_for_a_snapshot_is_not_waited_for(
     monkeypatch.setattr("supervm.cli.snapshots.LOOK_S", 0.0)
 
     async def asked() -> None:
-        with trio.fail_after(60):
+        with trio.fail_after(120):
             await create_at("http://node")
 
     with pytest.raises(Failure, match="takes no snapshot any more"):
@@ -330,7 +330,7 @@ def test_a_node_killed_while_it_moves_its_store_comes_back_with_what_it_acknowle
             wallet = Wallet.at(node, dev_key(folder))
             before = node.balance(b"\x46" * 32)
             headers = {"authorization": f"Bearer {TOKEN}"}
-            begun = httpx.post(f"{node.url}/v1/migration/lmdb", headers=headers, timeout=30)
+            begun = httpx.post(f"{node.url}/v1/migration/lmdb", headers=headers, timeout=120)
             assert begun.status_code in (202, 409), begun.text
             for _ in range(seed + 1):
                 node.commit(wallet.pay((b"\x46" * 32, 1)))

@@ -69,6 +69,7 @@ class Network:
     name: str
     config: BftConfig = BftConfig()
     transports: Sequence[Any] = ()
+    founded: bool = False
     nodes: dict[int, Running] = attrs.Factory(dict)
     nonces: dict[int, int] = attrs.Factory(dict)
     clock: TrioClock = attrs.Factory(TrioClock)
@@ -87,7 +88,10 @@ class Network:
 
     async def _run(self, number: int, *, task_status: trio.TaskStatus[Running]) -> None:
         pair = self.validators[number]
-        identity = NodeIdentity(node_id=pair.node_id, public_key=pair.public_key, sign=pair.sign)
+        founding = self.folder / f"unused-{number}" if self.founded else None
+        identity = NodeIdentity(
+            node_id=pair.node_id, public_key=pair.public_key, sign=pair.sign, founding=founding
+        )
         folder = self.folder / f"node-{number}"
         gone = trio.Event()
         try:
@@ -192,9 +196,11 @@ async def network(
     transports: Sequence[Any] = (),
     begin: bool = True,
     epoch_blocks: int = 3_600,
+    founded: bool = False,
 ) -> AsyncIterator[Network]:
     """A network whose validators, unless `begin` is False, are open; closed at the end. Nodes that are no
-    validators have the numbers after theirs."""
+    validators have the numbers after theirs. `founded`: a file beside each key says that it was never used.
+    """
     keys = tuple(sorted((key(900 + each) for each in range(validators)), key=lambda each: each.node_id))
     others = tuple(key(800 + each) for each in range(followers))
     funded = tuple(key(1 + each) for each in range(users))
@@ -227,7 +233,11 @@ async def network(
                 name=str(folder),
                 config=config or BftConfig(),
                 transports=transports,
+                founded=founded,
             )
+            if founded:
+                for number in range(validators + followers):
+                    (folder / f"unused-{number}").touch()
             if begin:
                 for number in range(validators):
                     await made.start(number)

@@ -10,9 +10,11 @@ from supervm.plugins.consensus.bft.fetching import (
     Get,
     Got,
     GotBlock,
+    GotRow,
     OldestHeld,
     WantBlocks,
     WantDigest,
+    WantRow,
     WantViews,
     What,
 )
@@ -142,6 +144,7 @@ wants = st.one_of(
     st.builds(WantDigest, st.sampled_from(What), b32),
     wanted_views(),
     st.builds(WantBlocks, u64, st.integers(1, 256)),
+    st.builds(WantRow, st.binary(min_size=9, max_size=128), u64),
 )
 items = st.one_of(
     batches(),
@@ -152,6 +155,7 @@ items = st.one_of(
     st.builds(GotBlock, plain_blocks, st.none() | certificates(VoteKind.FINALIZE)),
     st.builds(Absent, wants),
     st.builds(OldestHeld, u64),
+    st.builds(GotRow, st.binary(min_size=9, max_size=128), st.binary(max_size=64)),
 )
 messages = st.one_of(
     batches(),

@@ -341,8 +341,8 @@ def test_two_certificates_on_a_slot_stop_the_node() -> None:
 
 def test_certificates_go_to_each_of_two_leaders_once_until_a_final_block_holds_them() -> None:
     desk = Desk()
-    first = desk.certify([claim(ALICE, 0)])
-    second = desk.certify([claim(ALICE, 1)], after=[first.header.digest()])
+    first = desk.certify([claim(ALICE, 0)], builder=3)
+    second = desk.certify([claim(ALICE, 1)], after=[first.header.digest()], builder=3)
 
     def told(outputs: Sequence[object]) -> list[tuple[tuple[bytes, ...], object]]:
         return [(each.to, each.message) for each in outputs if isinstance(each, Send)]  # type: ignore[misc]
@@ -353,6 +353,8 @@ def test_certificates_go_to_each_of_two_leaders_once_until_a_final_block_holds_t
     desk.step(BlockFinal(1, (first.header.digest(),)))
     assert told(desk.step(Leaders(1, 3, (IDS[1], IDS[2])))) == [((IDS[1],), second)]
     assert desk.voter.duties() == [second]
+    # Their builder made them.
+    assert told(desk.step(Leaders(1, 4, (IDS[3],)))) == []
 
 
 def test_what_is_held_is_given_to_who_asks_and_what_is_not_is_absent() -> None:

@@ -225,6 +225,29 @@ async def test_what_is_for_a_peer_that_is_away_is_lost_and_later_messages_reach_
         assert wire.sent == [(PEER, METHODS[Stream.VOTES], [b"heard"])]
 
 
+async def test_what_is_late_travels_with_the_next_message_or_alone_after_a_while(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with component_context(tmp_path) as ctx:
+        wire = Wire()
+        wire.let.set()
+        post = Post(ctx, (PEER,))
+        post.transports = (wire,)  # type: ignore[assignment]
+        ctx.nursery.start_soon(post.run)
+        votes = METHODS[Stream.VOTES]
+        post.put(PEER, Stream.VOTES, b"late", late=True)
+        await trio.sleep(posting.LATE_S / 2)
+        assert wire.sent == []
+        post.put(PEER, Stream.VOTES, b"now")
+        await trio.sleep(posting.LATE_S / 4)
+        assert wire.sent == [(PEER, votes, [b"late", b"now"])]
+        post.put(PEER, Stream.VOTES, b"alone", late=True)
+        await trio.sleep(posting.LATE_S / 2)
+        assert len(wire.sent) == 1
+        await trio.sleep(posting.LATE_S)
+        assert wire.sent[1:] == [(PEER, votes, [b"alone"])]
+
+
 VOTE = encode(ViewVote(VoteKind.NULLIFY, 1, 1, bytes(32), 0, b"s" * 64))
 
 

@@ -76,9 +76,9 @@ def overheard(net: Network, number: int) -> Iterator[Overheard]:
     hands = net.nodes[number].engine._validator._core._hands  # type: ignore[union-attr]
     original, heard = hands.post, Overheard()
 
-    def post(peer: bytes, stream: Stream, frame: bytes) -> None:
+    def post(peer: bytes, stream: Stream, frame: bytes, *more: bool) -> None:
         heard.parcels.append((stream, pack([frame])))
-        original(peer, stream, frame)
+        original(peer, stream, frame, *more)
 
     hands.post = post
     yield heard

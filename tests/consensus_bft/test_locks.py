@@ -1,5 +1,6 @@
 """Locks: what may be certified together, and what becomes of it (CONS-10..17)."""
 
+import random
 from collections.abc import Iterable
 
 import pytest
@@ -354,3 +355,54 @@ def _take_senders(held: LockTable, claims: Iterable[Claim]) -> None:
         if slot.held is None:
             slot.held = each.transaction
             held._stand(each)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_claim_that_is_locked_at_the_first_look_would_be_by_the_long_one(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chance = random.Random(seed)
+    people = [bytes([number]) * 32 for number in range(4)]
+
+    def some_claim() -> Claim:
+        who, payer = chance.choice(people), chance.choice(people)
+        slots = [chain_slot(NONCE_LOCK + who, chance.choice((0, 0, 0, 1, 2)))]
+        if payer != who and chance.random() < 0.5:
+            slots.append(chain_slot(SPONSOR_NONCE_LOCK + payer, chance.choice((0, 0, 1))))
+        debited = payer if len(slots) > 1 or chance.random() < 0.2 else who
+        spends = tuple(
+            ((each, TOKEN), chance.randrange(1, 60))
+            for each in sorted({who, debited})
+            if chance.random() < 0.8
+        )
+        name = chance.randbytes(32)
+        return Claim(name, tuple(slots), spends, price=chance.randrange(4))
+
+    def judged(quick: bool) -> list[object]:
+        nonlocal chance
+        chance = random.Random(seed)
+        table = LockTable(LockBounds(young_max=12, total_max=40), 2)
+        said: list[object] = []
+        for turn in range(30):
+            facts = Facts(
+                1,
+                {NONCE_LOCK + each: chance.choice((0, 0, 1)) for each in people},
+                {(each, TOKEN): chance.randrange(90) for each in people},
+            )
+            claims = [some_claim() for _ in range(5)]
+            with monkeypatch.context() as patch:
+                if not quick:
+                    patch.setattr(locks._Judging, "lock_first", lambda self, claim: False)
+                found = table.judge(claims, facts, frozenset(), people[turn % 2], float(turn), {0: "Busy"})
+            said.append((dict(found.locked), dict(found.refused), found.conflicts))
+            table.take(found.locked.values(), people[turn % 2], float(turn))
+            if turn > 20:
+                table.equivocated(found.equivocators)
+            if turn % 2:
+                used = [
+                    chain_slot(kind + each, 9) for kind in (NONCE_LOCK, SPONSOR_NONCE_LOCK) for each in people
+                ]
+                table.executed(used, ())
+        return said
+
+    assert judged(quick=True) == judged(quick=False)

@@ -343,7 +343,7 @@ def test_a_forked_child_verifies_and_draws_other_nonces_than_its_parent() -> Non
         "assert NATIVE.verify(NATIVE.public_key(SECRET), b'm', other)\n"
     )
     root = Path(__file__).parents[2]
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=root, timeout=60)
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=root, timeout=240)
 
 
 @needs_library
@@ -362,7 +362,7 @@ def test_a_process_that_ends_while_threads_verify_ends_well() -> None:
     )
     root = Path(__file__).parents[2]
     for _ in range(3):
-        subprocess.run([sys.executable, "-c", code], check=True, cwd=root, timeout=60)
+        subprocess.run([sys.executable, "-c", code], check=True, cwd=root, timeout=240)
 
 
 def test_macos_never_opens_the_library_that_ends_the_process_nor_windows_one_of_the_current_folder(

@@ -93,7 +93,7 @@ def test_sanitizers_find_nothing_and_the_verdicts_are_the_twins(
         ],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=240,
         check=False,
     )
     if built.returncode and any(word in built.stderr for word in ("fsanitize", "libasan", "libtsan")):
@@ -107,7 +107,7 @@ def test_sanitizers_find_nothing_and_the_verdicts_are_the_twins(
         )
     )
     done = subprocess.run(
-        [str(program), str(tmp_path / "batches")], capture_output=True, text=True, timeout=120, check=False
+        [str(program), str(tmp_path / "batches")], capture_output=True, text=True, timeout=240, check=False
     )
     if "unexpected memory mapping" in done.stderr:
         pytest.skip("the thread sanitizer can't run on this kernel's address layout")
@@ -125,7 +125,7 @@ def test_the_driver_compiles_without_a_warning(tmp_path: Path) -> None:
         [str(needs.COMPILER), "-std=c11", "-O2", *warnings, "-c", source, "-o", str(tmp_path / "out.o")],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
         check=False,
     )
     assert done.returncode == 0, done.stderr

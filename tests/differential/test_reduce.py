@@ -119,7 +119,7 @@ def test_the_program_says_what_it_compared(tmp_path: Path) -> None:
     )
     done = subprocess.run(
         [sys.executable, "-m", "tests.differential.compare", "--blocks", "12", "--seed", "900"],
-        capture_output=True, text=True, timeout=120, check=True, cwd=ROOT,
+        capture_output=True, text=True, timeout=240, check=True, cwd=ROOT,
     )  # fmt: skip
     assert done.stdout.startswith("12 blocks from seed 900 to 900, 12 a seed\n")
     assert "12 blocks by the specification and by C in 11 ways: all equal" in done.stdout

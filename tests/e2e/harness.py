@@ -30,7 +30,7 @@ from supervm.types.validators import Validator, ValidatorSet
 
 T = TypeVar("T")
 
-DEADLINE_S = 60.0
+DEADLINE_S = 120.0
 POLL_S = 0.01
 ANY_PORT = "127.0.0.1:0"
 COINS = 10**9

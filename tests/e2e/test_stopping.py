@@ -66,7 +66,7 @@ def test_a_second_signal_ends_it_at_once_with_1(tmp_path: Path) -> None:
         until(lambda: "draining_slowly" in node.err.read_text(), "it drains")
         assert node.process.poll() is None
         node.signal(signal.SIGINT)
-        assert node.wait(20) == 1, node.said()
+        assert node.wait() == 1, node.said()
         no_traceback(node.said())
         assert "stopped at once" in node.err.read_text()
     verifies(tmp_path / "data")

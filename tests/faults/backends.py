@@ -95,7 +95,7 @@ def process(part: str, backend: str, folder: Path, **environ: str) -> subprocess
         env={**os.environ, "PYTHONPATH": path, **environ},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=240,
     )
 
 

@@ -70,7 +70,7 @@ def serve(tmp_path: Path) -> Serve:
                 base = f"http://{surface.address}"
                 hooks = {"response": [check_answer]}
                 async with httpx.AsyncClient(
-                    base_url=base, trust_env=False, timeout=20, event_hooks=hooks
+                    base_url=base, trust_env=False, timeout=120, event_hooks=hooks
                 ) as client:
                     yield Served(surface, client, ledger, known, log)
 

@@ -7,6 +7,7 @@ don't decode. `commit` puts what is pending into a block.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import attrs
 import trio
 
 from supervm.chain.events import BLOCK, EventLog
@@ -20,10 +21,11 @@ from supervm.chain.views import (
     TransactionView,
 )
 from supervm.contracts.application import NodeIdentity, Refused
-from supervm.contracts.storage import DiskFull
+from supervm.contracts.storage import ClassFacts, DiskFull, PlannedMove, TemperatureReport
 from supervm.http.ports import ComponentFacts, PluginFacts
 from supervm.storage.errors import MoveBusy, MoveRefused, SnapshotBusy
 from supervm.storage.moving import MoveFacts, Phase
+from supervm.storage.temperature import Thresholds
 from supervm.telemetry.metrics import Registry
 from supervm.types.block import BlockHeader
 from supervm.types.digests import TRANSACTION, digest
@@ -63,11 +65,44 @@ def digest_of(data: bytes) -> bytes:
     return digest(TRANSACTION, data)
 
 
+class TemperedDouble:
+    """Fulfils `supervm.contracts.storage.Tempered`: one thing would sink."""
+
+    async def temperature(self, *, look: bool = False) -> TemperatureReport:
+        await trio.lowlevel.checkpoint()
+        return TemperatureReport(
+            classes=(
+                ClassFacts(name="hot", over="rocksdb", path="/nvme/hot", rows=5, bytes=2**40),
+                ClassFacts(name="cold", over="sqlite", path="/hdd/cold", rows=0, bytes=0),
+            ),
+            moves=(
+                PlannedMove(
+                    source="hot",
+                    target="cold",
+                    trigger="rank",
+                    why="ranked below hot for 6 windows",
+                    units=2,
+                    rows=4,
+                    bytes=2**39,
+                ),
+            ),
+            thresholds=attrs.asdict(Thresholds()),
+            units=3,
+            counted=3,
+            windows=7,
+            moved_rows=0,
+            moved_bytes=0,
+            dry_run=True,
+            complete=True,
+        )
+
+
 class MovesDouble:
     """Fulfils `supervm.http.ports.Moves`: moves to rocksdb, once."""
 
     def __init__(self) -> None:
         self.facts = MoveFacts()
+        self.tempered: TemperedDouble | None = TemperedDouble()
 
     def ask(self, to: str) -> None:
         if to != "rocksdb":

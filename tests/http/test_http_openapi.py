@@ -132,7 +132,7 @@ def follow(base: str, strategy: Any, checks: list[Any]) -> None:
     @hypothesis.given(case=strategy)
     def call(case: Any) -> None:
         headers = {"authorization": f"Bearer {TOKEN}"}
-        case.call_and_validate(base_url=base, checks=checks, timeout=20, headers=headers)
+        case.call_and_validate(base_url=base, checks=checks, timeout=120, headers=headers)
 
     try:
         call()

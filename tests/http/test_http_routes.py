@@ -1,6 +1,7 @@
 """What each route answers when all is well. Every answer is also held against the OpenAPI document."""
 
 import json
+from typing import Any
 
 import pytest
 import trio
@@ -185,6 +186,24 @@ async def test_pages_of_blocks_lead_from_genesis_to_the_tip(served: Served) -> N
         "blocks": [],
         "next": None,
     }
+
+
+async def test_a_page_of_blocks_ends_where_one_can_not_be_had(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(4):
+        served.ledger.commit()
+    whole, held = served.ledger.block, {2}
+
+    async def block(reference: int | bytes) -> Any:
+        return None if reference in held else await whole(reference)
+
+    monkeypatch.setattr(served.ledger, "block", block)
+    page = (await served.client.get("/v1/blocks", params={"from": "1"})).json()
+    assert ([each["header"]["height"] for each in page["blocks"]], page["next"]) == (["1"], "2")
+    held.clear()
+    page = (await served.client.get("/v1/blocks", params={"from": page["next"]})).json()
+    assert [each["header"]["height"] for each in page["blocks"]] == ["2", "3", "4"]
 
 
 @pytest.mark.parametrize(

@@ -243,7 +243,7 @@ class Leaving:
         self.lock.__exit__(*error)
         self.store._lock = self.lock
         self.left.set()
-        assert self.go_on.wait(30)
+        assert self.go_on.wait(120)
 
 
 @EVERY

@@ -4,6 +4,7 @@
  *     life FILE ways      prints for each case what came of it, if that is the same in every way
  *     life FILE memory    lets each request for memory fail in turn, and then all after it
  *     life FILE order     calls what may not be called yet, or any more
+ *     life FILE chain     has one engine do all cases, each the block after the one before, and prints what came of each
  *
  * FILE holds cases, one after the other. Linked so that requests for memory come here first. */
 #include <pthread.h>
@@ -247,11 +248,45 @@ static void out_of_order(const svm_case *of) {
     svm_pool_free(NULL);
 }
 
+/* One engine from block to block: what a commit leaves is read by the blocks after it, when the memory of the block
+ * that wrote it is given back. */
+static void one_engine(const uint8_t *bytes, size_t size) {
+    enum { CASES_MAX = 256 };
+    static svm_ended ended[CASES_MAX];
+    for (int way = 0; way < WAYS_COUNT; way++) {
+        svm_pool *pool = svm_pool_new(WAYS[way].threads);
+        svm_engine *engine = svm_engine_new(0, 0, SEED, pool);
+        EXPECT(engine != NULL);
+        size_t at = 0;
+        for (int number = 0; at < size; number++) {
+            svm_case one;
+            svm_ended again;
+            const size_t used = svm_case_read(bytes + at, size - at, &one);
+            EXPECT(used != 0 && number < CASES_MAX);
+            svm_case_run(&one, engine, WAYS[way].mode, 1, &again);
+            if (way == 0) {
+                ended[number] = again;
+                svm_ended_print(&again);
+                printf("\n");
+            }
+            EXPECT(svm_ended_same(&ended[number], &again));
+            svm_case_free(&one);
+            at += used;
+        }
+        svm_engine_free(engine);
+        svm_pool_free(pool);
+    }
+}
+
 int main(int argc, char **argv) {
     size_t size = 0;
     uint8_t *bytes = argc == 3 ? svm_case_file(argv[1], &size) : NULL;
     if (bytes == NULL) {
         return 2;
+    }
+    if (strcmp(argv[2], "chain") == 0) {
+        one_engine(bytes, size);
+        size = 0;
     }
     for (size_t at = 0; at < size;) {
         svm_case one;

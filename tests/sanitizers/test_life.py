@@ -6,16 +6,26 @@ Programs in C stand alone, so that the address sanitizer also sees what is never
 import subprocess
 from pathlib import Path
 
+import attrs
 import pytest
 
-from supervm.execution import execute_block
-from supervm.types.operations import ObjectMutate
+from supervm.execution import BlockInput, execute_block
+from supervm.types.operations import ObjectMutate, ObjectTransfer
 from supervm.types.state import Account, Object, OwnerKind, account_key, object_key
-from supervm.types.transaction import Access, Input
+from supervm.types.transaction import Access, Input, Lane
 from tests.differential.generate import world
 from tests.differential.making import FUNDS, Maker
 from tests.differential.profiles import ORDINARY
-from tests.sanitizers.building import ADDRESS, THREAD, CannotBuild, Variant, build_program, yielding
+from tests.sanitizers.building import (
+    ADDRESS,
+    THREAD,
+    CannotBuild,
+    Variant,
+    build_program,
+    planted,
+    sources,
+    yielding,
+)
 from tests.sanitizers.cases import expected, pack_case
 
 HERE = Path(__file__).parent
@@ -68,8 +78,50 @@ def half_there() -> bytes:
     return pack_case(of.block_of([maker.signed(body)]), of.gas, of.state)
 
 
+def chained(path: Path) -> list[str]:
+    """Writes blocks that follow each other: an object is given other data of the same size, then changes
+    hands, again and again; then ordinary ones. Gives what is to be printed of them."""
+    of = world(1)
+    people, object_id = of.people[:2], b"\x01" * 32
+    for person in people:
+        of.state[account_key(person)] = Account(0, 0, FUNDS).encode()
+    of.state[object_key(object_id)] = Object(1, OwnerKind.OWNED, people[0], 0, False, bytes(40)).encode()
+    packed, lines = [], []
+
+    def add(block: BlockInput) -> None:
+        result = execute_block(of.state, block, of.gas)
+        packed.append(pack_case(block, of.gas, of.state))
+        lines.append(expected(result))
+        of.follow(block, result.changes)
+
+    for turn in range(6):
+        owner, other = people[turn // 2 % 2], people[1 - turn // 2 % 2]
+        held = Object.decode(of.state[object_key(object_id)])
+        assert held.owner == owner, "the one before was done"
+        access = Access.TRANSFER if turn % 2 else Access.WRITE
+        change = (
+            ObjectTransfer(object_id, other) if turn % 2 else ObjectMutate(object_id, bytes([turn + 1]) * 40)
+        )
+        maker = Maker(of.chance, of.state, of.people, of.limits, ORDINARY[0])
+        body = maker.body(owner, (Input(object_id, held.version, access),), [change])
+        body = attrs.evolve(body, gas_limit=10**6, max_price=10**6, expiry_epoch=0, lane=Lane.AUTO, relays=())
+        add(of.block_of([maker.signed(body)]))
+    for _ in range(24):
+        add(of.block())
+    path.write_bytes(b"".join(packed))
+    return lines
+
+
 def run(program: Path, path: Path, what: str) -> list[str]:
-    done = subprocess.run(
+    done = start(program, path, what)
+    if "unexpected memory mapping" in done.stderr:
+        pytest.skip("the thread sanitizer can't run on this kernel's address layout")
+    assert done.returncode == 0, done.stderr[-8_000:]
+    return done.stdout.splitlines()
+
+
+def start(program: Path, path: Path, what: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
         [str(program), str(path), what],
         capture_output=True,
         text=True,
@@ -77,10 +129,6 @@ def run(program: Path, path: Path, what: str) -> list[str]:
         check=False,
         env={"ASAN_OPTIONS": "detect_leaks=1", "UBSAN_OPTIONS": "print_stacktrace=1"},
     )
-    if "unexpected memory mapping" in done.stderr:
-        pytest.skip("the thread sanitizer can't run on this kernel's address layout")
-    assert done.returncode == 0, done.stderr[-8_000:]
-    return done.stdout.splitlines()
 
 
 @pytest.mark.parametrize("variant", [ADDRESS, THREAD], ids=lambda variant: variant.name)
@@ -90,6 +138,27 @@ def test_a_sanitizer_finds_nothing_in_any_way_of_executing(
     lines = some_blocks(tmp_path / "cases", range(12), 80)
     assert len(lines) > 40
     assert run(programs[variant.name], tmp_path / "cases", "ways") == lines
+
+
+@pytest.mark.parametrize("variant", [ADDRESS, THREAD], ids=lambda variant: variant.name)
+def test_what_a_block_committed_is_whole_when_its_memory_is_given_back(
+    variant: Variant, programs: dict[str, Path], tmp_path: Path
+) -> None:
+    lines = chained(tmp_path / "cases")
+    assert run(programs[variant.name], tmp_path / "cases", "chain") == lines
+
+
+def test_an_object_rewritten_in_place_that_still_points_into_its_block_is_found(tmp_path: Path) -> None:
+    """A fault that no comparison sees, since what was given back mostly stays as it was."""
+    right = "    *to = *from;\n    to->data = data;\n    return true;\n"
+    text = planted(sources()["svm_engine.c"], right, right.replace("    to->data = data;\n", ""))
+    try:
+        program = build_program(ADDRESS, tmp_path / "planted", OWN, *WRAPPED, changed={"svm_engine.c": text})
+    except CannotBuild as error:
+        pytest.skip(str(error))
+    chained(tmp_path / "cases")
+    done = start(program, tmp_path / "cases", "chain")
+    assert done.returncode != 0 and "heap-use-after-free" in done.stderr
 
 
 def test_memory_that_ends_anywhere_is_told_and_nothing_is_lost(

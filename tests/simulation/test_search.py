@@ -11,7 +11,7 @@ from supervm.plugins.consensus.simulation.world import Outcome
 
 
 def outcome(oracle: str) -> Outcome:
-    return Outcome(oracle, "because", "00" * 32, 3, 10, 0.5)
+    return Outcome(oracle, "because", "00" * 32, 3, 10, 0.5, 1)
 
 
 def fails_by_a_cut(plan: Plan, out: object = None) -> Outcome:

@@ -153,6 +153,19 @@ def test_a_store_set_aside_leaves_room_for_any_other_and_can_be_put_back(tmp_pat
         assert not folder.created
 
 
+def test_stores_set_aside_within_one_second_are_all_kept(tmp_path):
+    path = tmp_path / "node"
+    kept = []
+    for number in range(3):
+        with open_folder(path, "sqlite"):
+            (path / STORE_NAME / "sqlite").mkdir(parents=True)
+            (path / STORE_NAME / "sqlite" / "kv").write_bytes(b"%d" % number)
+        kept.append(set_aside(path, "sqlite", 17))
+    assert [each.name for each in kept] == [f"sqlite.replaced-{17 + number}" for number in range(3)]
+    assert [(each / "kv").read_bytes() for each in kept] == [b"0", b"1", b"2"]
+    assert all(each.with_name(each.name + ".toml").exists() for each in kept)
+
+
 def test_nothing_is_set_aside_of_a_folder_without_a_store_or_one_that_is_held(tmp_path):
     path = tmp_path / "node"
     assert set_aside(path, "sqlite", 17) is None

@@ -12,7 +12,7 @@ from supervm.contracts.storage import Delete, DiskFull, Durability, Put, StoreCo
 from supervm.kernel.context import SystemClock
 from supervm.storage.errors import Pruned
 from supervm.storage.ledger import Ledger
-from supervm.storage.pace import Calm, Pace, PieceSize
+from supervm.storage.pace import OWED_S_MAX, REST_S_MAX, Calm, Pace, PieceSize
 from supervm.storage.pruning import KEPT_MIN, Keep, Removed, Sweeper, horizon_for, would_remove
 from supervm.storage.spaces import (
     BODIES,
@@ -403,6 +403,21 @@ async def test_a_pace_takes_its_share_of_the_time_and_no_more():
     assert pace.busy_s == pytest.approx(0.04)
     assert watch.now_s == pytest.approx(0.16)
     assert watch.slept == pytest.approx([0.03] * 4)
+
+
+async def test_what_a_slow_piece_cost_is_rested_for_in_full_and_never_for_ever():
+    watch = Watch()
+    pace = Pace(watch, 0.5)
+    with pace.working():
+        watch.now_s += 12.0
+    for _ in range(4):
+        await pace.rest()
+    assert watch.slept == pytest.approx([5.0, 5.0, 2.0, 0.0])
+    with pace.working():
+        watch.now_s += 100_000.0
+    for _ in range(200):
+        await pace.rest()
+    assert sum(watch.slept) == pytest.approx(12.0 + REST_S_MAX + OWED_S_MAX)
 
 
 def test_pieces_grow_while_they_are_quick_and_shrink_when_they_are_not():

@@ -3,7 +3,7 @@
 import random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from supervm.storage.heat import HALF_LIFE_S, HALVES_MAX, Damaged, HeatTable
@@ -29,12 +29,14 @@ def test_a_score_halves_in_a_day() -> None:
 
 def test_a_score_is_right_however_long_it_is_counted() -> None:
     heat = table()
-    far_s = (2 * HALVES_MAX + 3) * HALF_LIFE_S
-    heat.count(b"a", 0.0)
-    heat.count(b"b", far_s)
-    heat.count(b"b", far_s + HALF_LIFE_S)
-    assert heat.scores(far_s + HALF_LIFE_S)[b"b"] == 1.5
-    assert heat.scores(far_s)[b"a"] < 1e-100
+    heat.count(b"once", 0.0)
+    for day in range(2_000):
+        heat.count(b"daily", day * HALF_LIFE_S)
+    assert heat.scores(1_999 * HALF_LIFE_S)[b"daily"] == pytest.approx(2.0)
+    far_s = 1_999 * HALF_LIFE_S + 10 * HALVES_MAX * HALF_LIFE_S
+    heat.count(b"late", far_s)
+    assert heat.scores(far_s)[b"late"] == 1.0
+    assert heat.scores(far_s)[b"daily"] < 1e-100
 
 
 def test_the_table_never_grows_past_its_bound_and_keeps_what_is_asked_for() -> None:
@@ -49,6 +51,7 @@ def test_the_table_never_grows_past_its_bound_and_keeps_what_is_asked_for() -> N
     assert heat.dropped == 5_000 + 10 - 50
 
 
+@settings(max_examples=30, deadline=None)
 @given(st.lists(st.tuples(st.binary(max_size=12), st.floats(0, 1e7)), max_size=60))
 def test_a_table_that_was_written_and_read_is_the_same(accesses: list[tuple[bytes, float]]) -> None:
     heat = table(units_max=20)

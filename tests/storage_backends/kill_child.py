@@ -18,6 +18,7 @@ from supervm.plugins.storage.lmdb import LmdbConfig, lmdb
 from supervm.plugins.storage.rocksdb import RocksdbConfig, rocksdb
 from supervm.plugins.storage.sqlite import SqliteConfig, sqlite
 from supervm.testing.context import opened
+from tests.storage_backends.eager import EagerConfig, eager
 
 WRITERS = 5
 ROWS_KEPT = 40
@@ -26,6 +27,11 @@ BACKENDS = {
     "sqlite": (sqlite, SqliteConfig(checkpoint_pages=50)),
     "rocksdb": (rocksdb, RocksdbConfig(write_buffer_bytes=2**17, cache_bytes=2**20)),
     "lmdb": (lmdb, LmdbConfig(map_bytes=2**20)),
+    # Its rows go from class to class all the while.
+    "tiered": (
+        eager,
+        EagerConfig(hot_options={"checkpoint_pages": 50}, cold_options={"checkpoint_pages": 50}),
+    ),
 }
 LEVELS = (Durability.DURABLE, Durability.DURABLE, Durability.BUFFERED, Durability.MEMORY)
 

@@ -71,7 +71,7 @@ class Server:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                timeout=120,
+                timeout=240,
                 **other,
             )
         if done.returncode:

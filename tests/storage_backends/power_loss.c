@@ -1,7 +1,8 @@
 /* What a disk holds after the power failed, for a process that runs with this library preloaded.
  *
  * Each time the process syncs a file below $POWER_STORE, the file as it is then is copied to $POWER_DISK;
- * what it wrote and never synced is not. Renames and removals are taken for durable when they are made.
+ * what it wrote and never synced is not. Renames, removals and new folders are taken for durable when they are
+ * made.
  * A file opened with O_DSYNC or O_SYNC is synced by each write.
  */
 #define _GNU_SOURCE
@@ -22,12 +23,12 @@
 
 static pthread_mutex_t one_copy = PTHREAD_MUTEX_INITIALIZER;
 
-/* The path on the disk for one in the store; 0 where it is not directly in the store. */
+/* The path on the disk for one in the store; 0 where it is not in the store. */
 static int on_disk(const char *path, char *target)
 {
     const char *store = getenv("POWER_STORE"), *disk = getenv("POWER_DISK");
     size_t length = store ? strlen(store) : 0;
-    if (!store || !disk || strncmp(path, store, length) || path[length] != '/' || strchr(path + length + 1, '/'))
+    if (!store || !disk || strncmp(path, store, length) || path[length] != '/')
         return 0;
     return snprintf(target, PATH_MAX, "%s/%s", disk, path + length + 1) < PATH_MAX;
 }
@@ -155,6 +156,15 @@ int rename(const char *old, const char *new)
         REAL(rename)(old_target, new_target);
         pthread_mutex_unlock(&one_copy);
     }
+    return result;
+}
+
+int mkdir(const char *path, mode_t mode)
+{
+    char target[PATH_MAX];
+    int result = REAL(mkdir)(path, mode);
+    if (!result && on_disk(path, target) && REAL(mkdir)(target, mode) && errno != EEXIST)
+        fail(target);
     return result;
 }
 

@@ -8,6 +8,7 @@ from supervm.plugins.storage.memory import memory
 from supervm.plugins.storage.rocksdb import rocksdb
 from supervm.plugins.storage.sqlite import sqlite
 from supervm.testing.conformance.storage import StorageConformance
+from tests.storage_backends.eager import eager
 
 SHARED = tuple(
     f"supervm.plugins.storage.{name}" for name in ("threaded", "scan", "folder", "latency", "runs")
@@ -38,3 +39,16 @@ class TestCached(StorageConformance):
 class TestLmdb(StorageConformance):
     component = lmdb
     sources = SHARED
+
+
+class TestTiered(StorageConformance):
+    """All the while its rows go from class to class."""
+
+    component = eager
+    examples: ClassVar[int] = 8
+    kills: ClassVar[int] = 4
+    sources = (
+        *SHARED,
+        *(f"supervm.plugins.storage.{name}" for name in ("shelves", "redistribution", "pointers")),
+        "supervm.plugins.storage.class_folders",
+    )

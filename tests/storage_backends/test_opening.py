@@ -10,6 +10,7 @@ from pathlib import Path
 import lmdb as binding
 import pytest
 import trio
+from blake3 import blake3
 
 from supervm.contracts.storage import (
     Put,
@@ -24,7 +25,7 @@ from supervm.plugins import storage as plugin
 from supervm.plugins.storage import lmdb as lmdb_module
 from supervm.plugins.storage.folder import MARKER, check_marker, write_marker
 from supervm.plugins.storage.lmdb import lmdb
-from supervm.plugins.storage.memory import CHECKPOINT_FILE, MemoryConfig, memory
+from supervm.plugins.storage.memory import CHECKPOINT_FILE, MAGIC, MemoryConfig, memory
 from supervm.plugins.storage.rocksdb import rocksdb
 from supervm.plugins.storage.sqlite import FILE, sqlite
 from supervm.testing.conformance.component import refused
@@ -253,6 +254,27 @@ async def test_damage_is_told_never_repaired_or_read_past(
     damage(tmp_path)
     error = await refuses(component, tmp_path, StoreCorrupt)
     assert str(tmp_path) in str(error)
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        b"\x01\x00\x00\x00\x00\x00\x00\x00k" + b"\x01\x00",
+        b"\x00\x00\x00\x00\x01\x00\x00\x00v",
+        b"\x02\x00\x00\x00\x00\x00\x00\x00k",
+        b"\x01\x00\x00\x00\xff\xff\xff\xffkv",
+        b"\xe1\x01\x00\x00\x00\x00\x00\x00" + bytes(481),
+    ],
+    ids=["half a row", "no key", "a key cut short", "a value cut short", "a key too long"],
+)
+async def test_a_memory_checkpoint_made_of_anything_with_a_right_checksum_is_refused(
+    tmp_path: Path, rows: bytes
+) -> None:
+    data = MAGIC + b"\x01" + rows
+    (tmp_path / CHECKPOINT_FILE).write_bytes(data + blake3(data).digest())
+    with pytest.RaisesGroup(StoreCorrupt, flatten_subgroups=True, allow_unwrapped=True):
+        async with opened(memory, tmp_path / "again", MemoryConfig(path=str(tmp_path))):
+            raise AssertionError("it was opened")
 
 
 async def test_a_damaged_memory_checkpoint_is_refused(tmp_path: Path) -> None:

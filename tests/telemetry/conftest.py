@@ -40,7 +40,7 @@ async def running(tmp_path: Path) -> AsyncIterator[RunningNode]:
         async with open_node(prepared, logs) as node:
             hooks = {"response": [check_answer]}
             async with httpx.AsyncClient(
-                base_url=f"http://{node.address}", trust_env=False, timeout=30, event_hooks=hooks
+                base_url=f"http://{node.address}", trust_env=False, timeout=120, event_hooks=hooks
             ) as client:
                 key = read_key_file(node.folder.path / "keys" / "dev.json")
                 yield RunningNode(node, client, log, key)

@@ -218,7 +218,7 @@ class BlockedStream(io.StringIO):
 
     def write(self, text: str) -> int:
         self.reached.set()
-        assert self.opened.wait(30)
+        assert self.opened.wait(120)
         return super().write(text)
 
 
@@ -229,7 +229,7 @@ def test_a_blocked_stderr_stops_nobody_and_the_drops_are_told() -> None:
         logs.register(registry)
         log = logs.logger("a")
         log.info("first")
-        assert stream.reached.wait(30)
+        assert stream.reached.wait(120)
         for n in range(250):
             log.info("line", n=n)
         log.error("last")

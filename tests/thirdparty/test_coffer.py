@@ -217,7 +217,7 @@ def files(folder: Path) -> list[str]:
 async def test_unloading_at_a_running_kernel_leaves_no_hook_task_or_file(
     importable: Path, tmp_path: Path
 ) -> None:
-    with trio.fail_after(30):
+    with trio.fail_after(120):
         async with kernel_in(tmp_path) as control:
             manager, kernel = control.facts.catalogue.manager, control.kernel
             before, hooks = tasks(), manager.get_plugins()

@@ -34,7 +34,7 @@ from supervm.plugins.transport.tcp.hello import (
     read_hello,
     read_welcome,
 )
-from supervm.plugins.transport.tcp.outgoing import URGENT_MAX, Outgoing
+from supervm.plugins.transport.tcp.outgoing import LATE_MAX, URGENT_MAX, Outgoing
 from supervm.plugins.transport.tcp.quotas import BAN_S_MAX, BANS_MAX, Arrivals, Bans, Bucket, Pending
 
 IDS = st.integers(0, 2**64 - 1)
@@ -194,6 +194,25 @@ class TestTheQueue:
                 await trio.testing.wait_all_tasks_blocked()
         assert order == sorted(entered) == [1, 2, 4]
         assert out.bytes_waiting == 0
+
+    async def test_what_is_late_leaves_with_the_next_message_or_when_it_has_waited(self) -> None:
+        out, reader = Outgoing(2**20), FrameReader()
+        assert out.put_late(Message(Kind.RESPONSE, 1))
+        assert not out and out.has_late and not out.take()
+        await out.put(Message(Kind.REQUEST, 2, b"x"))
+        assert [each.id for each in reader.feed(out.take())] == [2, 1]
+        assert out.put_late(Message(Kind.RESPONSE, 3))
+        out.hurry()
+        assert [each.id for each in reader.feed(out.take())] == [3]
+        assert not out.has_late and out.bytes_waiting == 0
+
+    async def test_only_so_many_wait_for_company(self) -> None:
+        out = Outgoing(2**20)
+        taken = [out.put_late(Message(Kind.RESPONSE, id)) for id in range(LATE_MAX + 1)]
+        assert taken == [True] * LATE_MAX + [False]
+        out.close()
+        out.hurry()
+        assert not out.put_late(Message(Kind.RESPONSE, 99))
 
     async def test_an_abandoned_request_is_never_sent_or_taken_back(self) -> None:
         out, reader = Outgoing(2**23), FrameReader()

@@ -2,8 +2,11 @@
 
 from supervm.execution.claims import claim_of
 from supervm.types.claims import (
+    CHAIN_BYTES,
     EXECUTED_CODES,
     IMAGE_LOCK,
+    NONCE_LOCK,
+    SPONSOR_NONCE_LOCK,
     Account,
     Claim,
     Examined,
@@ -15,8 +18,11 @@ from supervm.types.claims import (
 )
 
 __all__ = [
+    "CHAIN_BYTES",
     "EXECUTED_CODES",
     "IMAGE_LOCK",
+    "NONCE_LOCK",
+    "SPONSOR_NONCE_LOCK",
     "Account",
     "Claim",
     "Examined",

@@ -40,7 +40,10 @@ class What(IntEnum):
     BLOCK = 4
 
 
-_VIEWS, _HEIGHTS = 5, 6
+_VIEWS, _HEIGHTS, _ROW = 5, 6, 7
+ROW_KEY_BYTES = range(9, 129)
+"""Of a row of the ledger that peers may be asked for: its space and at least a height."""
+ROW_BYTES_MAX = ANSWER_BYTES_MAX
 _BY_DIGEST = frozenset(int(each) for each in What)
 
 
@@ -78,7 +81,21 @@ class WantBlocks:
         writer.u8(_HEIGHTS).u64(self.height, "height").u16(self.count, "count")
 
 
-Want = WantDigest | WantViews | WantBlocks
+@attrs.frozen
+class WantRow:
+    """A row of the ledger by its key, which is damaged where it is asked for (STO-43).
+
+    `height`: where the asking node stands. A state entry is meant as it is there.
+    """
+
+    key: bytes
+    height: int
+
+    def write(self, writer: Writer) -> None:
+        writer.u8(_ROW).byte_string(self.key, "key").u64(self.height, "height")
+
+
+Want = WantDigest | WantViews | WantBlocks | WantRow
 
 
 def read_want(reader: Reader) -> Want:
@@ -96,7 +113,16 @@ def read_want(reader: Reader) -> Want:
         if not 1 <= count <= HEIGHTS_MAX:
             raise DecodeError("OutOfRange", "get.count", count, f"1 to {HEIGHTS_MAX}")
         return WantBlocks(height, count)
-    raise DecodeError("UnknownFormat", "get.what", tag, "1 to 6")
+    if tag == _ROW:
+        return WantRow(_read_key(reader, "get.key"), reader.u64("get.height"))
+    raise DecodeError("UnknownFormat", "get.what", tag, "1 to 7")
+
+
+def _read_key(reader: Reader, field: str) -> bytes:
+    key = reader.byte_string(field, ROW_KEY_BYTES[-1])
+    if len(key) not in ROW_KEY_BYTES:
+        raise DecodeError("OutOfRange", field, key, f"{ROW_KEY_BYTES[0]} to {ROW_KEY_BYTES[-1]} bytes")
+    return key
 
 
 @attrs.frozen
@@ -141,12 +167,30 @@ class OldestHeld:
     height: int
 
 
-Item = Batch | BatchCertificate | Effects | EffectsCertificate | Certificate | GotBlock | Absent | OldestHeld
+@attrs.frozen
+class GotRow:
+    """The value of a row as the sender's ledger has it."""
+
+    key: bytes
+    value: bytes
+
+
+Item = (
+    Batch
+    | BatchCertificate
+    | Effects
+    | EffectsCertificate
+    | Certificate
+    | GotBlock
+    | Absent
+    | OldestHeld
+    | GotRow
+)
 
 _BATCH, _BATCH_CERTIFICATE, _EFFECTS, _EFFECTS_CERTIFICATE = 1, 4, 5, 6
 _CERTIFICATES = {11: VoteKind.NOTARIZE, 12: VoteKind.NULLIFY, 13: VoteKind.FINALIZE}
 _CERTIFICATE_TAGS = {kind: tag for tag, kind in _CERTIFICATES.items()}
-_GOT_BLOCK, _ABSENT, _OLDEST_HELD = 128, 129, 130
+_GOT_BLOCK, _ABSENT, _OLDEST_HELD, _GOT_ROW = 128, 129, 130, 131
 
 
 def write_item(writer: Writer, item: Item) -> None:
@@ -169,6 +213,8 @@ def write_item(writer: Writer, item: Item) -> None:
             want.write(writer.u8(_ABSENT))
         case OldestHeld(height):
             writer.u8(_OLDEST_HELD).u64(height, "height")
+        case GotRow(key, value):
+            writer.u8(_GOT_ROW).byte_string(key, "key").byte_string(value, "value")
 
 
 def encode_item(item: Item) -> bytes:
@@ -203,6 +249,8 @@ def _read_item(reader: Reader, tag: int) -> Item:
         return Absent(read_want(reader))
     if tag == _OLDEST_HELD:
         return OldestHeld(reader.u64("got.height"))
+    if tag == _GOT_ROW:
+        return GotRow(_read_key(reader, "got.key"), reader.byte_string("got.value", ROW_BYTES_MAX))
     raise DecodeError("UnknownFormat", "got.item", tag, "an item of an answer")
 
 

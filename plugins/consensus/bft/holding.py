@@ -129,8 +129,9 @@ class ToldLeaders:
         """What to send to whom; it counts as sent."""
         found = []
         for certificate in certificates:
-            digest = certificate.header.digest()
-            to = tuple(each for each in self.nodes if digest not in self._told[each])
+            digest, builder = certificate.header.digest(), certificate.header.builder
+            # The builder made it.
+            to = tuple(each for each in self.nodes if each != builder and digest not in self._told[each])
             for each in to:
                 self._told[each][digest] = None
             if to:

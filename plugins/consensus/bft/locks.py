@@ -18,7 +18,17 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 import attrs
 
 from supervm.execution.footprint import OBJECT_LOCK
-from supervm.plugins.consensus.bft.claims import Account, Claim, Facts, chain_of, chain_slot, chains_of
+from supervm.plugins.consensus.bft.claims import (
+    CHAIN_BYTES,
+    NONCE_LOCK,
+    SPONSOR_NONCE_LOCK,
+    Account,
+    Claim,
+    Facts,
+    chain_of,
+    chain_slot,
+    chains_of,
+)
 from supervm.types.address import Address
 from supervm.types.digests import Digest
 
@@ -163,6 +173,9 @@ class LockTable:
         refused: dict[int, Refused] = {}
         for index, claim in enumerate(claims):
             code = already.get(index) if already is not None else None
+            if not code and judging.lock_first(claim):
+                locked[index] = claim
+                continue
             why = Refused(code) if code else judging.refusal(claim)
             if why is not None:
                 refused[index] = why
@@ -271,6 +284,33 @@ class _Judging:
         self._spent: dict[Account, int] = {}
         self._next: dict[bytes, int] = {}
         self.conflicts: dict[Address, Conflict] = {}
+
+    def lock_first(self, claim: Claim) -> bool:
+        """Count a claim on the next nonce of an account of which nothing is known, where nothing is against
+        it: the commonest. False: it has to be looked at by `refusal`, which says the same of such a one."""
+        if len(claim.slots) != 1 or len(claim.spends) != 1:
+            return False
+        table, slot = self._table, claim.slots[0]
+        (account, amount) = claim.spends[0]
+        chain, address = slot[:CHAIN_BYTES], slot[1:CHAIN_BYTES]
+        if (
+            slot[:1] != NONCE_LOCK
+            or account[0] != address
+            or chain in table._chains
+            or slot in self._taken
+            or SPONSOR_NONCE_LOCK + address in table._chains
+            or int.from_bytes(slot[CHAIN_BYTES:], "little") != self._facts.nonces.get(chain, 0)
+            or address in self.conflicts
+            or address in table._equivocated
+            or account in self._spent
+            or self._facts.balances.get(account, 0) < amount
+            or not self._room.admits(claim.price, 1)
+        ):
+            return False
+        self._room.take(claim.price, 1)
+        self._taken[slot] = claim.transaction
+        self._spent[account] = amount
+        return True
 
     def refusal(self, claim: Claim) -> Refused | None:
         """Why a transaction can't be locked: nonces, then locks, then funds, then bounds."""

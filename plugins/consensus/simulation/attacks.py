@@ -9,7 +9,7 @@ import random
 from collections import deque
 from collections.abc import Callable
 from enum import Enum
-from typing import Any, TypeGuard
+from typing import Any
 
 import attrs
 
@@ -28,7 +28,8 @@ from supervm.plugins.consensus.bft.fetching import (
 )
 from supervm.plugins.consensus.bft.messages import Message, decode, encode
 from supervm.plugins.consensus.bft.votes import Accept, Proposal, ViewVote
-from supervm.types.batch import Batch
+from supervm.types import merkle
+from supervm.types.batch import BATCH_AFTER_MAX, BATCH_ATTEMPTS, Batch
 from supervm.types.certificate import (
     NO_DIGEST,
     BatchCertificate,
@@ -38,12 +39,14 @@ from supervm.types.certificate import (
     vote_message,
 )
 from supervm.types.errors import InvalidInput
+from supervm.types.transaction import Transaction
 
 
 class Attack(Enum):
     """What a hostile validator does, beside running the honest code."""
 
     SILENT = "sends no vote"
+    LATE = "keeps certificates of batches for long, and then sends them"
     HOARD = "sends certificates and batches to one peer only"
     PARTIAL = "sends half of its messages"
     SPLIT = "proposes two blocks, each to some"
@@ -55,10 +58,11 @@ class Attack(Enum):
     FUTURE = "proposes with a time in the future"
     STALE_PARENT = "proposes beside an old block"
     DISORDER = "proposes a batch twice"
+    CENSOR = "proposes no batches"
     GARBAGE = "sends bytes that mean nothing, and damaged messages"
     STALE = "sends what it has seen long ago"
     LIE = "answers who is behind with what is wrong"
-    NO_PAST = "builds batches that name no past"
+    STUFF = "builds batches of whatever clients signed, in any order, with and without their past"
     TWO_EFFECTS = "signs other effects for some"
     FORGE = "speaks for others, with signatures that aren't theirs"
 
@@ -69,10 +73,10 @@ SEEN_MAX = 256
 
 @attrs.define(eq=False)
 class Tongue:
-    """One hostile validator's, for all its lives."""
+    """One hostile validator's, for all its lives. `given`: what clients signed, fit for a batch or not."""
 
     number: int
-    count: int
+    weights: tuple[int, ...]
     chain_id: bytes
     sign: Callable[[bytes], bytes]
     attacks: frozenset[Attack]
@@ -83,6 +87,16 @@ class Tongue:
     _certificates: deque[BatchCertificate] = attrs.Factory(lambda: deque(maxlen=64))
     _proposals: deque[Proposal] = attrs.Factory(lambda: deque(maxlen=8))
     _forged: dict[bytes, bytes] = attrs.Factory(dict)
+    given: deque[Transaction] = attrs.Factory(lambda: deque(maxlen=64))
+    _built: dict[bytes, Batch] = attrs.Factory(dict)
+    _accepts: dict[bytes, dict[int, bytes]] = attrs.Factory(dict)
+    _certified: list[BatchCertificate] = attrs.Factory(list)
+    _told: dict[int, int] = attrs.Factory(dict)
+    _late: dict[int, list[bytes]] = attrs.Factory(dict)
+
+    @property
+    def count(self) -> int:
+        return len(self.weights)
 
     def say(self, target: int, method: int, payload: bytes) -> list[tuple[int, bytes]]:
         """What it sends to a peer where the honest code would send this: (method, payload) of each."""
@@ -97,6 +111,11 @@ class Tongue:
         if Attack.STALE in self.attacks and self._seen and self.random.random() < 0.3:
             old_method, old = self._seen[self.random.randrange(len(self._seen))]
             more.append((old_method, pack([old])))
+        fresh = self._certified[self._told.get(target, 0) :]
+        self._told[target] = len(self._certified)
+        more += [(DISSEMINATION, pack([encode(each)])) for each in fresh]
+        if self.random.random() < 0.02:
+            more += [(DISSEMINATION, pack([each])) for each in self._late.pop(target, [])]
         return ([(method, pack(frames))] if frames else []) + more
 
     def hear(self, method: int, payload: bytes) -> list[tuple[int, bytes]]:
@@ -115,14 +134,39 @@ class Tongue:
                 signature = self._sign(VoteKind.ACCEPT, 0, digest, header.epoch)
                 accept = Accept(header.epoch, digest, self.number, signature)
                 answers.append((DISSEMINATION, encode(accept)))
+            elif isinstance(message, Accept):
+                self._accept(message)
             elif isinstance(message, Get):
-                # Blocks that it made up; the honest code answers for all others.
-                made = [self._blocks[each.digest] for each in message.wants if self._made_up(each)]
+                # What it made up; the honest code answers for all else.
+                made = [item for want in message.wants if (item := self._made_up(want)) is not None]
                 answers += [(BULK, encode(Got(tuple(made))))] if made else []
         return answers
 
-    def _made_up(self, want: Want) -> TypeGuard[WantDigest]:
-        return isinstance(want, WantDigest) and want.what is What.BLOCK and want.digest in self._blocks
+    def _made_up(self, want: Want) -> Item | None:
+        match want:
+            case WantDigest(What.BLOCK, digest):
+                return self._blocks.get(digest)
+            case WantDigest(What.BATCH, digest):
+                return self._built.get(digest)
+        return None
+
+    def _accept(self, accept: Accept) -> None:
+        """Count accepts of batches that the honest code didn't build, and certify them."""
+        batch = self._built.get(accept.batch)
+        if batch is None:
+            return
+        header = batch.header
+        own = self._sign(VoteKind.ACCEPT, 0, accept.batch, header.epoch)
+        accepts = self._accepts.setdefault(accept.batch, {self.number: own})
+        if len(accepts) > self.count:
+            return
+        accepts[accept.validator] = accept.signature
+        if 3 * sum(self.weights[each] for each in accepts) > 2 * sum(self.weights):
+            numbers = sorted(accepts)
+            bitmap, signatures = bitmap_of(numbers, self.count), tuple(accepts[each] for each in numbers)
+            self._certified.append(BatchCertificate(header, batch.signature, bitmap, signatures))
+            self._certificates.append(self._certified[-1])
+            del self._built[accept.batch]
 
     def _note(self, message: Message) -> None:
         if isinstance(message, ViewVote) and message.digest != NO_DIGEST:
@@ -144,13 +188,16 @@ class Tongue:
         self._note(message)
         if Attack.HOARD in attacks and isinstance(message, Batch | BatchCertificate | Certificate):
             return [frame] if target == (self.number + 1) % self.count else []
+        if Attack.LATE in attacks and isinstance(message, BatchCertificate):
+            self._late.setdefault(target, []).append(frame)
+            return []
         match message:
             case Proposal():
                 return [encode(self._proposal(target, message))]
             case ViewVote() if Attack.EVERY_VOTE in attacks:
                 return [frame, encode(self._some_vote(message))]
-            case Batch() if Attack.NO_PAST in attacks:
-                return [encode(self._rebuilt(message, after=()))]
+            case Batch() if Attack.STUFF in attacks and self.given:
+                return [frame, encode(self._stuffed(message))]
             case Batch() if Attack.TWO_BATCHES in attacks and target % 2:
                 return [encode(self._twin(message))]
             case Effects() if Attack.TWO_EFFECTS in attacks and rng.random() < 0.5:
@@ -199,6 +246,39 @@ class Tongue:
         """Another batch of the same number: the gas in its header is higher by one."""
         return self._rebuilt(batch, gas=batch.header.gas + 1)
 
+    def _stuffed(self, batch: Batch) -> Batch:
+        """Another batch: some of what clients signed, after nothing or after what it saw certified."""
+        was = batch.digest()
+        made = self._forged.get(was)
+        if made is None:
+            given = list(self.given)
+            chosen = self.random.sample(given, min(len(given), self.random.randint(1, 4)))
+            if chosen and self.random.random() < 0.5:
+                sender = chosen[0].body.sender
+                chosen = sorted(
+                    (each for each in given if each.body.sender == sender), key=lambda each: each.body.nonce
+                )[-self.random.randint(1, 3) :]
+            known = sorted({each.header.digest() for each in self._certificates})
+            packed = tuple(each.data for each in chosen)
+            before = [Transaction.decode(each).body.gas_limit for each in batch.transactions]
+            header = attrs.evolve(
+                batch.header,
+                attempt=BATCH_ATTEMPTS - 1,
+                after=tuple(known[:BATCH_AFTER_MAX]) if self.random.random() < 0.5 else (),
+                size_bytes=sum(map(len, packed)),
+                count=len(packed),
+                gas=batch.header.gas - sum(before) + sum(each.body.gas_limit for each in chosen),
+                transactions_root=merkle.root(packed),
+            )
+            signature = self._sign(VoteKind.BATCH, 0, header.digest(), header.epoch)
+            made = self._forged[was] = encode(Batch(header, signature, packed))
+            self._built[header.digest()] = Batch(header, signature, packed)
+            while len(self._built) > SEEN_MAX:
+                del self._built[next(iter(self._built))]
+        stuffed = decode(made)
+        assert isinstance(stuffed, Batch)
+        return stuffed
+
     def _rebuilt(self, batch: Batch, **changes: Any) -> Batch:
         header = attrs.evolve(batch.header, **changes)
         signature = self._sign(VoteKind.BATCH, 0, header.digest(), header.epoch)
@@ -217,7 +297,7 @@ class Tongue:
             other = self.random.choice(forgeries) if forgeries else None
             made = _FORGERIES[other](self, proposal) if other is not None else None
             forged = self._forged[digest] = encode(made or proposal)
-            while len(self._forged) > 8:
+            while len(self._forged) > 32:
                 del self._forged[next(iter(self._forged))]
         said = decode(forged)
         assert isinstance(said, Proposal)
@@ -286,6 +366,9 @@ class Tongue:
         wrong = [each for each in known if each.header.after] or known
         return self._with_certificates(proposal, (self.random.choice(wrong),)) if wrong else None
 
+    def _censor(self, proposal: Proposal) -> Proposal:
+        return self._with_certificates(proposal, ())
+
     # Sync
 
     def _lie(self, got: Got) -> Got:
@@ -315,4 +398,5 @@ _FORGERIES: dict[Attack, Callable[[Tongue, Proposal], Proposal | None]] = {
     Attack.FUTURE: Tongue._future,
     Attack.STALE_PARENT: Tongue._stale_parent,
     Attack.DISORDER: Tongue._disorder,
+    Attack.CENSOR: Tongue._censor,
 }

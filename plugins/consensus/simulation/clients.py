@@ -41,12 +41,16 @@ class _User:
 
 
 class Clients:
-    """All users. `honest`: what must become final; of what was signed twice at most one may."""
+    """All users. `honest`: what must become final; of what was signed twice at most one may.
+
+    `doubtful`: what can't all be paid for; it is sent again and again, too.
+    """
 
     def __init__(self, chain_id: bytes, probes: int) -> None:
         self._chain_id = chain_id
         self._users = [_User(key(1 + each)) for each in range(USERS + probes)]
         self.honest: list[Transaction] = []
+        self.doubtful: list[Transaction] = []
 
     @property
     def addresses(self) -> list[bytes]:
@@ -63,13 +67,31 @@ class Clients:
             case Ask.TWICE:
                 user.stuck = True
                 first = self._sign(user, user.nonce, self._transfer(1))
-                return [first, self._sign(user, user.nonce, self._transfer(2))]
+                second = self._sign(user, user.nonce, self._transfer(2))
+                return [first, second, self._sign(user, user.nonce + 1, self._transfer(3))]
             case Ask.OBJECT | Ask.OBJECT_TWICE:
                 return self._object(user, ask, final)
+            case Ask.OVERSPEND:
+                return self._overspend(user, self._users[(number + 1) % USERS])
 
     def probe(self, number: int) -> Transaction:
         """A transfer of a user who does nothing else."""
         return self._keep(self._users[USERS + number], self._transfer(1))[0]
+
+    def _overspend(self, user: _User, friend: _User) -> list[Transaction]:
+        """Two users spend the same funds twice each, the second of them what the first one paid."""
+        if friend.stuck:
+            return self._keep(user, self._transfer(1_000))
+        user.stuck = friend.stuck = True
+        part = FUNDS * 9 // 10
+        signed = [
+            self._sign(user, user.nonce, self._transfer(part, friend.key.address)),
+            self._sign(user, user.nonce + 1, self._transfer(part)),
+            self._sign(friend, friend.nonce, self._transfer(2 * part)),
+            self._sign(friend, friend.nonce + 1, self._transfer(part)),
+        ]
+        self.doubtful += signed
+        return signed
 
     def _object(self, user: _User, ask: Ask, final: Container[bytes]) -> list[Transaction]:
         if not user.object_id:
@@ -100,8 +122,8 @@ class Clients:
         return [signed]
 
     @staticmethod
-    def _transfer(amount: int) -> tuple[Operation, ...]:
-        return (Transfer(NATIVE_TOKEN, (Output(HOT, amount),)),)
+    def _transfer(amount: int, to: bytes = HOT) -> tuple[Operation, ...]:
+        return (Transfer(NATIVE_TOKEN, (Output(to, amount),)),)
 
     def _sign(
         self,

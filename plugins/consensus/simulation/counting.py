@@ -87,8 +87,8 @@ class _CountingWorld(World):
         self.sent: dict[str, list[int]] = {}
         self.counted: tuple[int, int, int] = (0, 0, 0)
 
-    def _sent(self, number: int, payload: bytes) -> None:
-        super()._sent(number, payload)
+    def _sent(self, number: int, target: int, payload: bytes) -> None:
+        super()._sent(number, target, payload)
         if not self.oracles.healed:
             for frame in unpack(payload):
                 entry = self.sent.setdefault(KINDS.get(frame[0], OTHER), [0, 0])

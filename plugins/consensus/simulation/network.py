@@ -50,7 +50,7 @@ class Network:
     loss: float = 0.0
     duplicates: float = 0.0
     links: dict[bytes, "Link"] = attrs.Factory(dict)
-    watch: Callable[[int, bytes], None] = lambda number, payload: None
+    watch: Callable[[int, int, bytes], None] = lambda number, target, payload: None
     _lossy: frozenset[int] = frozenset()
     _slow: frozenset[int] = frozenset()
     _cuts: frozenset[tuple[int, int]] = frozenset()
@@ -159,7 +159,7 @@ class Link:
         """There and back. A scope for each would cost more than all else here: only what may take as long as
         the time-out looks at it."""
         network, target = self.network, self.network.numbers[peer]
-        network.watch(self.number, payload)
+        network.watch(self.number, target, payload)
         network.trace.note("send", self.number, target, f"{method:x}", len(payload), brief(payload))
         if not await network.pass_cut(self.number, target, due_s):
             await turns.sleep(RESET_S)

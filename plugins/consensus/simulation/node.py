@@ -84,7 +84,10 @@ class _Log:
 
 @attrs.frozen
 class Place:
-    """What a node is made from; `committed(life, block)` is called when a block is durable there."""
+    """What a node is made from; `committed(life, block)` is called when a block is durable there.
+
+    `founding`: the file that says that its key was never used (CONS-67); it outlives the virtual disk.
+    """
 
     number: int
     key: KeyPair
@@ -94,6 +97,7 @@ class Place:
     trace: Trace
     sync_s: Callable[[], float]
     committed: Callable[["Life", Any], None]
+    founding: Path | None
     tongue: Tongue | None = None
 
 
@@ -136,7 +140,10 @@ class Life:
         place = self.place
         rng = random.Random(seed)
         identity = NodeIdentity(
-            node_id=place.key.node_id, public_key=place.key.public_key, sign=place.key.sign
+            node_id=place.key.node_id,
+            public_key=place.key.public_key,
+            sign=place.key.sign,
+            founding=place.founding,
         )
         try:
             with self.scope:

@@ -1,20 +1,22 @@
 """What must hold after every event, whoever is hostile: judged on what honest validators say and decide."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 
 import attrs
 
+from supervm.execution.errors import Code
 from supervm.execution.footprint import nonce_lock
 from supervm.plugins.consensus.bft import messages
 from supervm.plugins.consensus.bft.driver.posting import unpack
 from supervm.plugins.consensus.bft.effects_messages import Effects
-from supervm.plugins.consensus.bft.messages import Message
+from supervm.plugins.consensus.bft.messages import EpochDone, Message
 from supervm.plugins.consensus.bft.proposals import TIMESTAMP_AHEAD_MS
 from supervm.plugins.consensus.bft.votes import Accept, Proposal, ViewVote
 from supervm.types.batch import Batch
 from supervm.types.block import Block
 from supervm.types.certificate import BatchCertificate, Certificate, VoteKind, numbers_of
+from supervm.types.digests import ZERO
 from supervm.types.errors import InvalidInput
 from supervm.types.receipt import Receipt, Status
 from supervm.types.transaction import Transaction
@@ -34,7 +36,7 @@ def read_frame(frame: bytes) -> Message | None:
 class Oracles:
     """What was said, certified and final so far. `fail(oracle, text)` is called with what is violated.
 
-    `is_honest`: neither hostile nor one that has lost what it said.
+    `is_honest`: neither hostile nor one whose disk is damaged.
     """
 
     genesis: bytes
@@ -62,38 +64,46 @@ class Oracles:
     _slots: dict[bytes, list[bytes]] = attrs.Factory(dict)
     _fast_slots: dict[tuple[int, bytes], bytes] = attrs.Factory(dict)
     fast_final: dict[bytes, bytes] = attrs.Factory(dict)
-    _passed: dict[tuple[int, int], int] = attrs.Factory(dict)
-    _in_view: dict[tuple[int, int], int] = attrs.Factory(dict)
+    _fast_epochs: dict[bytes, int] = attrs.Factory(dict)
+    bases: dict[int, int] = attrs.Factory(lambda: {1: 0})
+    _again: dict[bytes, None] = attrs.Factory(dict)
+    _passed: dict[tuple[int, int, int], int] = attrs.Factory(dict)
+    _in_view: dict[tuple[int, int, int], int] = attrs.Factory(dict)
 
     # What is sent
 
-    def on_sent(self, number: int, payload: bytes) -> None:
-        """A validator lets messages go."""
+    def on_sent(self, number: int, target: int, payload: bytes) -> None:
+        """A validator lets messages go, to one of the others."""
         is_honest = self.is_honest(number)
         for frame in unpack(payload):
             message = read_frame(frame)
             if isinstance(message, Batch):
                 self._content(message)
             elif isinstance(message, Proposal):
-                self._blocks.setdefault(message.block.digest(), message.block)
+                digest = message.block.digest()
+                self._blocks.setdefault(digest, message.block)
+                if message.notarisation is not None:
+                    self._again[digest] = None
             if is_honest and message is not None:
-                self._honest(number, message)
+                self._honest(number, target, message)
 
-    def _honest(self, number: int, message: Message) -> None:
+    def _honest(self, number: int, target: int, message: Message) -> None:
+        if isinstance(message, Proposal | ViewVote | Effects | Accept | EpochDone):
+            self._votes_in(number, message.epoch)
         match message:
             case Proposal(epoch, view, block):
                 self._say(number, epoch, VoteKind.PROPOSAL, view, block.digest())
             case ViewVote(kind, epoch, view, digest):
                 self._say(number, epoch, kind, view, digest)
-                self._enter(number, epoch, view)
+                self._enter((number, target, epoch), view)
                 if kind is VoteKind.NOTARIZE:
                     self._notarize(number, digest)
                 other = _AGAINST.get(kind)
                 if other is not None and (number, epoch, other, view) in self._said:
-                    self.fail("contradiction", f"{number} says finalize and nullify of view {view}")
+                    self.fail("contradiction", f"{number} says finalize and nullify of view {view} in epoch {epoch}")
             case Certificate():
                 self._prove(number, message)
-                at = number, message.epoch
+                at = number, target, message.epoch
                 self._passed[at] = max(message.view, self._passed.get(at, 0))
             case Effects():
                 self._sign_effects(number, message)
@@ -111,9 +121,16 @@ class Oracles:
 
     def _say(self, number: int, epoch: int, kind: VoteKind, view: int, digest: bytes) -> None:
         if self._said.setdefault((number, epoch, kind, view), digest) != digest:
-            self.fail("contradiction", f"{number} says {kind.name} of view {view} for two blocks")
+            self.fail("contradiction", f"{number} says {kind.name} of view {view} in epoch {epoch} for two blocks")
 
     # What it rests on
+
+    def _votes_in(self, number: int, epoch: int) -> None:
+        base = self.bases.get(epoch)
+        if base is None or self.heights.get(number, 0) < base:
+            self.fail(
+                "epoch", f"{number} votes in epoch {epoch} before it has the last block of the one before"
+            )
 
     def _prove(self, number: int, certificate: Certificate) -> None:
         """Whoever uses a certificate: those that it names are a quorum, and the honest of them said so."""
@@ -134,9 +151,13 @@ class Oracles:
             if self.is_honest(each) and not is_own and (each, digest) not in self._accepted:
                 self.fail("proof", f"{number} takes an accept that {each} never gave")
 
+    def _is_quorum(self, numbers: Iterable[int]) -> bool:
+        # By its own arithmetic: this judges the product's.
+        weights = [each.weight for each in self.validators.members]
+        return 3 * sum(weights[each] for each in numbers) > 2 * sum(weights)
+
     def _quorum(self, number: int, bitmap: bytes) -> None:
-        members = self.validators.members
-        if not self.validators.is_quorum(sum(members[each].weight for each in numbers_of(bitmap))):
+        if not self._is_quorum(numbers_of(bitmap)):
             self.fail("proof", f"{number} takes a certificate of no quorum")
 
     def _notarize(self, number: int, digest: bytes) -> None:
@@ -153,17 +174,20 @@ class Oracles:
         for each in block.body.certificates:
             self._prove_batch(number, each)
         header = block.header
+        if digest in self._again:
+            # An epoch's last block that is proposed again needs nothing but its own notarisation (CONS-55).
+            return
         if header.root_height > self.heights.get(number, 0):
             self.fail("root", f"{number} votes for a root of {header.root_height} that it hasn't computed")
         elif header.root_height and self.roots[header.root_height] != header.state_root:
             self.fail("root", f"{number} votes for a wrong root of {header.root_height}")
 
-    def _enter(self, number: int, epoch: int, view: int) -> None:
-        """Who comes from one view to the next has sent on the certificate by which it came."""
-        at = number, epoch
+    def _enter(self, at: tuple[int, int, int], view: int) -> None:
+        """Who says something of a view to a peer has sent it the certificate that ended the view before,
+        if it was in that one."""
         before = self._in_view.get(at)
         if before == view - 1 and self._passed.get(at, 0) < before:
-            self.fail("spread", f"{number} came to view {view} and keeps the certificate to itself")
+            self.fail("spread", f"{at[0]} is in view {view} and didn't tell {at[1]} how view {before} ended")
         self._in_view[at] = max(view, before or 0)
 
     # FAST
@@ -177,14 +201,18 @@ class Oracles:
             signers = self._signers.setdefault(name, set())
             signers.add(number)
             # Those who aren't honest may sign for anybody who asks, unseen.
-            members = enumerate(self.validators.members)
-            weight = sum(one.weight for at, one in members if at in signers or not self.is_honest(at))
-            if self.validators.is_quorum(weight):
+            everyone = range(len(self.validators.members))
+            if self._is_quorum(at for at in everyone if at in signers or not self.is_honest(at)):
                 self._finish(message.epoch, each.transaction, each.effects)
 
     def _finish(self, epoch: int, transaction: bytes, effects: bytes) -> None:
         if self.fast_final.setdefault(transaction, effects) != effects:
             self.fail("effects", f"{transaction.hex()[:16]} is final with two effects")
+        self._fast_epochs.setdefault(transaction, epoch)
+        if epoch + 1 in self.bases and transaction not in self.transactions:
+            self.fail(
+                "undone", f"{transaction.hex()[:16]} is final by effects after epoch {epoch}, without a block"
+            )
         for slot in self._slots.get(transaction, ()):
             if self._fast_slots.setdefault((epoch, slot), transaction) != transaction:
                 self.fail("final", f"two transactions final by effects for {slot.hex()[:18]}")
@@ -193,7 +221,7 @@ class Oracles:
         """What a final block did: nothing certified comes out void, and what was signed is what happened."""
         for receipt in receipts:
             name = receipt.digest.hex()[:16]
-            if receipt.status is Status.VOID or receipt.code == "fee_unfunded":
+            if receipt.status is Status.VOID or receipt.code in (Code.FEE_UNFUNDED, Code.INSUFFICIENT_FUNDS):
                 self.fail(
                     "outcome", f"{name} in final block {height} is {receipt.status.name} {receipt.code}"
                 )
@@ -241,6 +269,10 @@ class Oracles:
             self._times_ms[height] = header.timestamp_ms
             self._first(number, block, latest_honest_ms)
 
+    def on_lost(self, number: int) -> None:
+        """A validator's disk is gone: it begins with nothing, and is bound by what it said."""
+        self.heights.pop(number, None)
+
     def on_start(self, number: int, height: int, digest: bytes) -> None:
         """A validator begins, again perhaps, with a tip."""
         if height < self.heights.get(number, 0):
@@ -275,6 +307,16 @@ class Oracles:
                 if self.final_slots.setdefault(slot, transaction) != transaction:
                     self.fail("final", f"two final transactions for {slot.hex()[:18]}")
                 self.transactions.setdefault(transaction, height)
+        if header.next_validators_digest != ZERO:
+            self._end(header.epoch, height)
+
+    def _end(self, epoch: int, height: int) -> None:
+        """The last block of an epoch is final: what was final by effects is in it or below (CONS-52)."""
+        self.bases[epoch + 1] = height
+        for transaction, of in self._fast_epochs.items():
+            if of <= epoch and transaction not in self.transactions:
+                name = transaction.hex()[:16]
+                self.fail("undone", f"{name} was final by effects in epoch {of}, which ends without it")
 
     def undone(self) -> list[bytes]:
         """Transactions that were final by effects, and are in no final block."""
@@ -283,9 +325,15 @@ class Oracles:
     def not_final(self) -> list[bytes]:
         """Certified batches that honest validators spoke of since healing, and that are in no final block.
 
-        One that was lost with the only validator who held it is owed by nobody (CONS-23).
+        One that was lost with the only validator who held it is owed by nobody (CONS-23); nor is one of an
+        epoch that has ended (CONS-53).
         """
-        return [digest for digest in self._owed if digest not in self.ordered]
+        epoch = max(self.bases)
+        return [
+            digest
+            for digest in self._owed
+            if digest not in self.ordered and self.certified[digest].header.epoch == epoch
+        ]
 
 
 def slots_of(data: bytes) -> list[tuple[bytes, bytes]]:

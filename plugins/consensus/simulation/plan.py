@@ -44,6 +44,7 @@ class Ask(Enum):
     TWICE = "two transactions of one nonce"
     OBJECT = "makes and changes an object"
     OBJECT_TWICE = "changes one version of an object twice"
+    OVERSPEND = "spends its funds twice, and so does who is paid"
 
 
 @attrs.frozen
@@ -73,6 +74,7 @@ class Plan:
     duplicates: float = 0.0
     sync_ms: tuple[float, float] = (0.2, 5.0)
     work_ms: tuple[float, float] = (0.0, 2.0)
+    epoch_blocks: int = 3_600
 
     @property
     def count(self) -> int:
@@ -87,8 +89,11 @@ class Plan:
         found = [f"{self.count} validators, weights {self.weights}, heals at {self.heal_s:.3f} s"]
         found.append(
             f"delay {self.delay_ms[0]:g}..{self.delay_ms[1]:g} ms, loss {self.loss:g}, "
-            f"duplicates {self.duplicates:g}, sync {self.sync_ms[0]:g}..{self.sync_ms[1]:g} ms"
+            f"duplicates {self.duplicates:g}, sync {self.sync_ms[0]:g}..{self.sync_ms[1]:g} ms, "
+            f"work {self.work_ms[0]:g}..{self.work_ms[1]:g} ms"
         )
+        if self.epoch_blocks < 100:
+            found.append(f"epochs of {self.epoch_blocks} blocks")
         found += [
             f"clock of {number} is off by {skew} ms" for number, skew in enumerate(self.skews_ms) if skew
         ]
@@ -112,6 +117,10 @@ def draw_plan(seed: int, profile: str, count: int) -> Plan:
         requests=_requests(rng, count, heal_s),
         skews_ms=tuple(rng.randint(-200, 200) for _ in range(count)),
     )
+    # Of its own draws, so that the rest is as it would be without.
+    epochs = random.Random(f"{profile}/{count}/{seed}/epochs")
+    if epochs.random() < 0.3:
+        plan = attrs.evolve(plan, epoch_blocks=epochs.choice((9, 10, 12, 16)))
     if profile == "calm":
         return plan
     if rng.random() < 0.3:
@@ -169,7 +178,7 @@ def _crashing(rng: random.Random, plan: Plan) -> Plan:
 def _requests(rng: random.Random, count: int, heal_s: float) -> tuple[Request, ...]:
     found = []
     for _ in range(rng.randint(3, 10)):
-        ask = rng.choices(list(Ask), (6, 2, 2, 1))[0]
+        ask = rng.choices(list(Ask), (6, 2, 2, 1, 1))[0]
         nodes = rng.sample(range(count), 2)
         found.append(Request(round(rng.uniform(0, heal_s), 6), rng.randrange(USERS), ask, tuple(nodes)))
     return tuple(sorted(found, key=lambda each: each.at_s))

@@ -49,6 +49,7 @@ def _simpler(plan: Plan) -> Iterator[Plan]:
         "sync_ms": (0.2, 5.0),
         "work_ms": (0.0, 2.0),
         "weights": (1,) * plan.count,
+        "epoch_blocks": 3_600,
     }
     for name, value in calm.items():
         if getattr(plan, name) != value:

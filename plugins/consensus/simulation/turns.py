@@ -129,6 +129,7 @@ def _repeatable(seed: str) -> Iterator[None]:
             mock.patch.object(scheduler, "_ALLOW_DETERMINISTIC_SCHEDULING", True),
             # A thread's end comes when the machine pleases, so the work is done in the turn of its task.
             mock.patch.object(trio.to_thread, "run_sync", _in_turn),
+            mock.patch.object(trio._path, "run_sync", _in_turn),
             mock.patch.object(trio.from_thread, "run", _at_once),
         ):
             scheduler._r.seed(seed)

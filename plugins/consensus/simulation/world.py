@@ -1,7 +1,11 @@
 """One run of a plan: faults, clients, healing, and the wait until everything is final everywhere."""
 
 import random
+import traceback
 from contextlib import nullcontext
+from itertools import cycle
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TextIO
 
 import attrs
@@ -10,7 +14,7 @@ import trio
 from supervm.chain.application import Chain
 from supervm.contracts.storage import DiskFull
 from supervm.execution.supply import recorded_supply, supply
-from supervm.plugins.consensus.simulation import clients, turns
+from supervm.plugins.consensus.simulation import attacks, clients, turns
 from supervm.plugins.consensus.simulation.attacks import Tongue
 from supervm.plugins.consensus.simulation.clients import Clients
 from supervm.plugins.consensus.simulation.disk import VirtualDisk
@@ -43,6 +47,7 @@ class Outcome:
     height: int
     events: int
     healed_in_s: float
+    epoch: int
 
 
 def run_plan(plan: Plan, out: TextIO | None = None, alone: bool | None = None) -> Outcome:
@@ -51,21 +56,34 @@ def run_plan(plan: Plan, out: TextIO | None = None, alone: bool | None = None) -
     `alone`: every node verifies and decodes by itself; else that is shared (`sharing`). By default the seed
     decides. It shows in the time that a run takes, and in nothing else.
     """
-    world = World(plan, Trace(out))
     is_alone = plan.seed % ALONE_EVERY == 0 if alone is None else alone
-    with nullcontext() if is_alone else shared_work():
+    with (
+        TemporaryDirectory(prefix="supervm-simulation-") as folder,
+        nullcontext() if is_alone else shared_work(),
+    ):
+        world = World(plan, Trace(out), Path(folder))
         turns.run(world.main, f"{plan.profile}/{plan.count}/{plan.seed}")
     height = max(world.oracles.digests, default=0)
     return Outcome(
-        world.violated, world.problem, world.trace.digest(), height, world.trace.events, world.healed_in_s
+        world.violated,
+        world.problem,
+        world.trace.digest(),
+        height,
+        world.trace.events,
+        world.healed_in_s,
+        max(world.oracles.bases),
     )
 
 
 class World:
-    """The validators of a plan, and what lies between them."""
+    """The validators of a plan, and what lies between them.
 
-    def __init__(self, plan: Plan, trace: Trace) -> None:
+    `folder`: where the files stand that say that a key was never used; without one nobody's disk may be lost.
+    """
+
+    def __init__(self, plan: Plan, trace: Trace, folder: Path | None = None) -> None:
         self.plan = plan
+        self._folder = folder
         self.trace = trace
         self.violated = self.problem = ""
         self.healed_in_s = 0.0
@@ -75,7 +93,7 @@ class World:
         self._down = [0] * plan.count
         self._lives_begun = [0] * plan.count
         self._lives: dict[int, Life] = {}
-        self._lost: set[int] = set()
+        self._damaged: set[int] = set()
         self._moved = trio.Event()
         keys = [clients.key(900 + each) for each in range(plan.count)]
         self._keys = sorted(keys, key=lambda each: each.node_id)
@@ -91,6 +109,7 @@ class World:
             created_ms=ORIGIN_MS,
             development=True,
             validators=self.validators,
+            epoch_blocks=plan.epoch_blocks,
             accounts=tuple(sorted((each, clients.FUNDS) for each in people.addresses)),
         )
         self.clients = Clients(self.genesis.chain_id, plan.count)
@@ -108,8 +127,13 @@ class World:
         tongue = None
         if attacks:
             rng = self._rng(f"tongue/{number}")
-            tongue = Tongue(number, plan.count, self.genesis.chain_id, key.sign, attacks, rng)
+            tongue = Tongue(number, plan.weights, self.genesis.chain_id, key.sign, attacks, rng)
+        founding = None
+        if self._folder is not None:
+            founding = self._folder / str(number)
+            founding.touch()
         return Place(
+            founding=founding,
             number=number,
             key=key,
             genesis=self.genesis,
@@ -122,11 +146,12 @@ class World:
         )
 
     def _is_honest(self, number: int) -> bool:
-        return number not in self._lost and number not in self.plan.hostile
+        return number not in self._damaged and number not in self.plan.hostile
 
     @property
     def honest(self) -> list[int]:
-        """Validators that neither are hostile nor have lost what they said."""
+        """Validators that neither are hostile nor run on a damaged disk. Who has lost its disk is one: it
+        contradicts nothing that it said before, and catches up (CONS-67)."""
         return [number for number in range(self.plan.count) if self._is_honest(number)]
 
     def fail(self, oracle: str, problem: str) -> None:
@@ -204,6 +229,9 @@ class World:
                 # What a node does while it dies is nobody's business: nothing of it is written or sent.
                 return
             causes = leaves(error)
+            if any(_raised_by(each) == attacks.__file__ for each in causes):
+                # A bug of the simulator, not something that a hostile validator does.
+                raise
             self.trace.note("failed", number, *(type(each).__name__ for each in causes))
             if life.engine is None and all(isinstance(each, DiskFull) for each in causes):
                 # It can't even start: its supervisor tries again, as a real node's does.
@@ -211,7 +239,7 @@ class World:
             elif number in self.honest:
                 self.fail("failed", f"{number} ends by itself: {'; '.join(map(_said, causes))}")
             # Who is hit by a bad disk stops by itself, and is given an empty one.
-            elif number in self._lost:
+            elif number in self._damaged:
                 life.place.disk.lose()
                 self._nursery.start_soon(self._again, number)
 
@@ -249,11 +277,11 @@ class World:
             if self._down[number] == 1:
                 await self._stop(number)
             disk = self._places[number].disk
-            if mishap.fault in LOSING:
-                self._lost.add(number)
             if mishap.fault is Fault.DISK_LOST:
                 disk.lose()
+                self.oracles.on_lost(number)
             elif mishap.fault is Fault.DISK_DAMAGED:
+                self._damaged.add(number)
                 self.trace.note("damaged", disk.damage(self._random).hex())
         await turns.sleep_until(mishap.until_s)
         async with trio.open_nursery() as starting:
@@ -286,14 +314,18 @@ class World:
     async def _request(self, request: Request) -> None:
         await turns.sleep_until(request.at_s)
         signed = self.clients.ask(request.user, request.ask, self.oracles.transactions)
-        for number, each in zip(request.nodes, signed, strict=False):
+        for place in self._places:
+            if place.tongue is not None:
+                place.tongue.given.extend(signed)
+        for number, each in zip(cycle(request.nodes), signed, strict=False):
             self._submit(number, [each])
 
     async def _insist(self) -> None:
         turn = 0
         while True:
             await turns.sleep(INSIST_S)
-            waiting = [each for each in self.clients.honest if each.digest not in self.oracles.transactions]
+            asked = self.clients.honest + self.clients.doubtful
+            waiting = [each for each in asked if each.digest not in self.oracles.transactions]
             turn += 1
             if waiting:
                 self._submit(turn % self.plan.count, waiting)
@@ -306,10 +338,10 @@ class World:
 
     # What is judged
 
-    def _sent(self, number: int, payload: bytes) -> None:
+    def _sent(self, number: int, target: int, payload: bytes) -> None:
         if self.trace.events > EVENTS_MAX:
             self.fail("runaway", f"more than {EVENTS_MAX} events")
-        self.oracles.on_sent(number, payload)
+        self.oracles.on_sent(number, target, payload)
 
     def _committed(self, life: Life, block: Block) -> None:
         assert life.chain is not None
@@ -377,6 +409,12 @@ def leaves(error: BaseException) -> list[BaseException]:
     if isinstance(error, BaseExceptionGroup):
         return [leaf for each in error.exceptions for leaf in leaves(each)]
     return [error]
+
+
+def _raised_by(error: BaseException) -> str:
+    """The file whose code raised it."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return frames[-1].filename if frames else ""
 
 
 def _said(error: BaseException) -> str:

@@ -14,6 +14,8 @@ from supervm.plugins.transport.tcp.tls import SecureStream
 
 MESSAGES_IN_A_ROW = 32
 """After so many from one peer, other tasks run."""
+LATE_S = 0.05
+"""How long an answer of a handler that never waits, if it is empty, waits for something to travel with."""
 
 
 class LinkEnded(Exception):
@@ -74,8 +76,20 @@ class Lane:
                 if scope.cancelled_caught:
                     raise LinkEnded("stalled", f"it read nothing for {self.stall_s:g} s")
             elif not self.out:
-                await self.out.wake.wait()
+                await self._wait_for_some()
             data = self.out.take()
+
+    async def _wait_for_some(self) -> None:
+        """Wait until something is to be sent. What is late waits `LATE_S` for company, at most."""
+        while not self.out:
+            if not self.out.has_late:
+                await self.out.wake.wait()
+                continue
+            self.out.rest()
+            with trio.move_on_after(LATE_S):
+                await self.out.wake.wait()
+            if not self.out:
+                self.out.hurry()
 
     async def read(self, receive: Callable[["Lane", Message], None]) -> None:
         """Give each message to `receive` until cancelled. Raises `LinkEnded`, `Malformed`, `Insecure`."""

@@ -264,15 +264,23 @@ class Link:
             text = f"{LIMITS.requests_max} requests are under way"
             lane.out.put_answer(Message(Kind.ERROR, message.id, error_payload(ErrorCode.OVERLOADED, text)))
             return
+        reply = self.registry.answer_now(self.peer, message.method, message.payload)
+        if reply == b"" and lane.out.put_late(Message(Kind.RESPONSE, message.id)):
+            return
+        if reply is not None and lane.out.put_nowait(_as_message(message.id, reply)):
+            return
         self._answering[key] = trio.CancelScope()
         self._handlers[lane.priority] += 1
-        self._start(self._answer(lane, message, self._answering[key]))
+        self._start(self._answer(lane, message, self._answering[key], reply))
 
-    async def _answer(self, lane: Lane, message: Message, scope: trio.CancelScope) -> None:
+    async def _answer(
+        self, lane: Lane, message: Message, scope: trio.CancelScope, reply: bytes | Refusal | None
+    ) -> None:
         key = (lane.priority, message.id)
         try:
             with scope, trio.move_on_after(message.deadline_ms / 1000):
-                reply = await self.registry.answer(self.peer, message.method, message.payload)
+                if reply is None:
+                    reply = await self.registry.answer(self.peer, message.method, message.payload)
                 await lane.out.put(_as_message(message.id, reply))
         finally:
             self._handlers[lane.priority] -= 1

@@ -4,6 +4,8 @@ Urgent messages (pongs, windows, refusals) go first. Then, in turns, up to 64 Ki
 piece of the longest-waiting long one, so that neither holds up the other. Short ones keep their order, and
 so do long ones and the bytes of streams. Room is counted in bytes of payload; a message longer than all of
 the room enters when nothing else waits.
+
+Late messages, which nobody is in a hurry for, leave with the next that is sent, or when somebody says so.
 """
 
 from collections import deque
@@ -17,6 +19,7 @@ from supervm.plugins.transport.tcp.frames import PIECE_BYTES_MAX, Kind, Malforme
 SHORT_BYTES_MAX = 16 * 1024
 BURST_BYTES = 64 * 1024
 URGENT_MAX = 1024
+LATE_MAX = 64
 OVERHEAD_BYTES = 64
 """Counted for each message besides its payload, so that empty ones are bounded too."""
 
@@ -42,6 +45,7 @@ class Outgoing:
     _pieces: Iterator[bytes] | None = None
     _next_piece: bytes | None = None
     _turn_long: bool = False
+    _late: list[Message] = attrs.Factory(list)
     _senders: deque[_Waiting] = attrs.Factory(deque)
     _closed: bool = False
 
@@ -91,6 +95,31 @@ class Outgoing:
             raise Malformed(f"{URGENT_MAX} answers wait that it doesn't read")
         self.put_urgent(message)
 
+    def put_late(self, message: Message) -> bool:
+        """Queue a message without content, to leave with the next one; whether there was room."""
+        assert not message.payload, "what has content waits for room"
+        if self._closed or len(self._late) >= LATE_MAX:
+            return False
+        self._late.append(message)
+        if len(self._late) == 1:
+            self.wake.set()
+        return True
+
+    @property
+    def has_late(self) -> bool:
+        """Whether any message waits for company."""
+        return bool(self._late)
+
+    def hurry(self) -> None:
+        """Late messages have waited long enough."""
+        for message in self._late:
+            self._add(message)
+        self._late.clear()
+
+    def rest(self) -> None:
+        """Nothing but late messages waits: `wake` is set again by what comes next."""
+        self.wake = trio.Event()
+
     def put_always(self, message: Message) -> None:
         """Queue a message without content in its order, whether or not there is room. The caller bounds
         how many there can be."""
@@ -115,6 +144,8 @@ class Outgoing:
     def take(self) -> bytes:
         """The next frames to send, about 64 KiB; empty if nothing waits."""
         frames: list[bytes] = []
+        if self:
+            self.hurry()
         while self._urgent:
             frames.extend(frames_of(self._urgent.popleft()))
         if self._short and not (self._long and self._turn_long):

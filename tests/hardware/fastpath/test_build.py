@@ -27,7 +27,7 @@ needs_compiler = needs.c_compiler
 
 def compile(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [needs.COMPILER, *map(str, arguments)], capture_output=True, text=True, timeout=60, check=False
+        [needs.COMPILER, *map(str, arguments)], capture_output=True, text=True, timeout=240, check=False
     )
 
 
@@ -93,7 +93,7 @@ def test_sanitizers_find_nothing_on_mutated_input_and_the_answers_are_the_twins(
     cases = [data for data in inputs(seed=1) if twin.scan_transactions(data, ScanLimits()).count <= 64]
     (tmp_path / "inputs").write_bytes(b"".join(struct.pack("<I", len(data)) + data for data in cases))
     done = subprocess.run(
-        [str(program), str(tmp_path / "inputs")], capture_output=True, text=True, timeout=60, check=False
+        [str(program), str(tmp_path / "inputs")], capture_output=True, text=True, timeout=240, check=False
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [expected(data) for data in cases]
@@ -115,7 +115,7 @@ def wheel(tmp_path: Path, **environment: str) -> list[str]:
         env={**os.environ, **environment},
         check=True,
         capture_output=True,
-        timeout=120,
+        timeout=240,
     )
     (built,) = tmp_path.glob("*.whl")
     with zipfile.ZipFile(built) as names:
@@ -148,7 +148,7 @@ def in_new_python(code: str, **environment: str) -> str:
         check=True,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
     ).stdout.strip()
 
 

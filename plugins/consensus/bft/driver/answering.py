@@ -8,17 +8,21 @@ from collections.abc import Callable, Iterable
 
 import trio
 
-from supervm.contracts.application import CertifyingApplication
+from supervm.contracts.application import CertifyingApplication, Mendable
+from supervm.contracts.storage import StoreCorrupt
 from supervm.plugins.consensus.bft.driver.kept import KeptBlocks
 from supervm.plugins.consensus.bft.fetching import (
+    ROW_BYTES_MAX,
     Absent,
     Got,
     GotBlock,
+    GotRow,
     Item,
     OldestHeld,
     Want,
     WantBlocks,
     WantDigest,
+    WantRow,
     WantViews,
     What,
     encode_item,
@@ -74,7 +78,7 @@ class Answers:
             items: list[Item] = []
             size_bytes = 0
             for want in wants:
-                for item in await self._items(want):
+                for item in await self._items_or_absent(want):
                     item_bytes = len(encode_item(item))
                     if items and size_bytes + item_bytes > ANSWER_BYTES:
                         break
@@ -83,6 +87,13 @@ class Answers:
                 if size_bytes > ANSWER_BYTES:
                     break
             self._answer(peer, Got(tuple(items[:256])))
+
+    async def _items_or_absent(self, want: Want) -> list[Item]:
+        """What is damaged here isn't here: the ledger has set it aside, and says so."""
+        try:
+            return await self._items(want)
+        except StoreCorrupt:
+            return [Absent(want)]
 
     async def _items(self, want: Want) -> list[Item]:
         young = list(self._young(want))
@@ -100,6 +111,10 @@ class Answers:
             case WantDigest(What.BATCH_CERTIFICATE, digest):
                 found = await self._batch(digest, lambda block, index: block.body.certificates[index])
                 old += [] if found is None else [found]
+            case WantRow(key, at) if isinstance(self._application, Mendable):
+                value = await self._application.row(key, at)
+                if value is not None and len(value) <= ROW_BYTES_MAX:
+                    old.append(GotRow(key, value))
             case WantBlocks(height, count):
                 old += await self._blocks(height, count)
             case WantViews():

@@ -10,10 +10,12 @@ from attrs.validators import ge, in_, le
 from supervm.api import Context, Health, HealthState, Role
 from supervm.contracts.application import CertifyingApplication, Engine
 from supervm.contracts.consensus import CERTIFICATES, ConsensusStatus, ValidatorSetUnsupported
-from supervm.contracts.storage import KeyValueStore
+from supervm.contracts.storage import DiskFull, KeyValueStore
 from supervm.contracts.transport import Transport
 from supervm.plugins.consensus.bft.driver.epoch import epoch_after
 from supervm.plugins.consensus.bft.driver.following import Follower, begin_follower
+from supervm.plugins.consensus.bft.driver.founding import Standing, judge_log
+from supervm.plugins.consensus.bft.driver.journal import DISK_RETRY_S
 from supervm.plugins.consensus.bft.driver.validator import WALK_MAX, Validator, begin_validator
 from supervm.plugins.consensus.bft.epochs.handover import EarlyMessages
 from supervm.types.batch import BATCH_BYTES_MAX, BATCH_TRANSACTIONS_MAX
@@ -52,7 +54,8 @@ async def open_bft(ctx: Context, config: BftConfig) -> AsyncIterator["Bft"]:
     application: CertifyingApplication = ctx.require(Role.APPLICATION)
     store: KeyValueStore = ctx.require(Role.STORAGE)
     identity = application.identity
-    engine = await _judge(application)
+    standing = await judge_log(ctx, application, store)
+    engine = await _judge(application, standing)
 
     def transports() -> tuple[Transport, ...]:
         return tuple(each for each in ctx.all(Role.TRANSPORT) if each.node_id == identity.node_id)
@@ -63,8 +66,23 @@ async def open_bft(ctx: Context, config: BftConfig) -> AsyncIterator["Bft"]:
     async def begin(catches_up: bool) -> Validator | Follower:
         produces = served.engine.produces
         if catches_up or not produces:
-            return await begin_follower(ctx, application, store, transports, stays=not produces)
+            return await begin_follower(
+                ctx, application, store, transports, stays=not produces, standing=standing
+            )
         return await begin_validator(ctx, config, application, store, transports, walk_max, early)
+
+    async def begin_again(catches_up: bool) -> Validator | Follower:
+        """Within a life of the node: a full disk is waited for, as where a block is written (CONS-66)."""
+        while True:
+            try:
+                life = await begin(catches_up)
+            except DiskFull as error:
+                served.stalled = f"the disk is full, no epoch can be begun: {error}"
+                ctx.log.error("disk_full", cause=str(error), retry_s=DISK_RETRY_S)
+                await ctx.clock.sleep(DISK_RETRY_S)
+            else:
+                served.stalled = ""
+                return life
 
     with ExitStack() as wheel:
         wheel.enter_context(application.driven(engine))
@@ -74,7 +92,7 @@ async def open_bft(ctx: Context, config: BftConfig) -> AsyncIterator["Bft"]:
         stopped = trio.Event()
 
         async def run() -> None:
-            nonlocal walk_max
+            nonlocal walk_max, standing
             try:
                 with scope:
                     while True:
@@ -84,7 +102,8 @@ async def open_bft(ctx: Context, config: BftConfig) -> AsyncIterator["Bft"]:
                             return
                         # What was gathered goes back to the mempool: it may be in a block already.
                         wheel.close()
-                        served.engine = await _judge(application)
+                        standing = await judge_log(ctx, application, store)
+                        served.engine = await _judge(application, standing)
                         wheel.enter_context(application.driven(served.engine))
                         life = served.life
                         if life.ended:
@@ -95,7 +114,7 @@ async def open_bft(ctx: Context, config: BftConfig) -> AsyncIterator["Bft"]:
                         if catches_up and isinstance(life, Validator):
                             settled = ctx.clock.monotonic() - began_s > SETTLED_S
                             walk_max = WALK_MAX if settled else min(2 * walk_max, WALK_LIMIT)
-                        served.life = await begin(catches_up)
+                        served.life = await begin_again(catches_up)
             finally:
                 stopped.set()
 
@@ -118,10 +137,11 @@ def _tell_place(ctx: Context, application: CertifyingApplication, engine: Engine
         ctx.log.warning("read_only", reason=engine.reason)
 
 
-async def _judge(application: CertifyingApplication) -> Engine:
+async def _judge(application: CertifyingApplication, standing: Standing) -> Engine:
     """What this node can be in the epoch of the next block."""
     identity = application.identity
-    validators = application.validators(await epoch_after(application))
+    epoch = await epoch_after(application)
+    validators = application.validators(epoch)
     number = validators.number_of(identity.node_id)
     if number is None:
         reason = (
@@ -135,6 +155,8 @@ async def _judge(application: CertifyingApplication) -> Engine:
             "0x" + validators.members[number].public_key.hex(),
             "start with the key file of that key",
         )
+    if standing.silent_in(epoch):
+        return Engine(name="bft", produces=False, reason=standing.reason)
     return Engine(name="bft")
 
 
@@ -155,6 +177,7 @@ class Bft:
         self._scope = scope
         self.draining = False
         self.engine = engine
+        self.stalled = ""
         self.life: Validator | Follower
 
     @property
@@ -164,7 +187,7 @@ class Bft:
     @property
     def _silence(self) -> str:
         """Why this node produces nothing, or can't; empty if it does."""
-        reason = self.life.stalled or self.life.alone or self.engine.reason
+        reason = self.stalled or self.life.stalled or self.life.alone or self.engine.reason
         if not reason and isinstance(self.life, Follower):
             reason = f"it is far behind and catches up from its peers, above height {self.life.height}"
         return reason
@@ -182,8 +205,9 @@ class Bft:
         )
 
     async def health(self) -> Health:
-        if self.life.stalled:
-            return Health(HealthState.FAILING, self.life.stalled)
+        stalled = self.stalled or self.life.stalled
+        if stalled:
+            return Health(HealthState.FAILING, stalled)
         reason = self._silence
         return Health(HealthState.DEGRADED, reason) if reason else Health()
 

@@ -82,9 +82,12 @@ ORDERING_TIMER, BUILDER_TIMER = "ordering ", "builder "
 
 @attrs.define(kw_only=True)
 class Hands:
-    """What carries out outputs that reach beyond the machines. None of these blocks."""
+    """What carries out outputs that reach beyond the machines. None of these blocks.
 
-    post: Callable[[bytes, Stream, bytes], None]
+    `post`: to whom, on which stream, a frame, and whether it may be late.
+    """
+
+    post: Callable[[bytes, Stream, bytes, bool], None]
     ask_once: Callable[[Want, tuple[bytes, ...]], None]
     keep_asking: Callable[[Want, tuple[bytes, ...]], None]
     check: Callable[[Check], None]
@@ -376,8 +379,19 @@ class Core:
         if others:
             stream = Stream.BULK if isinstance(send.message, Got) else send.stream
             frame = encode(send.message)
+            late = self._is_relayed(send.message)
             for each in others:
-                self._hands.post(each, stream, frame)
+                self._hands.post(each, stream, frame, late)
+
+    def _is_relayed(self, message: Message) -> bool:
+        """Whether a message only makes sure of what its receivers most likely know: the certificate of votes
+        that went to all, or another builder's of a batch. Nullifications are said at once."""
+        match message:
+            case Certificate():
+                return message.kind is not VoteKind.NULLIFY
+            case BatchCertificate(header):
+                return header.builder != self._own
+        return False
 
     def _halt(self, reason: str) -> None:
         self.halted = self.halted or reason

@@ -19,11 +19,14 @@ from supervm.plugins.consensus.bft.driver.answering import GUEST_WAITING_MAX, An
 from supervm.plugins.consensus.bft.driver.connecting import LOOK_S, keep_connected
 from supervm.plugins.consensus.bft.driver.executing import Committed as Executed
 from supervm.plugins.consensus.bft.driver.executing import Executor
+from supervm.plugins.consensus.bft.driver.founding import WHOLE, Standing
 from supervm.plugins.consensus.bft.driver.halting import Halted
 from supervm.plugins.consensus.bft.driver.kept import KeptBlocks
+from supervm.plugins.consensus.bft.driver.mending import Mending
 from supervm.plugins.consensus.bft.driver.posting import Post
 from supervm.plugins.consensus.bft.driver.proving import EffectsProofs, claims_of
 from supervm.plugins.consensus.bft.driver.receiving import Incoming, Reception
+from supervm.plugins.consensus.bft.driver.rejoining import EpochTeller, Rejoining
 from supervm.plugins.consensus.bft.driver.timers import Timers
 from supervm.plugins.consensus.bft.events import (
     CancelTimer,
@@ -37,7 +40,15 @@ from supervm.plugins.consensus.bft.events import (
     TimedOut,
 )
 from supervm.plugins.consensus.bft.fetching import Item, Want, WantDigest, What
-from supervm.plugins.consensus.bft.messages import Effects, EffectsCertificate, Get, Got, encode
+from supervm.plugins.consensus.bft.messages import (
+    AskEpoch,
+    Effects,
+    EffectsCertificate,
+    Get,
+    Got,
+    TellEpoch,
+    encode,
+)
 from supervm.plugins.consensus.bft.sync.events import (
     CaughtUp,
     Committed,
@@ -90,6 +101,7 @@ class Follower:
         tip: Committed,
         *,
         stays: bool,
+        standing: Standing = WHOLE,
         settings: SyncSettings | None = None,
     ) -> None:
         self.ended = False
@@ -104,7 +116,19 @@ class Follower:
         self._tip = tip
         self._kept = KeptBlocks(store)
         self._post = Post(ctx, peers)
+        self._mending = Mending(ctx, application, peers, self._post)
         self._reception = Reception(ctx, peers)
+        self._teller: EpochTeller | None = None
+        self._rejoining: Rejoining | None = None
+        number = tip.validators.number_of(own)
+        if number is not None and standing.votes_from is None:
+            self._rejoining = Rejoining(
+                ctx, store, application.chain_id, own, tip.epoch, tip.validators, self._post.put
+            )
+        elif number is not None and not standing.silent_in(tip.epoch):
+            self._teller = EpochTeller(
+                ctx, application.chain_id, application.identity, tip.epoch, number, self._post.put
+            )
         self._answers = Answers(application, self._kept, self._young, self._answer)
         self._executor = Executor(
             ctx, application, self._kept, held=_holds_none, miss=_misses_none, committed=self._committed
@@ -169,9 +193,12 @@ class Follower:
             nursery.start_soon(self._timers.run)
             nursery.start_soon(self._post.run)
             nursery.start_soon(self._answers.run)
+            nursery.start_soon(self._mending.run)
             nursery.start_soon(self._executor.run)
             nursery.start_soon(self._verify)
             nursery.start_soon(self._keep_connected)
+            if self._rejoining is not None:
+                nursery.start_soon(self._rejoining.run)
             for stream in Stream:
                 nursery.start_soon(self._hear, stream)
             if not self._stays:
@@ -228,7 +255,12 @@ class Follower:
                             # A client asks again.
                             self._signed.send_nowait((incoming.peer, each))
             case Got():
+                self._mending.give(incoming.message)
                 self._tell(Received(incoming.peer, incoming.message))
+            case AskEpoch() as ask if self._teller is not None:
+                self._teller.answer(incoming.peer, ask)
+            case TellEpoch() as told if self._rejoining is not None:
+                self._rejoining.hear(incoming.peer, told)
 
     def _young(self, want: Want) -> tuple[Item, ...]:
         found = None
@@ -357,6 +389,7 @@ async def begin_follower(
     transports: Callable[[], tuple[Transport, ...]],
     *,
     stays: bool,
+    standing: Standing = WHOLE,
 ) -> Follower:
     """A follower as the chain says. Raises `StoreCorrupt`, `DecodeError`."""
     kept = KeptBlocks(store)
@@ -371,4 +404,4 @@ async def begin_follower(
         known = tip_for_sync(block.header, application)
     rows = [await kept.get(height) for height in range(tip.root_height, tip.height + 1)]
     application.recall([each.facts for each in rows])
-    return Follower(ctx, application, store, transports, known, stays=stays)
+    return Follower(ctx, application, store, transports, known, stays=stays, standing=standing)

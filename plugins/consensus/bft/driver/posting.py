@@ -3,7 +3,8 @@ which is no validator and asked for blocks, a short one for answers.
 
 A request carries as many frames as wait, and its empty answer says that the peer took them. Each queue is
 bounded; at its bound the oldest message goes: what was said last says most, and the machines say again what
-is still needed. So does what is meant for a peer that can't be reached now.
+is still needed. So does what is meant for a peer that can't be reached now. What is late, since its receiver
+most likely knows it already, waits up to `LATE_S` for something to travel with.
 """
 
 from collections import deque
@@ -36,6 +37,7 @@ PARCEL_FRAMES_MAX = 1_024
 FRAME_BYTES_MAX = LIMITS.request_bytes_max - 64
 TIMEOUT_S = 10.0
 UNREACHABLE_PAUSE_S = 0.05
+LATE_S = 0.04
 
 
 def pack(frames: Sequence[bytes]) -> bytes:
@@ -64,6 +66,7 @@ class _Queue:
     frames: deque[bytes] = attrs.Factory(deque)
     size_bytes: int = 0
     wake: trio.Event = attrs.Factory(trio.Event)
+    hurry: trio.Event = attrs.Factory(trio.Event)
     gone: trio.CancelScope = attrs.Factory(trio.CancelScope)
 
 
@@ -89,8 +92,8 @@ class Post:
             "supervm_consensus_sent_bytes_total", "Bytes of messages sent, by stream", ("stream",)
         )
 
-    def put(self, peer: bytes, stream: Stream, frame: bytes) -> None:
-        """Send a frame some time. Never blocks."""
+    def put(self, peer: bytes, stream: Stream, frame: bytes, late: bool = False) -> None:
+        """Send a frame some time; a late one with the next, or after `LATE_S`. Never blocks."""
         queue = self._queues.get((peer, stream))
         if queue is None:
             self._dropped.inc(stream=stream.name.lower(), reason="nobody")
@@ -104,6 +107,8 @@ class Post:
             queue.size_bytes -= len(queue.frames.popleft())
             self._dropped.inc(stream=stream.name.lower(), reason="full")
         queue.wake.set()
+        if not late:
+            queue.hurry.set()
 
     def admit(self, guest: bytes) -> None:
         """Answers may be put for a node that is no validator."""
@@ -131,6 +136,8 @@ class Post:
     async def _send_parcels(self, queue: _Queue, nursery: trio.Nursery) -> None:
         while True:
             await queue.wake.wait()
+            with trio.move_on_after(LATE_S):
+                await queue.hurry.wait()
             await queue.free.acquire()
             parcel: list[bytes] = []
             size_bytes = 0
@@ -141,7 +148,7 @@ class Post:
                 size_bytes += len(parcel[-1])
             queue.size_bytes -= size_bytes
             if not queue.frames:
-                queue.wake = trio.Event()
+                queue.wake, queue.hurry = trio.Event(), trio.Event()
             nursery.start_soon(self._deliver, queue, parcel)
 
     async def _deliver(self, queue: _Queue, parcel: list[bytes]) -> None:

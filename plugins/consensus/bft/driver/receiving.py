@@ -202,6 +202,7 @@ class Reception:
             self._received.inc(len(found), stream=stream.name.lower())
             return b""
 
+        take.never_waits = True  # type: ignore[attr-defined]
         return take
 
     def _read(self, peer: bytes, stream: Stream, frame: bytes) -> Incoming:

@@ -12,7 +12,6 @@ from supervm.contracts.application import (
     ExecutedFacts,
     Refused,
 )
-from supervm.contracts.consensus import ConsensusError
 from supervm.contracts.storage import KeyValueStore
 from supervm.contracts.transport import Transport
 from supervm.plugins.consensus.bft.batch_events import (
@@ -45,6 +44,7 @@ from supervm.plugins.consensus.bft.driver.epoch import (
     judged_operations,
 )
 from supervm.plugins.consensus.bft.driver.executing import Committed, Executor
+from supervm.plugins.consensus.bft.driver.founding import LogMissing
 from supervm.plugins.consensus.bft.driver.journal import (
     LOCKS,
     ORDERING,
@@ -54,9 +54,11 @@ from supervm.plugins.consensus.bft.driver.journal import (
     read_records,
 )
 from supervm.plugins.consensus.bft.driver.kept import KeptBlocks
+from supervm.plugins.consensus.bft.driver.mending import Mending
 from supervm.plugins.consensus.bft.driver.posting import Post
 from supervm.plugins.consensus.bft.driver.proving import EffectsProofs
 from supervm.plugins.consensus.bft.driver.receiving import Incoming, Reception
+from supervm.plugins.consensus.bft.driver.rejoining import EpochTeller
 from supervm.plugins.consensus.bft.driver.waiting import WaitingCertificates
 from supervm.plugins.consensus.bft.epochs.closing import ClosingState
 from supervm.plugins.consensus.bft.epochs.handover import EarlyMessages
@@ -64,6 +66,7 @@ from supervm.plugins.consensus.bft.events import Behind, Check, ExecutedBlock, F
 from supervm.plugins.consensus.bft.fetching import GotBlock, Item, Want, WantDigest, WantViews, What
 from supervm.plugins.consensus.bft.messages import (
     Accept,
+    AskEpoch,
     Batch,
     BatchCertificate,
     Effects,
@@ -101,10 +104,6 @@ LIFE_SEQUENCES = 1 << 32
 """Sequence numbers that a builder may use between two starts."""
 
 
-class LogMissing(ConsensusError):
-    """A validator's chain is here without its log: voting could contradict what it said before."""
-
-
 class Validator:
     """The tasks of a validator. Made by `begin_validator`, run once by `run`.
 
@@ -138,10 +137,14 @@ class Validator:
         self._disk = Disk(ctx, store)
         self._kept = KeptBlocks(store)
         self._post = Post(ctx, peers)
+        self._mending = Mending(ctx, application, peers, self._post)
         self._reception = Reception(ctx, peers)
         self._peers = peers
         self._questions = Questions(ctx, peers, self._ask)
         self._answers = Answers(application, self._kept, self._young, self._answer)
+        own = epoch.validators.number_of(identity.node_id)
+        assert own is not None, "a validator is of the set"
+        self._teller = EpochTeller(ctx, epoch.chain_id, identity, epoch.number, own, self._post.put)
         bounds = application.bounds
         self._batch_gas_max = max(bounds.gas_max // 4, bounds.batch_gas_floor)
         self._gas_fold = application.measure(()).gas
@@ -327,6 +330,7 @@ class Validator:
             nursery.start_soon(self._post.run)
             nursery.start_soon(self._questions.run)
             nursery.start_soon(self._answers.run)
+            nursery.start_soon(self._mending.run)
             nursery.start_soon(self._executor.run)
             nursery.start_soon(self._applier.run)
             nursery.start_soon(self._examine)
@@ -389,6 +393,8 @@ class Validator:
                 return True
             case EpochDone() | EndEpoch():
                 return True
+            case AskEpoch() as ask:
+                self._teller.answer(incoming.peer, ask)
         return False
 
     def _deliver(self, peer: bytes, message: Message) -> None:
@@ -402,6 +408,7 @@ class Validator:
             case Batch():
                 self._executor.give(message)
             case Got(items):
+                self._mending.give(message)
                 for item in items:
                     match item:
                         case Batch():

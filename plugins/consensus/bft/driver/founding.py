@@ -1,0 +1,142 @@
+"""Whether a validator's log is whole: founded with its key, and never lost (CONS-67).
+
+Whoever makes a node's key puts a file beside it that says that nothing was ever said with it. Who first keeps
+a log for the key writes so into the log, and removes the file. From then on a store without that row is one
+whose log was lost, however new it looks: it may be the second that the key votes with. So is one whose rows
+can't be read. Such a validator is silent, and the row says until which epoch, once a quorum has told it.
+
+The row stands in both spaces of the log (STO-30: 0b, 0d): losing either is losing the log.
+"""
+
+from pathlib import Path
+
+import attrs
+import trio
+
+from supervm.api import Context
+from supervm.contracts.application import CertifyingApplication
+from supervm.contracts.consensus import ConsensusError
+from supervm.contracts.storage import Durability, KeyValueStore, Put, StoreCorrupt
+from supervm.plugins.consensus.bft.driver.epoch import epoch_after
+from supervm.plugins.consensus.bft.driver.journal import LOCKS, ORDERING, read_records
+from supervm.plugins.consensus.bft.driver.kept import KeptBlocks
+from supervm.storage.folder import remove_synced
+from supervm.storage.spaces import seal, unseal
+from supervm.types.codec import Reader, Writer
+from supervm.types.errors import DecodeError
+
+ROW = b"v"
+
+
+class LogMissing(ConsensusError):
+    """A validator's chain is here without its log: nothing here can be voted on, or followed from."""
+
+
+@attrs.frozen
+class Standing:
+    """From which epoch on a validator votes: 0 where its log is whole, None where it doesn't know yet."""
+
+    votes_from: int | None
+
+    def silent_in(self, epoch: int) -> bool:
+        return self.votes_from is None or epoch < self.votes_from
+
+    @property
+    def reason(self) -> str:
+        """Why it is silent, for people."""
+        if self.votes_from is None:
+            return (
+                "this validator's log was lost or damaged, and it may have voted: it follows, says nothing, "
+                "and asks the others until when"
+            )
+        return f"this validator lost its log: it follows, and votes again from epoch {self.votes_from} on"
+
+    def encode(self) -> bytes:
+        known = self.votes_from is not None
+        return Writer().u8(1).boolean(known).u64(self.votes_from or 0, "votes_from").done()
+
+    @classmethod
+    def decode(cls, data: bytes) -> "Standing":
+        reader = Reader(data)
+        reader.format_byte("standing.format", 1)
+        known, epoch = reader.boolean("standing.known"), reader.u64("standing.votes_from")
+        reader.finish("standing")
+        return cls(epoch if known else None)
+
+
+WHOLE, LOST = Standing(0), Standing(None)
+
+
+async def write_standing(store: KeyValueStore, standing: Standing) -> None:
+    """Durably, in both spaces."""
+    keys = (LOCKS + ROW, ORDERING + ROW)
+    await store.write([Put(key, seal(key, standing.encode())) for key in keys], Durability.DURABLE)
+
+
+async def read_standing(store: KeyValueStore, founding: Path | None, *, keeps_log: bool) -> Standing:
+    """How this validator stands; founds its log where its key was never used.
+
+    `founding`: the file beside the key; None where nobody can know of one, as in tests of one process: an
+    empty store is then taken for a new one. `keeps_log`: whether the store holds a log, or nothing at all
+    where there is no `founding`. Of a version that knew no founding it is taken as whole. Raises OSError.
+    """
+    rows = [await _read(store, space + ROW) for space in (LOCKS, ORDERING)]
+    found = [each for each in rows if each is not None]
+    if len(found) == len(rows) and len(set(found)) == 1:
+        if founding is not None:
+            # A crash came between the row and the file's removal.
+            await trio.to_thread.run_sync(remove_synced, founding)
+        return found[0]
+    is_new = not found and founding is not None and await trio.Path(founding).exists()
+    standing = WHOLE if is_new or (keeps_log and not found) else LOST
+    await write_standing(store, standing)
+    if is_new:
+        assert founding is not None, "it was there"
+        await trio.to_thread.run_sync(remove_synced, founding)
+    return standing
+
+
+async def _read(store: KeyValueStore, key: bytes) -> Standing | None:
+    """None where the row is missing, or can't be read."""
+    stored = await store.get(key)
+    if stored is None:
+        return None
+    try:
+        return Standing.decode(unseal(key, stored))
+    except (StoreCorrupt, DecodeError):
+        return LOST
+
+
+async def damage_of(store: KeyValueStore, epoch: int) -> str:
+    """Why the records of an epoch can't be trusted; empty where each can be read."""
+    for space in (LOCKS, ORDERING):
+        try:
+            await read_records(store, space, epoch)
+        except (StoreCorrupt, DecodeError) as error:
+            return str(error)
+    return ""
+
+
+async def judge_log(ctx: Context, application: CertifyingApplication, store: KeyValueStore) -> Standing:
+    """How this node stands in the epoch of the next block. What is found lost is written down as lost.
+
+    Raises `LogMissing` where the chain can't even be followed without what is gone, `StoreCorrupt`, OSError.
+    """
+    founding, tip = application.identity.founding, application.tip()
+    is_founded = await KeptBlocks(store).is_founded()
+    keeps_log = is_founded or (founding is None and tip.height == 0)
+    standing = await read_standing(store, founding, keeps_log=keeps_log)
+    epoch = await epoch_after(application)
+    damage = "" if standing.silent_in(epoch) else await damage_of(store, epoch)
+    if damage:
+        ctx.log.error("log_damaged", epoch=epoch, cause=damage)
+        standing = LOST
+        await write_standing(store, standing)
+    if standing.silent_in(epoch) and tip.height and not is_founded:
+        raise LogMissing(
+            "the folder has a chain, and nothing of what this validator said on it",
+            f"height {tip.height}",
+            "put the whole folder back; or take the store away and keep the key: the node follows from the "
+            "others, and votes again when it can't contradict itself",
+        )
+    return standing

@@ -1,0 +1,154 @@
+"""Whole validators that lose their log, or find it damaged: silent while they may have voted (CONS-67)."""
+
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import attrs
+import pytest
+import trio
+
+from supervm.contracts.storage import KeyValueStore, Put
+from supervm.plugins.consensus.bft.driver import rejoining
+from supervm.plugins.consensus.bft.driver.component import BftConfig
+from supervm.plugins.consensus.bft.driver.following import Follower
+from supervm.plugins.consensus.bft.driver.founding import WHOLE, Standing, read_standing, write_standing
+from supervm.plugins.consensus.bft.driver.journal import LOCKS, ORDERING, record_prefix
+from supervm.plugins.consensus.bft.driver.posting import Post
+from supervm.plugins.consensus.bft.driver.validator import Validator
+from supervm.plugins.consensus.bft.events import Stream
+from supervm.plugins.consensus.bft.messages import Accept, Effects, EpochDone, Proposal, ViewVote, decode
+from supervm.plugins.storage import supervm_components as stores
+from supervm.testing.context import opened
+
+from .lives import Lives
+from .network import WAIT_S, Network, network
+
+AT_REST = BftConfig(block_interval_min_ms=1, block_interval_max_ms=3_600_000)
+"""Blocks where there is work: epochs end when the test says so."""
+WEIGHTS = (100, 1, 1, 1)
+"""The first is a quorum alone; the others needn't be there."""
+TO = b"\x07" * 32
+
+
+@attrs.define
+class Overheard:
+    """What nodes say, from now on: the epochs of one node's votes, and how it stands."""
+
+    node: bytes
+    epochs: list[int] = attrs.Factory(list)
+    standings: list[Standing] = attrs.Factory(list)
+    _some: trio.Event = attrs.Factory(trio.Event)
+
+    def heard(self) -> None:
+        self._some.set()
+        self._some = trio.Event()
+
+    async def until(self, true: Callable[[], bool]) -> None:
+        with trio.fail_after(WAIT_S):
+            while not true():
+                await self._some.wait()
+
+
+def overhear(node: bytes, monkeypatch: pytest.MonkeyPatch) -> Overheard:
+    said = Overheard(node)
+    put = Post.put
+
+    def posted(post: Post, peer: bytes, stream: Stream, frame: bytes, late: bool = False) -> None:
+        message = decode(frame)
+        # A node speaks to everyone but itself.
+        is_own = all(each != node for each, _ in post._queues)
+        if is_own and isinstance(message, Accept | Effects | EpochDone | Proposal | ViewVote):
+            said.epochs.append(message.epoch)
+            said.heard()
+        put(post, peer, stream, frame, late)
+
+    async def written(store: KeyValueStore, standing: Standing) -> None:
+        await write_standing(store, standing)
+        said.standings.append(standing)
+        said.heard()
+
+    monkeypatch.setattr(Post, "put", posted)
+    monkeypatch.setattr(rejoining, "write_standing", written)
+    return said
+
+
+async def pay(net: Network, at: int) -> int:
+    sent = net.transfer(0, TO, 1)
+    await net.nodes[at].chain.submit([sent.data])
+    return await net.committed(0, sent.digest)
+
+
+def next_epoch(net: Network) -> int:
+    """Of the block that follows the first validator's tip."""
+    return net.nodes[0].engine.life.epoch
+
+
+async def end_epoch(net: Network) -> None:
+    """Work until the epoch closes, which it does by itself from then on."""
+    epoch = next_epoch(net)
+    while next_epoch(net) == epoch:
+        await pay(net, 0)
+
+
+async def test_a_validator_that_lost_its_disk_says_nothing_until_two_epochs_later_and_votes_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lives = Lives(monkeypatch)
+    memory = next(each for each in stores() if each.name == "memory")
+    async with (
+        network(tmp_path, config=AT_REST, weights=WEIGHTS, begin=False, epoch_blocks=12, founded=True) as net,
+        AsyncExitStack() as disks,
+    ):
+        said = overhear(net.validators[3].node_id, monkeypatch)
+        for number in (0, 3):
+            await net.start(number)
+            assert await read_standing(net.stores[number], None, keeps_log=False) == WHOLE
+        await pay(net, 3)
+        await said.until(lambda: bool(said.epochs))
+        await net.stop(3)
+        await end_epoch(net)
+        said.epochs.clear()
+        net.stores[3] = await disks.enter_async_context(opened(memory, tmp_path / "new-disk"))
+        node = await net.start(3)
+        assert isinstance(node.engine.life, Follower)
+        status = node.engine.status()
+        assert not status.producing and "log was lost" in status.reason
+        await said.until(lambda: bool(said.standings))
+        voted_before = next_epoch(net)
+        assert said.standings == [Standing(voted_before + 2)]
+        for _ in range(2):
+            await end_epoch(net)
+        await lives.wait_for(node.engine, Follower, Validator)
+        # It hears of what it missed when blocks are made.
+        await net.reached(3, await pay(net, 0))
+        await pay(net, 3)
+        await said.until(lambda: bool(said.epochs))
+        assert min(said.epochs) >= voted_before + 2
+        await net.agree(net.nodes[0].height)
+
+
+@pytest.mark.parametrize("space", [LOCKS, ORDERING])
+async def test_a_validator_whose_log_is_damaged_follows_and_says_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, space: bytes
+) -> None:
+    async with network(tmp_path, config=AT_REST, weights=WEIGHTS, begin=False, founded=True) as net:
+        said = overhear(net.validators[3].node_id, monkeypatch)
+        for number in (0, 3):
+            await net.start(number)
+        await net.reached(3, await pay(net, 3))
+        await net.stop(3)
+        key = record_prefix(space, 1) + (10**6).to_bytes(8, "big")
+        await net.stores[3].write([Put(key, b"not what was written")])
+        said.epochs.clear()
+        node = await net.start(3)
+        assert "log was lost or damaged" in node.engine.status().reason
+        await net.reached(3, await pay(net, 0))
+        await said.until(lambda: bool(said.standings))
+        assert said.standings == [Standing(3)]
+        # A restart doesn't bring it back sooner.
+        await net.stop(3)
+        node = await net.start(3)
+        assert "votes again from epoch 3 on" in node.engine.status().reason
+        await net.reached(3, await pay(net, 0))
+        assert said.epochs == []
