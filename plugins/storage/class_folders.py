@@ -15,8 +15,9 @@ import attrs
 from blake3 import blake3
 
 from supervm.contracts.storage import StorageError, StoreCorrupt, StoreTooNew
-from supervm.plugins.storage.folder import open_folder, os_error, sync_path
+from supervm.plugins.storage.folder import open_folder, os_error
 from supervm.plugins.storage.pointers import MARK_BYTES
+from supervm.storage.folder import sync_path
 from supervm.storage.temperature import Temperature
 
 STORE_FILE = "tiered.json"

@@ -100,7 +100,8 @@ class Oracles:
                     self._notarize(number, digest)
                 other = _AGAINST.get(kind)
                 if other is not None and (number, epoch, other, view) in self._said:
-                    self.fail("contradiction", f"{number} says finalize and nullify of view {view} in epoch {epoch}")
+                    where = f"view {view} in epoch {epoch}"
+                    self.fail("contradiction", f"{number} says finalize and nullify of {where}")
             case Certificate():
                 self._prove(number, message)
                 at = number, target, message.epoch
@@ -121,7 +122,8 @@ class Oracles:
 
     def _say(self, number: int, epoch: int, kind: VoteKind, view: int, digest: bytes) -> None:
         if self._said.setdefault((number, epoch, kind, view), digest) != digest:
-            self.fail("contradiction", f"{number} says {kind.name} of view {view} in epoch {epoch} for two blocks")
+            where = f"view {view} in epoch {epoch}"
+            self.fail("contradiction", f"{number} says {kind.name} of {where} for two blocks")
 
     # What it rests on
 
