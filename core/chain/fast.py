@@ -10,6 +10,7 @@ from supervm.contracts.application import FastApplied
 from supervm.contracts.gas import GasPolicy
 from supervm.execution.block import BlockInput
 from supervm.types.digests import Digest
+from supervm.types.plain import lane_asked
 from supervm.types.transaction import Lane, Transaction
 
 CHUNK = 32
@@ -48,7 +49,7 @@ class FastLane:
         asked = [
             Waiting(batch, at, each)
             for at, each in enumerate(transactions)
-            if each.body.lane not in (Lane.ORDERED, Lane.PRIVATE)
+            if lane_asked(each) not in (Lane.ORDERED, Lane.PRIVATE)
         ]
         if not asked:
             await trio.lowlevel.checkpoint()

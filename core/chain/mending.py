@@ -49,7 +49,7 @@ class Mending:
     _known: dict[bytes, int] = attrs.field(factory=dict, init=False)  # row to how often it was tried
     _due_s: dict[bytes, float] = attrs.field(factory=dict, init=False)
     _found_s: deque[float] = attrs.field(factory=deque, init=False)
-    _asking: trio.Lock = attrs.field(factory=trio.Lock, init=False)
+    _trying: trio.Lock = attrs.field(factory=trio.Lock, init=False)
     _damaged: Any = attrs.field(init=False)
     _mended: Any = attrs.field(init=False)
     _aside: Any = attrs.field(init=False)
@@ -119,7 +119,7 @@ class Mending:
 
     async def _try(self, key: bytes) -> None:
         """Mend a row from here, if that can be."""
-        async with self._asking:
+        async with self._trying:
             if await self._safely(lambda: self._mender.at_hand(key)):
                 self._back(key, "self")
         if key in self._known:
@@ -205,8 +205,7 @@ class Mending:
 
     async def mend(self, key: bytes, value: bytes, prove: Prove) -> bool:
         """A row as a peer gave it: whether it was right, and is served again."""
-        async with self._asking:
-            right = await self._safely(lambda: self._mender.given(key, value, prove))
-        if right:
-            self._back(key, "peer")
-        return bool(right)
+        if not await self._safely(lambda: self._mender.given(key, value, prove)):
+            return False
+        self._back(key, "peer")
+        return True

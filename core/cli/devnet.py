@@ -47,11 +47,23 @@ def devnet() -> None:
 )
 @click.option("--seconds", type=click.FloatRange(0, min_open=True), help="Stop after so long.")
 @click.option(
+    "--epoch-blocks",
+    type=click.IntRange(1, 2**32),
+    default=3_600,
+    show_default=True,
+    help="Blocks of an epoch of a new network.",
+)
+@click.option(
     "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any key of the nodes' configuration, TOML."
 )
 @json_option
 def up(
-    validators: int, data: Path | None, seconds: float | None, settings: tuple[str, ...], as_json: bool
+    validators: int,
+    data: Path | None,
+    seconds: float | None,
+    epoch_blocks: int,
+    settings: tuple[str, ...],
+    as_json: bool,
 ) -> int:
     """Start validators, say when all are ready, and stop them all at Ctrl-C or SIGTERM.
 
@@ -63,9 +75,11 @@ def up(
       supervm devnet up --data /tmp/net --seconds 60 --set storage.use=sqlite --json
     """
     if data is not None:
-        return trio.run(_up, data.expanduser().resolve(), validators, settings, seconds, as_json)
-    with tempfile.TemporaryDirectory(prefix="supervm-devnet-") as folder:
-        return trio.run(_up, Path(folder), validators, settings, seconds, as_json)
+        return trio.run(
+            _up, data.expanduser().resolve(), validators, settings, epoch_blocks, seconds, as_json
+        )
+    with tempfile.TemporaryDirectory(prefix="supervm-devnet-") as made:
+        return trio.run(_up, Path(made), validators, settings, epoch_blocks, seconds, as_json)
 
 
 @devnet.command()
@@ -113,13 +127,18 @@ class _Process:
 
 
 async def _up(
-    folder: Path, validators: int, settings: tuple[str, ...], seconds: float | None, as_json: bool
+    folder: Path,
+    validators: int,
+    settings: tuple[str, ...],
+    epoch_blocks: int,
+    seconds: float | None,
+    as_json: bool,
 ) -> int:
     from supervm.node.devnet import make_devnet
 
     try:
         made = await trio.to_thread.run_sync(
-            make_devnet, folder, validators, [_line(each) for each in settings]
+            make_devnet, folder, validators, [_line(each) for each in settings], (), epoch_blocks
         )
     except ValueError as error:
         raise Misuse(str(error)) from error

@@ -131,7 +131,8 @@ def scratch_storage(prepared: Prepared, genesis: Genesis) -> tuple[Planned, ...]
     """
     options = prepared.effective.options[Role.STORAGE, prepared.storage]
     names = attrs.fields_dict(type(options))
-    name = prepared.storage if "path" in names and "over" not in names else SCRATCH
+    over_others = any(each.endswith("over") for each in names)
+    name = prepared.storage if "path" in names and not over_others else SCRATCH
     storage, gas = planned_storage(prepared, genesis, name)
     return attrs.evolve(storage, config=attrs.evolve(storage.config, path="")), gas
 

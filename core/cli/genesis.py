@@ -57,6 +57,13 @@ def genesis() -> None:
     "--gas-set", "parameters", multiple=True, metavar="NAME=VALUE", help="Option of the gas component."
 )
 @click.option("--development", is_flag=True, help="Mark the chain as one whose keys aren't worth stealing.")
+@click.option(
+    "--epoch-blocks",
+    type=click.IntRange(1, 2**32),
+    default=3_600,
+    show_default=True,
+    help="Blocks after which validators may change.",
+)
 @click.option("--created-ms", type=int, help="UTC milliseconds of the first block.  [default: now]")
 @keystore.data_option
 @json_option
@@ -69,6 +76,7 @@ def new(
     component: str,
     parameters: tuple[str, ...],
     development: bool,
+    epoch_blocks: int,
     created_ms: int | None,
     data: Path | None,
     as_json: bool,
@@ -101,6 +109,7 @@ def new(
         name=name,
         created_ms=time.time_ns() // 1_000_000 if created_ms is None else created_ms,
         development=development,
+        epoch_blocks=epoch_blocks,
         validators=ValidatorSet(tuple(members)),
         accounts=tuple(sorted(accounts.items())),
         gas=GenesisGas(

@@ -16,7 +16,7 @@ from supervm.crypto.keys import KeyPair, generate
 from supervm.node.chain import DEV_BALANCE, DEV_KEY, FLAT, GENESIS, KEYS, make_identity
 from supervm.node.ports import LOOPBACK, free_ports
 from supervm.storage.folder import write_synced
-from supervm.types.genesis import Genesis
+from supervm.types.genesis import EPOCH_BLOCKS, Genesis
 from supervm.types.genesis_json import dump_genesis, load_genesis
 from supervm.types.validators import Validator, ValidatorSet
 
@@ -51,16 +51,17 @@ def make_devnet(
     validators: int,
     settings: Sequence[str] = (),
     accounts: Sequence[tuple[bytes, int]] = (),
+    epoch_blocks: int = EPOCH_BLOCKS,
 ) -> Devnet:
     """A network of so many validators in `folder`; where there is one already, with new addresses.
 
     `settings` are lines of TOML, `SECTION.KEY = VALUE`, for every node. `accounts` are addresses that a new
-    chain funds beside its own key, with native base units. Raises ValueError where the folder holds a network
-    of another size, `KeyFileError`, `InvalidInput`, OSError.
+    chain funds beside its own key, with native base units; `epoch_blocks` are a new chain's. Raises
+    ValueError where the folder holds a network of another size, `KeyFileError`, `InvalidInput`, OSError.
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     keys = [make_identity(folder / f"node-{at}", f"node-{at}") for at in range(validators)]
-    genesis, funded = _chain(folder, keys, accounts)
+    genesis, funded = _chain(folder, keys, accounts, epoch_blocks)
     if len(genesis.validators.members) != validators:
         raise ValueError(
             f"{folder} holds a network of {len(genesis.validators.members)} validators, not {validators}; "
@@ -117,7 +118,7 @@ def add_node(folder: Path, name: str) -> Member:
 
 
 def _chain(
-    folder: Path, keys: Sequence[KeyPair], accounts: Sequence[tuple[bytes, int]]
+    folder: Path, keys: Sequence[KeyPair], accounts: Sequence[tuple[bytes, int]], epoch_blocks: int
 ) -> tuple[Genesis, Path]:
     """The network's genesis and its funded key, made where they aren't there."""
     path, kept = folder / KEYS / f"{DEV_KEY}.json", folder / GENESIS
@@ -136,6 +137,7 @@ def _chain(
         name="devnet",
         created_ms=time.time_ns() // 1_000_000,
         development=True,
+        epoch_blocks=epoch_blocks,
         validators=ValidatorSet(tuple(sorted(members, key=lambda each: each.node_id))),
         accounts=tuple(sorted([(funded.address, DEV_BALANCE), *accounts])),
         gas=FLAT,

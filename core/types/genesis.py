@@ -33,6 +33,8 @@ NAME_BYTES_MAX = 64
 PARAMETERS_MAX = 256
 PARAMETER_BYTES_MAX = 4096
 ZERO = bytes(32)
+EPOCH_BLOCKS = 3_600
+"""Blocks of an epoch unless the genesis says otherwise (CONS-50)."""
 
 Entry = tuple[Address, int]
 """An address and what it holds, in base units, above zero."""
@@ -69,7 +71,7 @@ class Genesis:
     name: str
     created_ms: int
     development: bool = False
-    epoch_blocks: int = 3600
+    epoch_blocks: int = EPOCH_BLOCKS
     native_symbol: bytes = b"SVM"
     native_decimals: int = 9
     validators: ValidatorSet

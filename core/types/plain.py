@@ -153,3 +153,10 @@ def sender_of(transaction: Transaction) -> Address:
     if isinstance(transaction, PlainTransaction):
         return transaction.plain.sender
     return transaction.body.sender
+
+
+def lane_asked(transaction: Transaction) -> Lane:
+    """The lane that a transaction asks for."""
+    if isinstance(transaction, PlainTransaction):
+        return _LANES[transaction.plain.lane]
+    return transaction.body.lane

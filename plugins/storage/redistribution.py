@@ -133,7 +133,6 @@ class Redistribution:
         self.rules = rules
         self.plan: Plan | None = None
         self.moved = Moved()
-        self.moves_seen: set[Reason] = set()
         self._shelves: Shelves | None = None
         self._rising: deque[bytes] = deque(maxlen=RISING_MAX)
         # Units whose old copies stay until then.
@@ -309,7 +308,6 @@ class Redistribution:
                 if not moved.rows:
                     continue
                 self._metrics.moved(reason, moved)
-                self.moves_seen.add(reason)
                 self._log.info(
                     "tiered_rows_moved",
                     source=here.word,

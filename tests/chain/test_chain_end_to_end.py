@@ -20,6 +20,7 @@ from supervm.crypto.votes import verify_certificate
 from supervm.execution.footprint import max_spend
 from supervm.plugins.consensus.solo import SoloConfig
 from supervm.plugins.storage import supervm_components as stores
+from supervm.storage.spaces import corrupt, state_key
 from supervm.testing.context import opened
 from supervm.types import smt
 from supervm.types.address import Suite
@@ -589,6 +590,28 @@ async def test_a_block_of_a_thousand_transfers_is_committed_whole(run: Run, caps
         assert {receipt.status for receipt in receipts} == {Status.COMMITTED}
     with capsys.disabled():
         print(f"\n1,000 transfers: admitted in {admitted_s:.2f} s, admitted and final in {seconds:.2f} s")
+
+
+async def test_a_damaged_row_that_the_check_meets_does_not_stop_the_chain(
+    world: World, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    met = trio.Event()
+
+    async def damaged(ledger: Any, first: int) -> int:
+        met.set()
+        raise corrupt(state_key(account_key(key(77).address)), "planted")
+
+    monkeypatch.setattr(component, "SPOT_CHECK_S", 0.01)
+    monkeypatch.setattr(component, "verify_slice", damaged)
+    options = LedgerOptions(admission_threads=1, spot_check_blocks=1)
+    async with run(world, engine=FAST_BLOCKS, options=options) as node:
+        aside = node.chain.ledger.aside
+        await settle(node.chain, world.transfer(0, 0, key(78).address, 5))
+        with trio.fail_after(60):
+            await met.wait()
+            while len(aside):  # what it named is no row at all, so it is good again at once
+                await aside.changed()
+        await settle(node.chain, world.transfer(0, 1, key(78).address, 5))
 
 
 async def test_state_that_differs_from_its_tree_stops_the_chain(

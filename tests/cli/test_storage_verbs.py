@@ -238,6 +238,7 @@ def test_a_node_that_forgets_that_it_was_asked_for_a_snapshot_is_not_waited_for(
         (("storage.use=sqlite", "storage.sqlite.path=/srv/store"), "sqlite"),
         (("storage.use=memory", "storage.memory.path=/srv/store"), "memory"),
         (("storage.use=cached", "storage.cached.path=/srv/store"), "sqlite"),
+        (("storage.use=tiered", "storage.tiered.cold_path=/hdd/cold"), "sqlite"),
         (("storage.use=postgres", "storage.postgres.dsn=host=db"), "sqlite"),
     ],
 )
@@ -351,6 +352,10 @@ def test_what_can_not_be_migrated_to_is_refused_and_the_folder_is_as_it_was(
     assert done.code in (1, 2)
     assert says in done.errors[0]
     assert said("verify", "--data", folder)["verified"] is True
+
+
+def test_a_store_of_one_class_has_no_temperature(folder: Path) -> None:
+    assert "has no classes to move rows between" in refused(1, "temperature", "--data", folder)
 
 
 def test_usage_says_what_is_on_the_disk_and_what_the_rows_are_for(folder: Path) -> None:

@@ -142,12 +142,13 @@ def fail_call(backend: str, kind: DiskFault, at: int, library: Path, path: Path)
     outcome.stopped = before["error"]
     after = facts_of(process("ask", backend, store))
     _take(after, outcome)
-    if after["error"] or after.get("refused"):
-        # What an engine read damaged it may have written back, as a part of a page that it changed. And a
-        # store that failed before it was made whole is refused: nothing of it was acknowledged.
-        if kind is not DiskFault.FLIP_ON_READ and before["height"] >= 0:
-            outcome.wrong.append(f"the disk is good again, and it gave {after}")
-    elif not before["height"] <= after["height"] <= before["height"] + 1:
+    # What an engine read damaged it may have written back, as a part of a page that it changed. And a store
+    # that failed before it was made whole is refused: nothing of it was acknowledged, not even genesis.
+    may_refuse = kind is DiskFault.FLIP_ON_READ or before["height"] < 0
+    if (after["error"] or after.get("refused")) and not may_refuse:
+        outcome.wrong.append(f"the disk is good again, and it gave {after}")
+    # Where it opens, it stands where it was, also if it refuses a question.
+    if not after["error"] and not before["height"] <= after["height"] <= before["height"] + 1:
         outcome.wrong.append(f"{before['height']} was acknowledged, it stands at {after['height']}")
     outcome.recovered = not outcome.wrong
     return outcome
@@ -197,6 +198,7 @@ def _take(facts: dict[str, Any], outcome: Outcome) -> None:
 async def commit(backend: str, folder: Path) -> None:
     component, config = BACKENDS[backend]
     async with opened(component, folder, config) as store, ledger_on(store, genesis=GENESIS) as ledger:
+        _tell(height=ledger.tip.height)
         while ledger.tip.height < BLOCKS:
             _tell(height=await grow(ledger))
         if "DIE" in os.environ:

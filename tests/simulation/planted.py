@@ -19,7 +19,7 @@ from supervm.plugins.consensus.bft.batch_records import Locked
 from supervm.plugins.consensus.bft.batches import BatchVoter
 from supervm.plugins.consensus.bft.branches import Branch
 from supervm.plugins.consensus.bft.claims import Claim, Examined
-from supervm.plugins.consensus.bft.driver import checking
+from supervm.plugins.consensus.bft.driver import checking, founding
 from supervm.plugins.consensus.bft.driver.core import _Gate
 from supervm.plugins.consensus.bft.epochs.closing import Closing
 from supervm.plugins.consensus.bft.records import Finalized, Nullified
@@ -293,6 +293,15 @@ def last_block_extended(patch: Patch) -> None:
     patch.setattr(Branch, "is_closed", property(lambda self: False))
 
 
+def votes_after_a_lost_disk(patch: Patch) -> None:
+    """Not in the list: an empty log is taken for a new one (CONS-67)."""
+
+    async def read_standing(*_: Any, **__: Any) -> founding.Standing:
+        return founding.WHOLE
+
+    patch.setattr(founding, "read_standing", read_standing)
+
+
 _CLOSING = {
     "epoch_blocks": 9,
     "attacks": ((1, Attack.LATE), (1, Attack.CENSOR)),
@@ -399,6 +408,14 @@ BUGS = {
         profile="storm",
         changes=_CLOSING | {"attacks": (), "loss": 0.2},
         oracles=frozenset({"agreement", "epoch", "failed", "stalled"}),
+    ),
+    "votes at once after a lost disk": Planted(
+        plant=votes_after_a_lost_disk,
+        changes={
+            "mishaps": tuple(Mishap(Fault.DISK_LOST, 0.6 + each, 0.65 + each, (0,)) for each in range(3)),
+            "requests": _asks(Ask.TRANSFER, 0.25),
+        },
+        oracles=frozenset({"contradiction", "lock"}),
     ),
     "timestamp unchecked": Planted(
         plant=timestamp_unchecked,

@@ -328,7 +328,7 @@ def test_declaring_the_backends_does_not_load_the_binding() -> None:
     program = (
         "import sys\nfrom supervm.plugins.storage import supervm_components\n"
         "names = [component.name for component in supervm_components()]\n"
-        "assert names == ['memory', 'sqlite', 'rocksdb', 'lmdb', 'cached', 'postgres'], names\n"
+        "assert names == ['memory', 'sqlite', 'rocksdb', 'lmdb', 'cached', 'postgres', 'tiered'], names\n"
         "assert not {'rocksdict', 'lmdb'} & set(sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True)

@@ -2,7 +2,7 @@
 
 import random
 import shutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from supervm.contracts.storage import (
     Put,
     StorageError,
     StoreCorrupt,
+    StoreFailed,
     Tempered,
     WriteBatch,
 )
@@ -31,7 +32,6 @@ from supervm.plugins.storage.tiered import HEAT_FILE, TieredConfig, TieredStore,
 from supervm.storage.temperature import Temperature
 from supervm.testing.conformance.component import refused
 from supervm.testing.context import opened
-from tests.storage_backends.eager import eager
 
 HOT, WARM, COLD = Temperature
 MARK = bytes(range(16))
@@ -51,12 +51,20 @@ class Gate:
     """A store whose writes stop at a gate, to be let through when a test says so."""
 
     store: KeyValueStore
+    name: str = ""
+    told: list[tuple[str, list[type], Durability]] = attrs.Factory(list)
     shut: bool = False
+    failed: bool = False
     arrived: trio.Event = attrs.Factory(trio.Event)
     opened: trio.Event = attrs.Factory(trio.Event)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.store, name)
+
+    async def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        if self.failed:
+            raise StoreFailed("the disk failed", self.name)
+        return await self.store.get_many(keys)
 
     async def write(self, batch: WriteBatch, durability: Durability = Durability.DURABLE) -> None:
         if self.shut:
@@ -64,6 +72,7 @@ class Gate:
             self.arrived.set()
             await self.opened.wait()
         await self.store.write(batch, durability)
+        self.told.append((self.name, [type(each) for each in batch], durability))
 
 
 @asynccontextmanager
@@ -74,7 +83,9 @@ async def shelves(tmp_path: Path) -> AsyncIterator[tuple[Shelves, dict[Temperatu
         opened(memory, tmp_path / "warm", MemoryConfig()) as warm,
         opened(memory, tmp_path / "cold", MemoryConfig(bytes_max=10_000)) as cold,
     ):
-        gates = {HOT: Gate(hot), WARM: Gate(warm), COLD: Gate(cold)}
+        told: list[Any] = []
+        stores = {HOT: hot, WARM: warm, COLD: cold}
+        gates = {one: Gate(store, one.word, told) for one, store in stores.items()}
         yield Shelves(gates, MARK, Spaces([BODY]), lambda keys: None), gates  # type: ignore[arg-type]
 
 
@@ -152,6 +163,22 @@ async def test_a_sweep_waits_for_those_who_read_and_not_for_those_who_come_later
                 assert await rows(gates[COLD].store) == {}
 
 
+async def test_each_step_is_durable_before_the_next(tmp_path: Path) -> None:
+    """So that after power loss no pointer leads to a copy that is not there, or not there any more."""
+    async with shelves(tmp_path) as (store, gates):
+        await store.write([Put(key(0), value(0))])
+        told = gates[HOT].told
+        told.clear()
+        await store.move([key(0)], COLD)
+        assert told == [("cold", [Put], Durability.DURABLE), ("hot", [Put], Durability.DURABLE)]
+        told.clear()
+        await store.move([key(0)], WARM)
+        assert told == [("warm", [Put], Durability.DURABLE), ("hot", [Put], Durability.DURABLE)]
+        told.clear()
+        await store.sweep(COLD, b"", 1_000, let_all)
+        assert told == [("hot", [], Durability.DURABLE), ("cold", [Delete], Durability.BUFFERED)]
+
+
 async def test_a_copy_that_is_held_stays(tmp_path: Path) -> None:
     async with shelves(tmp_path) as (store, gates):
         await store.write([Put(key(i), value(i)) for i in range(2)])
@@ -175,8 +202,9 @@ async def test_what_is_written_while_it_moves_is_not_undone(tmp_path: Path, plac
             nursery.start_soon(store.write, [Put(key(0), b"new"), DeleteRange(key(2), key(3))])
             await store.write([Put(key(9), b"elsewhere")])
             await trio.testing.wait_all_tasks_blocked()
-            assert (await store.get(key(0)) == b"new") is (place == "copy")
+            meanwhile = await store.get(key(0))
             gate.opened.set()
+        assert (meanwhile == b"new") is (place == "copy")
         wanted = {key(0): b"new", key(1): value(1), key(3): value(3), key(9): b"elsewhere"}
         assert await rows(store) == wanted
         assert store.place(key(1), (await gates[HOT].store.get(key(1))) or b"")[0] is COLD
@@ -229,6 +257,20 @@ async def test_a_moved_row_that_is_gone_or_damaged_is_told_and_never_served(
             await store.move([key(0)], HOT)
         assert (await store.sweep(COLD, b"", 1_000, let_all)).damaged == (damage is not None)
         assert await store.get(key(1)) == value(1)
+
+
+async def test_a_class_that_failed_is_told_and_the_rows_of_others_are_served(tmp_path: Path) -> None:
+    async with shelves(tmp_path) as (store, gates):
+        await store.write([Put(key(i), value(i)) for i in range(3)])
+        await store.move([key(0)], COLD)
+        await store.move([key(1)], WARM)
+        gates[COLD].failed = True
+        for call in (store.get(key(0)), rows(store), store.move([key(2)], COLD), store.move([key(0)], HOT)):
+            with refused(StoreFailed):
+                await call
+        assert await store.get_many([key(1), key(2)]) == [value(1), value(2)]
+        await store.write([Put(key(2), b"new"), Delete(key(0))])
+        assert await rows(store) == {key(1): value(1), key(2): b"new"}
 
 
 async def test_a_value_that_begins_with_the_stores_mark_is_refused_whole(tmp_path: Path) -> None:
@@ -377,6 +419,30 @@ async def test_a_tight_disk_sends_away_at_once_what_is_cold(tmp_path: Path, stil
         assert [one.trigger for one in told.moves] == ["disk"]
 
 
+async def test_a_full_class_is_left_alone_until_the_next_window(
+    tmp_path: Path, still: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with store_of(tmp_path) as store:
+        await store.write([Put(key(height), bytes(200_000)) for height in range(50)])
+        await store.moving.once()
+        await end_windows(store, 6)
+        asked = []
+
+        async def full(self: Shelves, keys: Sequence[bytes], to: Temperature) -> None:
+            asked.append(to)
+            raise DiskFull("no space left", "cold")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Shelves, "move", full)
+            for rounds in (1, 2):
+                await store.moving.once()
+                assert (asked, store.moving.moved.rows) == ([COLD], 0), rounds
+        await end_windows(store, 1)
+        await store.moving.once()
+        assert store.moving.moved.rows == 40
+        assert len(await rows(store)) == 50
+
+
 async def test_moving_takes_no_more_than_its_bytes_a_second(tmp_path: Path, still: None) -> None:
     async with store_of(tmp_path, bytes_per_s_max=1_000) as store:
         await store.write([Put(key(height), bytes(10_000)) for height in range(200)])
@@ -466,34 +532,37 @@ async def test_a_checkpoint_has_every_class(tmp_path: Path, still: None) -> None
         TieredConfig(hot_share=2.0)
 
 
-async def test_rows_go_to_and_fro_while_they_are_written_and_read(tmp_path: Path) -> None:
-    """As many rounds as it takes until rows went both ways; what is read is always what was written."""
+async def test_rows_go_to_and_fro_while_they_are_written_and_read(tmp_path: Path, still: None) -> None:
+    """What is read is always what was written, wherever chance moves the rows meanwhile."""
     chance = random.Random(5)
+    names = [b"row/%02d" % i for i in range(40)]
     model: dict[bytes, bytes] = {}
-    async with opened(eager, tmp_path) as store:
-        ways: set[tuple[str, str]] = set()
-        for i in range(3_000):
-            batch: list[Put | Delete] = []
-            for _ in range(8):
-                name = b"row/%03d" % chance.randrange(200)
-                if chance.randrange(5):
-                    batch.append(Put(name, b"%d " % i * chance.randrange(30)))
-                else:
-                    batch.append(Delete(name))
+    moved = dict.fromkeys(Temperature, 0)
+    options = {"warm_over": "sqlite", "movable": [""]}
+
+    async def move(shelves: Shelves) -> None:
+        while True:
+            to = chance.choice(list(Temperature))
+            moved[to] += (await shelves.move(chance.sample(names, 10), to)).rows
+            await shelves.sweep(chance.choice([WARM, COLD]), b"", 1_000, let_all)
+
+    async with store_of(tmp_path, **options) as store, trio.open_nursery() as nursery:
+        nursery.start_soon(move, store._shelves)
+        i = 0
+        while min(moved.values()) < 20 or i < 60:
+            i += 1
+            batch = [
+                Put(name, b"%d " % i * chance.randrange(30)) if chance.randrange(5) else Delete(name)
+                for name in chance.sample(names, 4)
+            ]
             await store.write(batch, Durability.BUFFERED)
             for each in batch:
                 if isinstance(each, Put):
                     model[each.key] = each.value
                 else:
                     model.pop(each.key, None)
-            asked = [b"row/%03d" % chance.randrange(40) for _ in range(20)]
-            assert await store.get_many(asked) == [model.get(name) for name in asked]
-            if i % 50 == 0:
-                assert await rows(store) == model
-                moves = store.moving.moves_seen
-                ways |= {("up" if to < here else "down", to.word) for here, to, _ in moves}
-                if {("up", "hot"), ("down", "warm"), ("down", "cold")} <= ways and i >= 100:
-                    break
-        assert {("up", "hot"), ("down", "warm"), ("down", "cold")} <= ways
-    async with opened(eager, tmp_path) as store:
+            assert await store.get_many(names) == [model.get(name) for name in names]
+            assert await rows(store) == model
+        nursery.cancel_scope.cancel()
+    async with store_of(tmp_path, **options) as store:
         assert await rows(store) == model

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from supervm.types.errors import DecodeError
 from supervm.types.operations import Output, Transfer, encode_operations
-from supervm.types.plain import PLAIN_BYTES, PlainTransaction, read_plain, sender_of
+from supervm.types.plain import PLAIN_BYTES, PlainTransaction, lane_asked, read_plain, sender_of
 from supervm.types.state import NATIVE_TOKEN
 from supervm.types.transaction import Authorization, Body, Lane, Transaction, encode_transaction
 
@@ -47,6 +47,7 @@ def check(data: bytes) -> None:
     assert plain.operations == whole.operations
     assert plain.size_bytes == whole.size_bytes
     assert sender_of(plain) == sender_of(whole) == said.sender
+    assert lane_asked(plain) is lane_asked(whole) is whole.body.lane
     assert (said.to, said.amount) == (
         whole.operations[0].outputs[0].to,
         whole.operations[0].outputs[0].amount,

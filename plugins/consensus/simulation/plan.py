@@ -171,8 +171,21 @@ def _crashing(rng: random.Random, plan: Plan) -> Plan:
         if light:
             at_s = round(rng.uniform(0.5, plan.heal_s), 6)
             mishaps += (Mishap(rng.choice(sorted(LOSING, key=str)), at_s, round(at_s + 0.3, 6), light[:1]),)
+    storms = random.Random(f"{plan.profile}/{plan.count}/{plan.seed}/storms")
+    if storms.random() < 0.2:
+        mishaps += _restarts(storms, plan)
     sync_ms = rng.choice(((0.2, 5.0), (0.2, 60.0)))
     return attrs.evolve(plan, mishaps=plan.mishaps + mishaps, sync_ms=sync_ms)
+
+
+def _restarts(rng: random.Random, plan: Plan) -> tuple[Mishap, ...]:
+    """A storm of restarts: one validator after the other, each many times, up to healing."""
+    found = []
+    for _ in range(6 * plan.count):
+        at_s = round(rng.uniform(0.2, plan.heal_s), 6)
+        until_s = round(min(at_s + rng.uniform(0.001, 0.1), plan.heal_s), 6)
+        found.append(Mishap(Fault.CRASH, at_s, until_s, (rng.randrange(plan.count),)))
+    return tuple(found)
 
 
 def _requests(rng: random.Random, count: int, heal_s: float) -> tuple[Request, ...]:
