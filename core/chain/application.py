@@ -146,6 +146,7 @@ class Chain:
         self.snapshots: SnapshotKeeper | None = None
         self._ctx = ctx
         self._identity = identity
+        self.restored_height = 0
         self._engine: Engine | None = None
         self._pending: Pending | None = None
         self._executing = trio.Lock()
@@ -593,6 +594,29 @@ class Chain:
             )
         return known
 
+    async def _check_shown(self, header: BlockHeader) -> None:
+        """Raises `RootMismatch` where a header shows other facts than this node computed.
+
+        Of blocks below a restored snapshot nothing was computed here: that the header is final proves them.
+        """
+        if header.root_height < self.restored_height:
+            return
+        names = ["state_root", "base_price"]
+        if self.ledger.tip_header.root_height + 1 >= self.restored_height:
+            names.append("receipts_root")
+            facts: HeaderFacts | Roots = await self.header(header.root_height)
+        else:
+            facts = await self._roots_at(header.root_height)
+        for name in names:
+            shown, computed = getattr(header, name), getattr(facts, name)
+            if shown != computed:
+                raise RootMismatch(f"the header's {name} isn't what this node computed", shown, f"{computed}")
+        following = self.sets.after(header.root_height).digest()
+        if header.next_validators_digest not in (ZERO, following):
+            raise RootMismatch(
+                "the next set isn't what this node computed", header.next_validators_digest, f"{following!r}"
+            )
+
     async def commit(self, block: Block, certificate: bytes) -> None:
         header, tip = block.header, self.ledger.tip
         if header.height == tip.height and block.digest() == tip.block_digest:
@@ -604,17 +628,7 @@ class Chain:
         pending = self._pending
         if pending is None or not _is_block(pending.ordered, block):
             raise NotExecuted("this block wasn't executed here", header.height)
-        facts = await self.header(header.root_height)
-        for name in ("state_root", "receipts_root", "base_price"):
-            shown, computed = getattr(header, name), getattr(facts, name)
-            if shown != computed:
-                raise RootMismatch(f"the header's {name} isn't what this node computed", shown, f"{computed}")
-        if header.next_validators_digest not in (ZERO, facts.next_validators_digest):
-            raise RootMismatch(
-                "the next set isn't what this node computed",
-                header.next_validators_digest,
-                f"{facts.next_validators_digest!r}",
-            )
+        await self._check_shown(header)
         receipts = PackedReceipts.of(pending.result.receipts)
         names = [head.digest for head in receipts.heads]
         wrong = self.fast.overlay.mismatch(names, lambda at: Receipt.effects_digest_of(receipts.encoded[at]))

@@ -27,6 +27,7 @@ from supervm.storage.errors import Pruned, RowDamaged
 from supervm.storage.ledger import PAGE_CACHE_BYTES, STATE_CACHE_BYTES, open_ledger
 from supervm.storage.pruning import KEPT_MIN, Keep
 from supervm.storage.snapshot_folder import SnapshotFolder
+from supervm.storage.snapshot_restore import read_origin
 from supervm.storage.state_tree import TREES
 from supervm.storage.tree import SLICES
 from supervm.storage.verify import verify_slice
@@ -216,6 +217,8 @@ async def open_chain(ctx: Context, config: LedgerConfig) -> AsyncIterator[Chain]
             signatures_remembered=options.signatures_remembered,
             sets=await read_validator_sets(store, config.genesis, ledger),
         )
+        origin = await read_origin(store)
+        chain.restored_height = 0 if origin is None else origin[0]
         for _ in range(chain.examiner.threads):
             ctx.nursery.start_soon(chain.examiner.run_worker)
         ctx.nursery.start_soon(_tell_libraries, ctx)

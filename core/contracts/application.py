@@ -394,6 +394,11 @@ class CertifyingApplication(Application, Protocol):
     def oldest_block(self) -> int:
         """The height from which on `block` gives committed blocks: those below were pruned, or never here."""
 
+    @property
+    def restored_height(self) -> int:
+        """Of the snapshot that the chain was restored from; 0 where it wasn't. What headers show of blocks
+        below was never computed here, and isn't compared."""
+
     async def block(self, which: int | bytes) -> Block | None:
         """A committed block with its batches, by height or digest; None where there is none, or where it was
         pruned."""

@@ -149,6 +149,6 @@ async def test_a_validator_whose_log_is_damaged_follows_and_says_nothing(
         # A restart doesn't bring it back sooner.
         await net.stop(3)
         node = await net.start(3)
-        assert "votes again from epoch 3 on" in node.engine.status().reason
+        assert "votes from epoch 3 on" in node.engine.status().reason
         await net.reached(3, await pay(net, 0))
         assert said.epochs == []

@@ -74,6 +74,23 @@ def test_one_that_executes_slowly_stops_nobody() -> None:
     assert world.height(0) > executed + MOST + UNDER_WAY
 
 
+def test_one_that_is_a_quorum_alone_makes_final_after_a_crash_what_was_final_before() -> None:
+    plan = Plan(
+        seed=1, weights=(5,), skews_ms=(0,), sync_us=(100, 200), execute_us=(40_000, 40_000), heal_us=SECOND
+    )
+    world = Hasty(plan)
+    world.start()
+    world.run(SECOND)
+    before = world.height(0)
+    assert before > len(world.nodes[0].chain) + 2
+    world._crash(world.nodes[0])
+    # Nothing but what it said before, and no empty block to help.
+    world.settings = Settings(interval_max_us=3_600 * SECOND)
+    world._restart(world.nodes[0])
+    world.run(3 * SECOND)
+    assert world.height(0) >= before - 1
+
+
 async def test_a_validator_with_too_much_to_execute_leaves_ordering_and_follows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -176,9 +176,20 @@ class Ordering:
         self._begin_view()
         if self._entry is not None:
             self._send(ALL, self._entry)
+        self._complete_own()
         self._settle()
         out, self._out = self._out, []
         return out
+
+    def _complete_own(self) -> None:
+        """Certificates that own votes alone make: nobody else sends again what would make them."""
+        for view in self._views.values():
+            for vote in view.own_votes():
+                if view.number <= self.final_view or view.certificate(vote.kind) is not None:
+                    continue
+                certificate = view.assemble(vote.kind, vote.digest, self.epoch.validators)
+                if certificate is not None:
+                    self._learn(view, certificate)
 
     def _replay(self, record: Record) -> None:
         if epoch_of(record) == self.epoch.number:

@@ -107,7 +107,7 @@ class Executor:
     async def _execute(self, final: Final) -> None:
         block = await self._with_batches(final.block)
         header = block.header
-        executed = await self._application.execute(
+        await self._application.execute(
             OrderedBlock(
                 height=header.height,
                 epoch=header.epoch,
@@ -118,13 +118,7 @@ class Executor:
                 batches=tuple(batch.transactions for batch in block.batches),
             )
         )
-        price = (await self._application.header(header.height)).base_price
-        facts = ExecutedFacts(
-            height=header.height,
-            state_root=executed.state_root,
-            receipts_root=executed.receipts_root,
-            base_price=price,
-        )
+        facts = self._application.facts(header.height)
         await self._commit(attrs.evolve(final, block=block), facts)
         used, names = await self._application.used_up(block.transactions)
         batches = tuple(batch.digest() for batch in block.batches)

@@ -322,8 +322,9 @@ class Follower:
                 if lied:
                     self._reception.silence(peer, reason)
             case NeedsSnapshot(oldest, _):
+                if not self._snapshot:
+                    self._ctx.log.error("needs_snapshot", height=self._tip.height, oldest=oldest)
                 self._snapshot = f"validators hold blocks from {oldest} on only: start from a snapshot"
-                self._ctx.log.error("needs_snapshot", height=self._tip.height, oldest=oldest)
             case CaughtUp(height):
                 self._snapshot = ""
                 if not self._stays:
@@ -399,9 +400,12 @@ async def begin_follower(
         await kept.found()
         known = Committed(0, tip.digest, 1, application.validators(1))
     else:
+        if tip.height == application.restored_height:
+            await kept.begin_block(application.facts(tip.height))
         block = await application.block(tip.height)
         assert block is not None, "the tip isn't pruned"
         known = tip_for_sync(block.header, application)
-    rows = [await kept.get(height) for height in range(tip.root_height, tip.height + 1)]
+    lowest = max(tip.root_height, application.restored_height)
+    rows = [await kept.get(height) for height in range(lowest, tip.height + 1)]
     application.recall([each.facts for each in rows])
     return Follower(ctx, application, store, transports, known, stays=stays, standing=standing)

@@ -49,7 +49,7 @@ class Standing:
                 "this validator's log was lost or damaged, and it may have voted: it follows, says nothing, "
                 "and asks the others until when"
             )
-        return f"this validator lost its log: it follows, and votes again from epoch {self.votes_from} on"
+        return f"this validator's log isn't whole: it follows, and votes from epoch {self.votes_from} on"
 
     def encode(self) -> bytes:
         known = self.votes_from is not None
@@ -123,10 +123,18 @@ async def judge_log(ctx: Context, application: CertifyingApplication, store: Key
     Raises `LogMissing` where the chain can't even be followed without what is gone, `StoreCorrupt`, OSError.
     """
     founding, tip = application.identity.founding, application.tip()
-    is_founded = await KeptBlocks(store).is_founded()
+    kept = KeptBlocks(store)
+    is_founded = await kept.is_founded()
     keeps_log = is_founded or (founding is None and tip.height == 0)
     standing = await read_standing(store, founding, keeps_log=keeps_log)
     epoch = await epoch_after(application)
+    if application.restored_height and not is_founded:
+        # Its log begins in the middle of an epoch, of which it knows neither what is ordered nor, for sure,
+        # the set; in the second after that it knows both, of that epoch and of the one before.
+        standing = standing if standing.votes_from is None else Standing(max(standing.votes_from, epoch + 2))
+        await write_standing(store, standing)
+        await kept.found()
+        is_founded = True
     damage = "" if standing.silent_in(epoch) else await damage_of(store, epoch)
     if damage:
         ctx.log.error("log_damaged", epoch=epoch, cause=damage)
