@@ -1,7 +1,7 @@
 """`devnet up`: validators as processes. They go on without one, stop without two, and go on by themselves.
 
 LATE_BLOCKS: how many blocks a late node and a validator that was off have to catch up (40; `tox -e soak`:
-10,000). With more than 1,000 the times that the issue of it names are judged, too: a machine for it alone.
+10,000). With more than 1,000 times are judged, too: that asks for a machine for it alone.
 """
 
 import itertools
