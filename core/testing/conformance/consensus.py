@@ -341,6 +341,10 @@ class RecordingApplication:
     def oldest_block(self) -> int:
         return 0
 
+    @property
+    def restored_height(self) -> int:
+        return 0
+
     async def block(self, which: int | bytes) -> Block | None:
         await trio.lowlevel.checkpoint()
         found = [final.block for final in self.chain]
@@ -351,6 +355,7 @@ class RecordingApplication:
     def facts(self, height: int) -> ExecutedFacts:
         if height not in self._receipts:
             raise NotExecuted("no facts of a block that wasn't executed", height)
+        self._shown.add(height)
         return ExecutedFacts(
             height=height,
             state_root=self._root(height),
