@@ -166,7 +166,7 @@ def stop_clients(server: Server) -> list[int]:
 
 async def test_a_server_that_hangs_costs_time_and_no_rows(tmp_path: Path, own_server: Server) -> None:
     """Reads and a write wait for processes of the server that are stopped: only a deadline ends that."""
-    config = HereConfig(dsn=own_server.dsn, answer_s_max=0.5, lease_s=60.0)
+    config = HereConfig(dsn=own_server.dsn, answer_s_max=2.0, lease_s=60.0)
     stopped: list[int] = []
     late = threading.Event()
 
