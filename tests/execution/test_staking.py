@@ -12,7 +12,6 @@ from supervm.execution.footprint import max_spend
 from supervm.execution.lanes import classify
 from supervm.execution.staking import UNBONDING_EPOCHS
 from supervm.execution.supply import recorded_supply, supply
-from supervm.hardware import fastpath
 from supervm.types.address import Suite, address_of, node_id_of
 from supervm.types.operations import Operation, StakeAdd, StakeLeave, StakeWithdraw, encode_operations
 from supervm.types.receipt import Status
@@ -20,6 +19,7 @@ from supervm.types.stakes import ESCROW, STAKES_KEY, Stake, Stakes, stakes_of
 from supervm.types.state import NATIVE_TOKEN, account_key
 from supervm.types.transaction import Authorization, Body, Lane, Transaction, encode_transaction
 from supervm.types.validators import Validator, ValidatorSet
+from tests import needs
 
 from .builders import ALICE, BURNING, CHAIN, PRICE, State, block_of, pay, state_of
 
@@ -170,7 +170,7 @@ def test_stakes_have_one_encoding() -> None:
     assert stakes.without(KEYS["other"]).of(KEYS["other"]) is None
 
 
-@pytest.mark.skipif(not fastpath.BLOCKS_NATIVE, reason="needs the compiled engine")
+@needs.c_engine
 def test_the_engine_in_c_leaves_a_block_with_stakes_to_the_specification_and_follows_it() -> None:
     engine = choose_engine(native=True, threads=1, bytes_max=1 << 20, seed=bytes(32))
     gas_state = BURNING.initial_state()
