@@ -81,7 +81,7 @@ class Devnet:
 
 def gap(client: NodeClient, first: int, last: int) -> int:
     """The longest time between two blocks of these heights, in milliseconds, as headers say."""
-    times = [int(client.block(each)["timestamp_ms"]) for each in range(first, last + 1)]
+    times = [int(client.block(each)["header"]["timestamp_ms"]) for each in range(first, last + 1)]
     return max(later - sooner for sooner, later in itertools.pairwise(times))
 
 
