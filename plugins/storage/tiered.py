@@ -282,7 +282,7 @@ def _leave(scope: AbstractContextManager[Path], error: BaseException) -> None:
             raise
 
 
-def _claimed(folder: Path, places: Mapping[Temperature, ClassPlace], chance: Any) -> StoreFacts:
+def claimed(folder: Path, places: Mapping[Temperature, ClassPlace], chance: Any) -> StoreFacts:
     """The store's facts, with every class claimed. Raises what `claim` and the folder's marker do."""
     made = check_marker(folder, "tiered")
     facts = read_store(folder)
@@ -355,7 +355,7 @@ async def open_tiered(ctx: Context, config: TieredConfig) -> AsyncIterator[Tiere
         components = await trio.to_thread.run_sync(
             lambda: {one: _backend(place, one) for one, place in places.items()}
         )
-        facts = await trio.to_thread.run_sync(_claimed, folder, places, ctx.random)
+        facts = await trio.to_thread.run_sync(claimed, folder, places, ctx.random)
         classes: dict[Temperature, KeyValueStore] = {}
         for temperature, (component, given) in components.items():
             # The families of a backend's metrics are the hot one's: of the others `tiered_*` tells.
