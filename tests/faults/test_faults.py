@@ -69,7 +69,7 @@ async def test_a_flipped_bit_in_a_value_is_told_by_the_key_it_is_under(tmp_path:
     assert made.told > 0
 
 
-@pytest.mark.parametrize("backend", ["sqlite", "rocksdb"])
+@pytest.mark.parametrize("backend", ["sqlite", "rocksdb", "tiered"])
 def test_a_failed_sync_beneath_an_engine_stops_it_and_loses_nothing(backend: str, tmp_path: Path) -> None:
     """`tox -e faults` has all kinds on all engines."""
     if backend == "rocksdb":
