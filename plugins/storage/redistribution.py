@@ -11,6 +11,7 @@ for the engine (STO-91 to STO-94).
 
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
+from itertools import islice
 from typing import Any
 
 import attrs
@@ -164,18 +165,15 @@ class Redistribution:
         return tuple(sorted(self.shelves.classes))
 
     def accessed(self, keys: Iterable[bytes]) -> None:
-        """Count reads or writes of rows that may move; of one call the first thousand units."""
+        """Count reads or writes of rows that may move; of one call, those among the first thousand."""
         now_s, spaces = self.clock.monotonic(), self.shelves.spaces
-        size, counted, least = self.rules.unit_bytes, 0, self.rules.thresholds.surge_accesses_min
-        for key in keys:
+        size, least = self.rules.unit_bytes, self.rules.thresholds.surge_accesses_min
+        for key in islice(keys, ACCESSES_COUNTED_MAX):
             if key in spaces:
                 unit = key[:size]
                 asked = self.heat.count(unit, now_s)
                 if asked >= least and unit not in self._surged:
                     self._look_for_surge(unit, asked, now_s)
-                counted += 1
-                if counted >= ACCESSES_COUNTED_MAX:
-                    return
 
     def _look_for_surge(self, unit: bytes, asked: int, now_s: float) -> None:
         """Note a unit that surges. At the bound no more are, until some of those before are done."""
