@@ -21,18 +21,23 @@ import attrs
 from supervm.contracts.gas import FixedRule, FixedRulePolicy, GasPolicy
 from supervm.execution.block import BlockInput, BlockResult, execute_block
 from supervm.execution.footprint import block_keys
+from supervm.execution.punishing import note_doubles, wrong_keys
 from supervm.execution.reasons import words, words_of_terms
 from supervm.execution.working import GAS_STATE_KEY, Fetched
 from supervm.hardware import fastpath
 from supervm.types.changes import PackedChanges
 from supervm.types.packed_receipts import PackedReceipts
+from supervm.types.stakes import STAKES_KEY
 from supervm.types.state import SYSTEM
+from supervm.types.wrongs import DOUBLES_KEY, OFFENCES_KEY
 
 if TYPE_CHECKING:
     from supervm.hardware.fastpath import engine as native
 
 Changes = Mapping[bytes, bytes | None]
 MODES = ("auto", "serial", "partitioned", "block_stm")
+SYSTEM_KEYS = (GAS_STATE_KEY, STAKES_KEY, OFFENCES_KEY, DOUBLES_KEY)
+"""Every system value that a block may change."""
 
 
 class BlockRun(Protocol):
@@ -91,7 +96,8 @@ class TwinEngine:
 
     @contextmanager
     def open_block(self, block: BlockInput, gas: GasPolicy, gas_state: bytes) -> Iterator[BlockRun]:
-        yield _TwinRun(block, gas, tuple(sorted(block_keys(block.transactions, gas, gas_state))))
+        keys = block_keys(block.transactions, gas, gas_state) | wrong_keys(block.wrongs)
+        yield _TwinRun(block, gas, tuple(sorted(keys)))
 
     def follow(self, changes: Changes) -> None:
         """It keeps nothing that could be old."""
@@ -108,17 +114,23 @@ class _NativeRun:
     inner: "native.NativeBlock"
     mode: "native.Mode"
     told: Callable[["native.Stats"], None]
+    beside: tuple[bytes, ...] = ()
+    """Keys that this block's proofs of equivocation need, which C doesn't."""
+    found: dict[bytes, bytes | None] = attrs.Factory(dict)
 
     def missing(self) -> Sequence[bytes]:
-        return self.inner.missing()
+        return [*self.inner.missing(), *self.beside]
 
     def supply(self, values: Sequence[bytes | None]) -> None:
-        self.inner.supply(values)
+        own = len(values) - len(self.beside)
+        self.inner.supply(values[:own])
+        self.found = dict(zip(self.beside, values[own:], strict=True))
 
     def execute(self) -> BlockResult:
         self.inner.execute(self.mode)
         self.told(self.inner.stats())
         changes = PackedChanges(*self.inner.packed_changes())
+        changes = changes.beside(note_doubles(Fetched(self.found), self.block.wrongs.doubles))
         root = self.inner.receipts_root()
         return BlockResult(changes, PackedReceipts(self.inner.receipts(), root), root, self._reasons())
 
@@ -134,7 +146,8 @@ class _NativeRun:
 class NativeEngine:
     """The C engine, with at most `bytes_max` of the state in memory, on `threads` threads.
 
-    A gas policy or an operation that C doesn't know is executed by the specification. `seed`: 32 random
+    A gas policy or an operation that C doesn't know is executed by the specification, and so is a block that
+    takes from a stake or collects from equivocators: there are few of them in an epoch. `seed`: 32 random
     bytes.
     """
 
@@ -153,7 +166,7 @@ class NativeEngine:
         self, block: BlockInput, gas: GasPolicy, gas_state: bytes
     ) -> AbstractContextManager[BlockRun]:
         rule = gas.fixed_rule(gas_state) if isinstance(gas, FixedRulePolicy) else None
-        if rule is None:
+        if rule is None or block.wrongs.offences or block.wrongs.collects:
             return self._twin.open_block(block, gas, gas_state)
         return self._open(block, gas, gas_state, rule)
 
@@ -176,13 +189,14 @@ class NativeEngine:
                 # An operation that C doesn't know, since these were decoded: stakes are rare.
                 yield stack.enter_context(self._twin.open_block(block, gas, gas_state))
             else:
-                yield _NativeRun(block, gas, gas_state, inner, self._mode, self._told)
+                beside = tuple(sorted(wrong_keys(block.wrongs)))
+                yield _NativeRun(block, gas, gas_state, inner, self._mode, self._told, beside)
 
     def _told(self, stats: "native.Stats") -> None:
         self.last = stats
 
     def follow(self, changes: Changes) -> None:
-        if isinstance(changes, PackedChanges) and GAS_STATE_KEY not in changes:
+        if isinstance(changes, PackedChanges) and not any(key in changes for key in SYSTEM_KEYS):
             self._inner.load(changes.data, changes.count)
             return
         # Of system values C knows none.
