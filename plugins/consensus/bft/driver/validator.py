@@ -268,6 +268,11 @@ class Validator:
         return self._ordering.view
 
     @property
+    def accusing(self) -> int:
+        """Offences whose evidence waits for a final block."""
+        return self._closer.operations.accusing
+
+    @property
     def stalled(self) -> str:
         """Why it votes for nothing; empty if it does."""
         return self._core.halted or self._disk.stalled or self._executor.stalled

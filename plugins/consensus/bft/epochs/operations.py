@@ -42,6 +42,11 @@ class SystemOperations:
         self._placed: dict[tuple[int, bytes], None] = {}
         self.closing = False
 
+    @property
+    def accusing(self) -> int:
+        """How much of it is evidence."""
+        return sum(rank == EVIDENCE for rank, _ in self._waiting)
+
     def __len__(self) -> int:
         return len(self._waiting)
 
