@@ -9,7 +9,7 @@ from supervm.plugins.consensus.simulation.attacks import Attack
 
 PROFILES = ("calm", "storm", "crash", "byzantine")
 HEAL_S = (3.0, 6.0)
-_DRAWN = tuple(each for each in Attack if each is not Attack.SLANDER)
+_DRAWN: tuple[Attack, ...] = tuple(each for each in Attack if each is not Attack.SLANDER)
 
 
 class Fault(Enum):
