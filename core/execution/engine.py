@@ -13,6 +13,7 @@ executed. `TwinEngine` is the specification; `NativeEngine` is C, with a bounded
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import lru_cache
 from itertools import accumulate
 from typing import TYPE_CHECKING, Protocol
 
@@ -25,10 +26,14 @@ from supervm.execution.punishing import note_doubles, wrong_keys
 from supervm.execution.reasons import words, words_of_terms
 from supervm.execution.working import GAS_STATE_KEY, Fetched
 from supervm.hardware import fastpath
+from supervm.types.address import Suite, node_id_of
 from supervm.types.changes import PackedChanges
+from supervm.types.operations import STAKING
 from supervm.types.packed_receipts import PackedReceipts
 from supervm.types.stakes import STAKES_KEY
 from supervm.types.state import SYSTEM
+from supervm.types.transaction import Transaction
+from supervm.types.validators import ValidatorSet
 from supervm.types.wrongs import DOUBLES_KEY, OFFENCES_KEY
 
 if TYPE_CHECKING:
@@ -36,8 +41,8 @@ if TYPE_CHECKING:
 
 Changes = Mapping[bytes, bytes | None]
 MODES = ("auto", "serial", "partitioned", "block_stm")
-SYSTEM_KEYS = (GAS_STATE_KEY, STAKES_KEY, OFFENCES_KEY, DOUBLES_KEY)
-"""Every system value that a block may change."""
+SYSTEM_KEYS = (GAS_STATE_KEY, OFFENCES_KEY, DOUBLES_KEY)
+"""Every system value that a block may change, but the stakes: of those C doesn't know."""
 
 
 class BlockRun(Protocol):
@@ -166,7 +171,8 @@ class NativeEngine:
         self, block: BlockInput, gas: GasPolicy, gas_state: bytes
     ) -> AbstractContextManager[BlockRun]:
         rule = gas.fixed_rule(gas_state) if isinstance(gas, FixedRulePolicy) else None
-        if rule is None or block.wrongs.offences or block.wrongs.collects:
+        odd = not fits_c(block.granted) and any(map(_stakes, block.transactions))
+        if rule is None or odd or block.wrongs.offences or block.wrongs.collects:
             return self._twin.open_block(block, gas, gas_state)
         return self._open(block, gas, gas_state, rule)
 
@@ -186,7 +192,7 @@ class NativeEngine:
                     )
                 )
             except self._unknown:
-                # An operation that C doesn't know, since these were decoded: stakes are rare.
+                # An operation that C doesn't know, since these were decoded.
                 yield stack.enter_context(self._twin.open_block(block, gas, gas_state))
             else:
                 beside = tuple(sorted(wrong_keys(block.wrongs)))
@@ -199,8 +205,8 @@ class NativeEngine:
         if isinstance(changes, PackedChanges) and not any(key in changes for key in SYSTEM_KEYS):
             self._inner.load(changes.data, changes.count)
             return
-        # Of system values C knows none.
-        kept = [(key, value) for key, value in changes.items() if key[:1] != SYSTEM]
+        # Of system values C knows the stakes alone.
+        kept = [(key, value) for key, value in changes.items() if key[:1] != SYSTEM or key == STAKES_KEY]
         self._inner.load(pack_entries(kept), len(kept))
 
     def forget(self) -> None:
@@ -224,7 +230,28 @@ def native_facts(block: BlockInput, gas: GasPolicy, rule: FixedRule) -> "native.
         gas={name: getattr(schedule, name) for name in native.GAS_FIELDS},
         price=rule.price,
         collector=rule.collector,
+        granted=granted_bytes(block.granted),
     )
+
+
+def _stakes(transaction: Transaction) -> bool:
+    return any(isinstance(each, STAKING) for each in transaction.operations)
+
+
+@lru_cache(4)
+def fits_c(granted: ValidatorSet) -> bool:
+    """Whether each member of genesis is known by its key, as C takes it to be."""
+    keys = {each.public_key for each in granted.members}
+    return len(keys) == len(granted.members) and all(
+        each.node_id == node_id_of(Suite.ED25519, each.public_key) for each in granted.members
+    )
+
+
+@lru_cache(4)
+def granted_bytes(granted: ValidatorSet) -> bytes:
+    """The set of genesis as C has it: ed25519 key and weight of each member, ascending by key."""
+    members = sorted(granted.members, key=lambda each: each.public_key)
+    return b"".join([each.public_key + each.weight.to_bytes(8, "little") for each in members])
 
 
 def pack_entries(entries: Sequence[tuple[bytes, bytes | None]]) -> bytes:
