@@ -183,7 +183,8 @@ class OrderedBlock:
     """All that execution may know of a block: what was ordered, and nothing of how.
 
     `batches` are lists of canonical transaction bytes, in proposal order; `operations` are the encoded
-    system operations. An engine that orders raw transactions gives them as one batch.
+    system operations. An engine that orders raw transactions gives them as one batch. `ends_epoch`: it is
+    the last block of its epoch.
     """
 
     height: int
@@ -193,6 +194,7 @@ class OrderedBlock:
     timestamp_ms: int
     operations: tuple[bytes, ...]
     batches: tuple[tuple[bytes, ...], ...]
+    ends_epoch: bool = False
 
 
 @attrs.frozen(kw_only=True)
@@ -389,6 +391,14 @@ class CertifyingApplication(Application, Protocol):
     async def used_up(self, transactions: Sequence[bytes]) -> tuple[tuple[bytes, ...], tuple[bytes, ...]]:
         """Of the transactions of a committed block: the slots that the state has moved past (CONS-15), and
         their digests."""
+
+    def locks_named(self, transaction: bytes) -> tuple[bytes, frozenset[bytes]] | None:
+        """A transaction's digest, and of what it locks all that its bytes alone tell (CONS-70); None for
+        bytes that are no transaction of this chain."""
+
+    def doubts(self, first: bytes, second: bytes, lock: bytes, epoch: int) -> str:
+        """Why two transactions don't prove that their sender signed both for one lock, neither expired in
+        this epoch (CONS-17); empty if they do. Checks their signatures."""
 
     def next_validators(self, height: int) -> ValidatorSet:
         """The set that an epoch hands over to which ends on the state after this executed block (CONS-54)."""

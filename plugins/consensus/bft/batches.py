@@ -40,7 +40,7 @@ from supervm.plugins.consensus.bft.batch_records import (
 from supervm.plugins.consensus.bft.certificates import Certificates, Progress
 from supervm.plugins.consensus.bft.claims import EXECUTED_CODES, Claim, Examined, chain_of
 from supervm.plugins.consensus.bft.effects import EffectsSigner
-from supervm.plugins.consensus.bft.events import Check, Fetch, Halt, Now, Received
+from supervm.plugins.consensus.bft.events import Check, Fetch, Halt, Now, Received, Stream
 from supervm.plugins.consensus.bft.fetching import ANSWER_BYTES_MAX, Absent, Get, Got, Item, WantDigest, What
 from supervm.plugins.consensus.bft.holding import HeldBatches, ToldLeaders, WaitingBatches
 from supervm.plugins.consensus.bft.locks import CertificatesConflict, Judgement, LockBounds, LockTable
@@ -435,7 +435,7 @@ class BatchVoter:
             if first and conflict.account not in self.equivocations:
                 lower, higher = sorted((first, second))
                 proof = self.equivocations[conflict.account] = Equivocation(lower, higher, conflict.slot)
-                self._out.send(self._leaders.nodes, proof)
+                self._out.send(self._leaders.nodes, proof, Stream.VOTES)
 
     def _refusals(self, found: Judgement) -> tuple[Refusal, ...]:
         """What is refused, by index, with proofs of equivocation as far as a frame has room for them."""

@@ -185,6 +185,11 @@ class Bft:
         return self.life if isinstance(self.life, Validator) else None
 
     @property
+    def accusing(self) -> int:
+        """Offences whose evidence this node has and no final block holds."""
+        return 0 if self._validator is None else self._validator.accusing
+
+    @property
     def _silence(self) -> str:
         """Why this node produces nothing, or can't; empty if it does."""
         reason = self.stalled or self.life.stalled or self.life.alone or self.engine.reason

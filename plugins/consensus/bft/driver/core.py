@@ -64,6 +64,8 @@ from supervm.plugins.consensus.bft.messages import (
     EffectsCertificate,
     EndEpoch,
     EpochDone,
+    Equivocation,
+    Evidence,
     Get,
     Got,
     Message,
@@ -186,9 +188,11 @@ class Core:
                 self.tell_ordering(Received(peer, message))
             case Accept() | Refuse():
                 self.tell_builder(Received(peer, message))
-            case EpochDone() | EndEpoch():
+            case EpochDone() | EndEpoch() | Equivocation():
                 if self.closer.take(message):
                     self.tell_ordering(Work())
+            case Evidence():
+                self.accuse(message)
             case Batch() | BatchCertificate() | Get():
                 self.tell_voter(Received(peer, message))
             case Effects():
@@ -201,6 +205,12 @@ class Core:
                         self._hands.effects(item)
                 if any(isinstance(item, Batch | BatchCertificate) for item in items):
                     self.tell_voter(Received(peer, message))
+
+    def accuse(self, evidence: Evidence) -> None:
+        """Somebody contradicted itself: that waits for a block, and all are told, once (CONS-70)."""
+        for send in self.closer.accuse(evidence):
+            self._send(send)
+            self.tell_ordering(Work())
 
     def executed(self, event: BlockExecuted, facts: ExecutedBlock | None, view: int) -> None:
         """A final block is executed and durable. `facts` is None where ordering knows them already."""
@@ -294,6 +304,7 @@ class Core:
                 case Offended(evidence):
                     self._offences.inc(offence=evidence.offence.name.lower())
                     self._ctx.log.warning("offence", offence=evidence.offence.name.lower())
+                    self.accuse(evidence)
                 case Refused(view, leader, rule, problem):
                     self._refused.inc(rule=rule)
                     self._ctx.log.warning(
@@ -314,6 +325,9 @@ class Core:
                 case Log(number, record):
                     self.lock_rows.logged(self._voter_journal.append(number, record), record)
                 case Send():
+                    if isinstance(output.message, Equivocation) and self.closer.take(output.message):
+                        # This validator leads, too.
+                        self.tell_ordering(Work())
                     if self._voter_gate.passes(output):
                         self._send(output)
                 case Fetch(want, peers):
