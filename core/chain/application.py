@@ -7,12 +7,14 @@ metrics and observers follow the tip and never run ahead of it.
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from typing import TypeVar
 
 import attrs
 import trio
 
 from supervm.chain.admission import Admission, Answer
 from supervm.chain.claiming import examine_transactions, used_keys, used_slots
+from supervm.chain.doubling import doubts, locks_named
 from supervm.chain.events import EventLog
 from supervm.chain.examine import ChainRules
 from supervm.chain.examine import Examined as ExaminedBytes
@@ -62,6 +64,7 @@ from supervm.execution import (
     BlockResult,
 )
 from supervm.execution.engine import BlockEngine
+from supervm.execution.punishing import owing_in
 from supervm.kernel.component import Context, Health, HealthState
 from supervm.storage.errors import Pruned
 from supervm.storage.ledger import Ledger, Staged
@@ -78,11 +81,17 @@ from supervm.types.stakes import STAKES_KEY
 from supervm.types.state import ACCOUNT, Account
 from supervm.types.transaction import Lane, Transaction
 from supervm.types.validators import ValidatorSet
+from supervm.types.wrongs import DOUBLES_KEY, EQUIVOCATION, EVIDENCE, OFFENCES, Wrongs, wrongs_in
 
+KNOWN_OPERATIONS = (*ORDERING_OPERATIONS, EVIDENCE, EQUIVOCATION)
 DECODED_MAX = 4_096
 ROOTS_MAX = 256
 CERTIFIED_MAX = 100_000
 PROVING_MAX = 1_024
+SMALL_TRANSACTIONS = 4
+"""A block of so few takes less time than a thread takes to begin it."""
+
+T = TypeVar("T")
 
 # Refusals at the accept that time or a block may cure; all others are for good.
 DEFERRED = frozenset({"NonceGap", "VersionBehind", "InsufficientFunds", "LockBusy", "PriceTooLow", "Busy"})
@@ -467,6 +476,13 @@ class Chain:
         state = await self._state(used_keys(decoded))
         return used_slots(decoded, state), tuple(each.digest for each in decoded)
 
+    def locks_named(self, transaction: bytes) -> tuple[bytes, frozenset[bytes]] | None:
+        return locks_named(transaction, self.chain_id, self.genesis.limits)
+
+    def doubts(self, first: bytes, second: bytes, lock: bytes, epoch: int) -> str:
+        rules = attrs.evolve(self._rules(), epoch=epoch)
+        return doubts(first, second, lock, rules, self.examiner.checked)
+
     @property
     def oldest_block(self) -> int:
         return self.ledger.horizon.blocks
@@ -476,6 +492,12 @@ class Chain:
             return await self.ledger.block(which)
         except Pruned:
             return None
+
+    async def bare_blocks(self, first: int, limit: int) -> Sequence[tuple[Block, bytes]]:
+        try:
+            return await self.ledger.bare_blocks(first, limit)
+        except Pruned:
+            return []
 
     def facts(self, height: int) -> ExecutedFacts:
         at = self._known_roots(height)
@@ -501,7 +523,7 @@ class Chain:
 
     async def verify(self, operations: Sequence[bytes]) -> str:
         await trio.lowlevel.checkpoint()
-        unknown = [each for each in operations if each[:1] not in ORDERING_OPERATIONS]
+        unknown = [each for each in operations if each[:1] not in KNOWN_OPERATIONS]
         return f"{len(unknown)} system operations that are not known" if unknown else ""
 
     async def execute(self, block: OrderedBlock) -> Executed:
@@ -513,9 +535,8 @@ class Chain:
                 raise WrongParent(
                     "the block doesn't follow the tip", block.height, f"the tip is at height {tip.height}"
                 )
-            if any(each[:1] not in ORDERING_OPERATIONS for each in block.operations):
-                raise BlockInvalid("a system operation that is not known", block.height)
             transactions = self._decode_all(block)
+            wrongs = await self._wrongs(block)
             began_s = self._ctx.clock.monotonic()
             given = BlockInput(
                 height=block.height,
@@ -529,6 +550,7 @@ class Chain:
                     lambda: self.ledger.known([each.digest for each in transactions])
                 ),
                 granted=self.genesis.validators,
+                wrongs=wrongs,
             )
             result = await self._run(given)
             staged = await self.mending.patiently(lambda: self.ledger.stage(result.changes, block.height))
@@ -549,16 +571,37 @@ class Chain:
             self._pending = Pending(block, transactions, result, staged, executed, base_price)
             return executed
 
+    async def _wrongs(self, block: OrderedBlock) -> Wrongs:
+        """What a block says of wrongs, and who pays at its end. Raises `BlockInvalid`."""
+        if any(each[:1] not in KNOWN_OPERATIONS for each in block.operations):
+            raise BlockInvalid("a system operation that is not known", block.height)
+        owing = None
+        if block.ends_epoch:
+            owing = owing_in((await self._state([DOUBLES_KEY]))[DOUBLES_KEY])
+        try:
+            validators = self.sets.of_epoch(block.epoch)
+            return wrongs_in(block.operations, validators, self.genesis.limits, owing)
+        except InvalidInput as error:
+            raise BlockInvalid(
+                f"a system operation that voters don't let pass: {error}", block.height
+            ) from error
+
     async def _run(self, block: BlockInput) -> BlockResult:
         """Execute on the state at the tip, of which the engine keeps a part in memory."""
         opened = self.block_engine.open_block(block, self.gas, self.gas_state)
         with ExitStack() as stack:
-            # Opening decodes the block: no work for the event loop.
-            run = await trio.to_thread.run_sync(stack.enter_context, opened, limiter=self._thread)
+            # Opening decodes the block: no work for the event loop, where it isn't a few transactions.
+            run = await self._called(block, stack.enter_context, opened)
             asked = run.missing()
             found = await self._state(asked)
             run.supply([found[key] for key in asked])
-            return await trio.to_thread.run_sync(run.execute, limiter=self._thread)
+            return await self._called(block, run.execute)
+
+    async def _called(self, block: BlockInput, call: Callable[..., T], *args: object) -> T:
+        if len(block.transactions) > SMALL_TRANSACTIONS:
+            return await trio.to_thread.run_sync(call, *args, limiter=self._thread)
+        await trio.lowlevel.checkpoint()
+        return call(*args)
 
     def _decode_all(self, block: OrderedBlock) -> tuple[Transaction, ...]:
         try:
@@ -617,7 +660,7 @@ class Chain:
                 "the next set isn't what this node computed", header.next_validators_digest, f"{following!r}"
             )
 
-    async def commit(self, block: Block, certificate: bytes) -> None:
+    async def commit(self, block: Block, certificate: bytes, *, durable: bool = True) -> None:
         header, tip = block.header, self.ledger.tip
         if header.height == tip.height and block.digest() == tip.block_digest:
             return
@@ -636,7 +679,9 @@ class Chain:
             raise EffectsMismatch("a block folds other effects than were applied", wrong)
         try:
             await self.sets.write(header)
-            await self.ledger.commit(block, pending.result.receipts, certificate, pending.staged)
+            await self.ledger.commit(
+                block, pending.result.receipts, certificate, pending.staged, durable=durable
+            )
         except DiskFull as error:
             self.room.refused(error)
             raise
@@ -673,6 +718,16 @@ class Chain:
             if entry is not None:
                 # The engine asks next what they used up.
                 self._decoded.put(data, entry.transaction)
+        for each in pending.result.punished:
+            name = OFFENCES[each.kind]
+            self.ledger_figures.slashed.inc(offence=name)
+            self._ctx.log.warning(
+                "validator_punished",
+                key=each.public_key.hex(),
+                offence=name,
+                epoch=each.epoch,
+                slashed=each.slashed,
+            )
         self.news.committed(
             block,
             receipts,
@@ -770,6 +825,7 @@ def _is_block(ordered: OrderedBlock, block: Block) -> bool:
         and ordered.timestamp_ms == header.timestamp_ms
         and ordered.operations == block.body.system_operations
         and ordered.batches == tuple(batch.transactions for batch in block.batches)
+        and ordered.ends_epoch == (header.next_validators_digest != ZERO)
     )
 
 

@@ -183,7 +183,8 @@ class OrderedBlock:
     """All that execution may know of a block: what was ordered, and nothing of how.
 
     `batches` are lists of canonical transaction bytes, in proposal order; `operations` are the encoded
-    system operations. An engine that orders raw transactions gives them as one batch.
+    system operations. An engine that orders raw transactions gives them as one batch. `ends_epoch`: it is
+    the last block of its epoch.
     """
 
     height: int
@@ -193,6 +194,7 @@ class OrderedBlock:
     timestamp_ms: int
     operations: tuple[bytes, ...]
     batches: tuple[tuple[bytes, ...], ...]
+    ends_epoch: bool = False
 
 
 @attrs.frozen(kw_only=True)
@@ -316,8 +318,11 @@ class Application(Protocol):
     async def header(self, root_height: int) -> HeaderFacts:
         """What the header of the next block shows. Raises `NotExecuted` above the last executed block."""
 
-    async def commit(self, block: Block, certificate: bytes) -> None:
+    async def commit(self, block: Block, certificate: bytes, *, durable: bool = True) -> None:
         """Make a final block durable, in one batch, then tell the world.
+
+        Whoever catches up may say that it need not be `durable`: after a crash it may be gone then, with all
+        that follow it, and never one that was durable before it.
 
         `certificate` proves that it is final, as the engine's light clients check it. Again with the same
         block: nothing happens. Raises `WrongParent`, `NotExecuted`, `RootMismatch`; a storage error
@@ -387,6 +392,14 @@ class CertifyingApplication(Application, Protocol):
         """Of the transactions of a committed block: the slots that the state has moved past (CONS-15), and
         their digests."""
 
+    def locks_named(self, transaction: bytes) -> tuple[bytes, frozenset[bytes]] | None:
+        """A transaction's digest, and of what it locks all that its bytes alone tell (CONS-70); None for
+        bytes that are no transaction of this chain."""
+
+    def doubts(self, first: bytes, second: bytes, lock: bytes, epoch: int) -> str:
+        """Why two transactions don't prove that their sender signed both for one lock, neither expired in
+        this epoch (CONS-17); empty if they do. Checks their signatures."""
+
     def next_validators(self, height: int) -> ValidatorSet:
         """The set that an epoch hands over to which ends on the state after this executed block (CONS-54)."""
 
@@ -402,6 +415,10 @@ class CertifyingApplication(Application, Protocol):
     async def block(self, which: int | bytes) -> Block | None:
         """A committed block with its batches, by height or digest; None where there is none, or where it was
         pruned."""
+
+    async def bare_blocks(self, first: int, limit: int) -> Sequence[tuple[Block, bytes]]:
+        """Committed blocks from a height up without their batches, each with its certificate: at most `limit`
+        (at most 64), none where there is none or the first was pruned. One read, for whoever serves many."""
 
     def facts(self, height: int) -> ExecutedFacts:
         """Of an executed block among the last ones. Raises `NotExecuted` for any other."""

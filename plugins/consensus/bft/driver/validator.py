@@ -73,6 +73,8 @@ from supervm.plugins.consensus.bft.messages import (
     EffectsCertificate,
     EndEpoch,
     EpochDone,
+    Equivocation,
+    Evidence,
     Get,
     Got,
     Message,
@@ -177,11 +179,12 @@ class Validator:
             lambda: [each.header.digest() for each in self._voter.duties()],
             self._disk,
             lambda number: self._core.closing_durable(number),
+            epoch.judge_operations,
         )
         self._ordering = Ordering(
             start,
             identity.sign,
-            self._closer.pool(WaitingCertificates(self._voter.duties, bounds)),
+            self._closer.pool(WaitingCertificates(self._voter.duties, bounds, lambda: self._core.work())),
             Settings(
                 interval_min_us=config.block_interval_min_ms * 1000,
                 interval_max_us=config.block_interval_max_ms * 1000,
@@ -234,6 +237,7 @@ class Validator:
                 closes=self._closes,
                 behind=self._seem_behind,
             ),
+            fast_rest_us=config.fast_rest_ms * 1000,
         )
         self._base = epoch.base_finalisation
         self._checker = Checker(
@@ -263,6 +267,11 @@ class Validator:
     @property
     def view(self) -> int:
         return self._ordering.view
+
+    @property
+    def accusing(self) -> int:
+        """Offences whose evidence waits for a final block."""
+        return self._closer.operations.accusing
 
     @property
     def stalled(self) -> str:
@@ -391,8 +400,8 @@ class Validator:
                 return digest not in known and not known.is_settled(digest)
             case ViewVote() | Proposal() | Batch() | Accept() | Refuse() | Effects() | Get() | Got():
                 return True
-            case EpochDone() | EndEpoch():
-                return True
+            case EpochDone() | EndEpoch() | Evidence() | Equivocation():
+                return not self._closer.operations.holds(incoming.message)
             case AskEpoch() as ask:
                 self._teller.answer(incoming.peer, ask)
         return False
@@ -622,7 +631,7 @@ async def begin_validator(
         base=base,
         base_finalisation=await finalisation_of(application, base.height),
         bounds=application.bounds,
-        judge_operations=judged_operations(application.chain_id, number, validators),
+        judge_operations=judged_operations(application, number, validators),
     )
     fresh = tip.height == base.height
     operations = await kept.operations(base.height + 1, tip.height)
