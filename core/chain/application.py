@@ -13,6 +13,7 @@ import trio
 
 from supervm.chain.admission import Admission, Answer
 from supervm.chain.claiming import examine_transactions, used_keys, used_slots
+from supervm.chain.contests import Contests
 from supervm.chain.doubling import doubts, locks_named
 from supervm.chain.events import EventLog
 from supervm.chain.examine import ChainRules
@@ -161,6 +162,7 @@ class Chain:
         self._decoded: Recent[bytes, Transaction] = Recent(DECODED_MAX)
         self._roots: Recent[int, Roots] = Recent(ROOTS_MAX)
         self.fast = FastLane(gas, self._state, self._fast_now)
+        self.contests = Contests()
         self._certified: Recent[bytes, None] = Recent(CERTIFIED_MAX)
         self._effects_source: EffectsSource | None = None
         self._proving: dict[bytes, trio.Event] = {}
@@ -477,6 +479,14 @@ class Chain:
     def doubts(self, first: bytes, second: bytes, lock: bytes, epoch: int) -> str:
         rules = attrs.evolve(self._rules(), epoch=epoch)
         return doubts(first, second, lock, rules, self.examiner.checked)
+
+    def contested(self, transaction: bytes, other: bytes) -> None:
+        own, named = self.locks_named(transaction), self.locks_named(other)
+        if own is None or named is None or own[0] in self.contests:
+            return
+        common = own[1] & named[1]
+        if common and not self.doubts(transaction, other, min(common), self.epoch):
+            self.contests.put((own[0], transaction), (named[0], other))
 
     @property
     def oldest_block(self) -> int:

@@ -75,8 +75,9 @@ class Refused:
 
     `code` is one of EXEC-8, EXEC-20, GAS-21 or PRIV-10; `field` names the place, `value` the offending
     value as text, `mend` what would be right. `digest` is the transaction's, None where its bytes didn't
-    decode. `conflict` is the digest signed first, for `Equivocated` and `LockBusy`. `retry_after_s` is
-    set where the node is full or busy: the same bytes may be taken after that many seconds.
+    decode. `conflict` is the digest signed first, for `Equivocated` and `LockBusy`, and `other` are its bytes
+    where this node has them and they aren't long. `retry_after_s` is set where the node is full or busy: the
+    same bytes may be taken after that many seconds.
     """
 
     code: str
@@ -85,6 +86,7 @@ class Refused:
     mend: str
     digest: bytes | None = None
     conflict: bytes | None = None
+    other: bytes | None = None
     retry_after_s: float | None = None
 
     def __str__(self) -> str:
@@ -396,6 +398,10 @@ class CertifyingApplication(Application, Protocol):
     def doubts(self, first: bytes, second: bytes, lock: bytes, epoch: int) -> str:
         """Why two transactions don't prove that their sender signed both for one lock, neither expired in
         this epoch (CONS-17); empty if they do. Checks their signatures."""
+
+    def contested(self, transaction: bytes, other: bytes) -> None:
+        """A validator refused a transaction for this other one. If they prove that somebody signed both for
+        one lock, clients who ask are shown both (CONS-16); else nothing happens."""
 
     def next_validators(self, height: int) -> ValidatorSet:
         """The set that an epoch hands over to which ends on the state after this executed block (CONS-54)."""

@@ -80,6 +80,9 @@ def transaction(view: TransactionView) -> Json:
         "effects_certificate": (
             format_hex(view.effects_certificate) if view.effects_certificate is not None else None
         ),
+        "equivocation": (
+            [format_hex(each) for each in view.equivocation] if view.equivocation is not None else None
+        ),
     }
 
 
@@ -317,6 +320,8 @@ def refusal(found: Refused) -> Problem:
         extra["digest"] = format_hex(found.digest)
     if found.conflict is not None:
         extra["conflict"] = format_hex(found.conflict)
+    if found.other is not None:
+        extra["conflict_bytes"] = format_hex(found.other)
     return Problem(
         status=503 if found.code in UNABLE else 429 if found.retry_after_s is not None else 422,
         code=found.code,

@@ -15,6 +15,7 @@ from supervm.plugins.consensus.bft.batch_events import (
     BlockFinal,
     BuilderEvent,
     Certified,
+    Contested,
     EpochCloses,
     Leaders,
     Learned,
@@ -96,6 +97,7 @@ class Hands:
     apply: Callable[[Apply], None]
     final: Callable[[Final], None]
     returned: Callable[[Returned], None]
+    contested: Callable[[bytes, bytes], None]
     effects: Callable[[Effects | EffectsCertificate], None]
     signed: Callable[[Effects], None]
     closes: Callable[[EpochCloses], None]
@@ -369,6 +371,8 @@ class Core:
                     self.timers.cancel(BUILDER_TIMER + name)
                 case Returned():
                     self._hands.returned(output)
+                case Contested(data, other):
+                    self._hands.contested(data, other)
                 case Certified(batch):
                     self._certified.inc()
                     self.owed[batch] = None

@@ -232,6 +232,7 @@ class Validator:
                 apply=lambda apply: self._applier.put(apply.batch),
                 final=self._final,
                 returned=self._returned,
+                contested=application.contested,
                 effects=self._prove,
                 signed=self._proofs.signed,
                 closes=self._closes,
