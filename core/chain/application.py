@@ -42,6 +42,7 @@ from supervm.contracts.application import (
     EffectsMismatch,
     EffectsSource,
     Engine,
+    EpochEnder,
     Executed,
     ExecutedFacts,
     FastApplied,
@@ -166,6 +167,7 @@ class Chain:
         self._certified: Recent[bytes, None] = Recent(CERTIFIED_MAX)
         self._effects_source: EffectsSource | None = None
         self._proving: dict[bytes, trio.Event] = {}
+        self.epoch_ender: EpochEnder | None = None
         tip = ledger.tip
         self._roots.put(tip.height, Roots(tip.state_root, tip.receipts_root, self.base_price))
         self._private_kinds: frozenset[int] = frozenset().union(
@@ -433,6 +435,14 @@ class Chain:
             yield
         finally:
             self._effects_source = before
+
+    @contextmanager
+    def epochs_ended_by(self, ender: EpochEnder) -> Iterator[None]:
+        before, self.epoch_ender = self.epoch_ender, ender
+        try:
+            yield
+        finally:
+            self.epoch_ender = before
 
     def effects_certificate(self, digest: bytes) -> bytes | None:
         """What proves a FAST transaction final ahead of its block, where this node has it."""

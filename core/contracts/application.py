@@ -359,6 +359,31 @@ class EffectsSource(Protocol):
         """What proves it, encoded, as far as it is here."""
 
 
+@attrs.frozen(kw_only=True)
+class EpochWish:
+    """How far an epoch is from ending early (CONS-50), as one validator knows.
+
+    `weight` of `weight_of` want it; more than two thirds close it. `asked`: this one does. `closing`: it has
+    begun to close.
+    """
+
+    epoch: int
+    asked: bool
+    weight: int
+    weight_of: int
+    closing: bool
+
+
+class EpochEnder(Protocol):
+    """An engine whose operator may have an epoch end early."""
+
+    def wish(self) -> EpochWish | None:
+        """How far it is; None while this node is no validator."""
+
+    def end_epoch(self) -> EpochWish | None:
+        """Say that this validator wants it. Never blocks; again: says it again."""
+
+
 @runtime_checkable
 class CertifyingApplication(Application, Protocol):
     """An application whose transactions several validators certify before they order them (CONS-1..24).
@@ -386,6 +411,9 @@ class CertifyingApplication(Application, Protocol):
 
     def effects_from(self, source: EffectsSource) -> AbstractContextManager[None]:
         """Ask this source, for the length of a `with`, when a client asks about a FAST transaction."""
+
+    def epochs_ended_by(self, ender: EpochEnder) -> AbstractContextManager[None]:
+        """Ask this engine, for the length of a `with`, when the operator wants an epoch to end."""
 
     async def used_up(self, transactions: Sequence[bytes]) -> tuple[tuple[bytes, ...], tuple[bytes, ...]]:
         """Of the transactions of a committed block: the slots that the state has moved past (CONS-15), and

@@ -343,6 +343,14 @@ SCHEMAS: dict[str, Schema] = {
         changed=ref("U64"),
         problem=text("Why it failed; empty where it didn't"),
     ),
+    "EpochEnd": closed(
+        "How far the epoch is from ending early, as this validator knows",
+        epoch=ref("U64"),
+        asked={"type": "boolean", "description": "This validator wants it"},
+        weight=ref("U64"),
+        weight_of=ref("U64"),
+        closing={"type": "boolean", "description": "It closes, early or by its length"},
+    ),
     "Temperature": closed(
         "What of the store lies in which class, and what would move and why",
         classes=array(ref("StorageClass")),

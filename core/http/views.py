@@ -11,7 +11,7 @@ from supervm.chain.views import (
     SnapshotView,
     TransactionView,
 )
-from supervm.contracts.application import Refused
+from supervm.contracts.application import EpochWish, Refused
 from supervm.contracts.routing import NodeEntry, Service
 from supervm.contracts.storage import TemperatureReport
 from supervm.http.ports import MoveState, PluginFacts
@@ -65,6 +65,16 @@ def token(token_id: bytes, found: Token) -> Json:
         "minter": format_hex(found.minter),
         "fixed": found.fixed,
         "supply": str(found.supply),
+    }
+
+
+def epoch(wish: EpochWish) -> Json:
+    return {
+        "epoch": str(wish.epoch),
+        "asked": wish.asked,
+        "weight": str(wish.weight),
+        "weight_of": str(wish.weight_of),
+        "closing": wish.closing,
     }
 
 

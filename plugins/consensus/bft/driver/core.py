@@ -214,6 +214,17 @@ class Core:
             self._send(send)
             self.tell_ordering(Work())
 
+    def end_epoch(self) -> None:
+        """The operator wants the epoch to end: all are told, and whoever has a quorum's word places it."""
+
+        def ask() -> None:
+            for send in self.closer.end():
+                self._send(send)
+                if isinstance(send.message, EndEpoch) and self.closer.take_own():
+                    self.tell_ordering(Work())
+
+        self._do(ask)
+
     def executed(self, event: BlockExecuted, facts: ExecutedBlock | None, view: int) -> None:
         """A final block is executed and durable. `facts` is None where ordering knows them already."""
         for batch in event.batches:
