@@ -12,11 +12,12 @@ from collections.abc import (
     Callable,
     Collection,
     Coroutine,
+    Iterable,
     Iterator,
     Mapping,
     Sequence,
 )
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager, suppress
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
@@ -46,6 +47,7 @@ from supervm.storage.pages import HASH_BYTES, PageInvalid, Slots
 from supervm.storage.records import (
     Located,
     block_rows,
+    read_bare_blocks,
     read_block,
     read_block_place,
     read_header,
@@ -96,6 +98,8 @@ STATE_CACHE_BYTES = 16 * 2**20
 HEADERS_MAX = 1_000
 BLOCKS_MAX = 64
 SCAN_MAX = 1_000
+SMALL_ROWS = 64
+"""Work on so few rows takes less time than a thread takes to begin it."""
 OLDER_BYTES_MAX = 4 * 2**20
 """Of state that the last blocks replaced and that was in memory: kept for who is a little behind."""
 
@@ -224,11 +228,16 @@ class Ledger:
             parent = self._marker
             assert height == parent.height + 1, (height, parent.height)
             with _tree_errors():
-                return await trio.to_thread.run_sync(self._stage, parent, changes, limiter=self._cpu)
+                if len(changes) <= SMALL_ROWS:
+                    await trio.lowlevel.checkpoint()
+                    with suppress(_NotInMemory):
+                        return self._stage(parent, changes, _in_memory)
+                read = _through_the_loop(self._store)
+                return await trio.to_thread.run_sync(self._stage, parent, changes, read, limiter=self._cpu)
 
-    def _stage(self, parent: CommitMarker, changes: Changes) -> Staged:
+    def _stage(self, parent: CommitMarker, changes: Changes, read: Read) -> Staged:
         height, packed = parent.height + 1, PackedChanges.of(changes)
-        before, read = At(parent.state_root, parent.height), _through_the_loop(self._store)
+        before = At(parent.state_root, parent.height)
         grown = self._tree.grow(before, packed, height, read)
         packed.unpack()  # here, and not where the event loop first looks into it
         replaced = self._state.get_all(packed)
@@ -249,9 +258,18 @@ class Ledger:
             return await trio.to_thread.run_sync(self._pages.load, at, paths, read, limiter=self._cpu)
 
     async def commit(
-        self, block: Block, receipts: Sequence[Receipt], certificate: bytes, staged: Staged
+        self,
+        block: Block,
+        receipts: Sequence[Receipt],
+        certificate: bytes,
+        staged: Staged,
+        *,
+        durable: bool = True,
     ) -> None:
         """Make the block that follows the tip durable, with all that came of it, in one batch.
+
+        One that is not `durable` may be gone after a crash, with all that follow it; the next durable write
+        to the store makes it so, too.
 
         A digest leads to its first receipt for good, also where a block brings it again. Receipts that are
         packed (`PackedReceipts`) are stored as they are. A block too large for a batch is
@@ -264,8 +282,8 @@ class Ledger:
         the chain.
         """
         known = await self.known([receipt.digest for receipt in heads_of(receipts)])
-        marker, ahead, batch = await trio.to_thread.run_sync(
-            self._batch, block, receipts, certificate, staged, known, limiter=self._cpu
+        marker, ahead, batch = await self._work(
+            len(staged.operations), self._batch, block, receipts, certificate, staged, known
         )
         with trio.CancelScope(shield=True):
             async with self._writing:
@@ -277,7 +295,7 @@ class Ledger:
                     self._ahead = bool(ahead)
                     for chunk in ahead:
                         await self._store.write(chunk, Durability.BUFFERED)
-                    await self._store.write(batch, self._durability)
+                    await self._store.write(batch, self._durability if durable else Durability.MEMORY)
                 except BaseException as error:
                     if not isinstance(error, _NOT_WRITTEN):
                         self._stopped = error
@@ -288,7 +306,14 @@ class Ledger:
         if not self._growing.locked():
             async with self._growing:
                 at = At(marker.state_root, marker.height)
-                await trio.to_thread.run_sync(self._tree.settle, at, limiter=self._cpu)
+                await self._work(len(staged.operations), self._tree.settle, at)
+
+    async def _work(self, rows: int, call: Callable[..., T], *args: object) -> T:
+        """Call it off the event loop, unless it is sooner done than handed to a thread."""
+        if rows > SMALL_ROWS:
+            return await trio.to_thread.run_sync(call, *args, limiter=self._cpu)
+        await trio.lowlevel.checkpoint()
+        return call(*args)
 
     def _batch(
         self,
@@ -343,10 +368,10 @@ class Ledger:
                     self._horizon = raised
         await trio.lowlevel.checkpoint_if_cancelled()
 
-    async def discard(self, deletes: Sequence[Operation]) -> None:
+    async def discard(self, deletes: Iterable[Operation]) -> None:
         """Delete rows that only heights below the horizon need. It is done again if a crash undoes it."""
         self._check_running()
-        await self._store.write(deletes, Durability.BUFFERED)
+        await self._store.write(list(deletes), Durability.BUFFERED)
 
     async def rows(self, start: bytes, end: bytes, limit: int) -> list[tuple[bytes, bytes]]:
         """The first `limit` rows of the store in a range, as they lie, for who counts or discards them."""
@@ -354,6 +379,25 @@ class Ledger:
         rows = cast("AsyncGenerator[tuple[bytes, bytes], None]", self._store.scan(start, end, limit=limit))
         async with aclosing(rows) as found:
             return [row async for row in found]
+
+    async def page(
+        self, start: bytes, end: bytes, rows_max: int, bytes_max: int
+    ) -> tuple[list[tuple[bytes, bytes]], bytes]:
+        """The first rows of a range, as they lie, and where the next ones begin: `end` where none are left.
+
+        At most `rows_max`, and no more after those that have `bytes_max` together.
+        """
+        self._check_running()
+        scan = cast("AsyncGenerator[tuple[bytes, bytes], None]", self._store.scan(start, end, limit=rows_max))
+        rows: list[tuple[bytes, bytes]] = []
+        size_bytes = 0
+        async with aclosing(scan) as found:
+            async for row in found:
+                rows.append(row)
+                size_bytes += len(row[1])
+                if len(rows) == rows_max or size_bytes >= bytes_max:
+                    return rows, row[0] + b"\x00"
+        return rows, end
 
     async def note_aside(self) -> None:
         """Write down which rows are set aside, so that a restart knows it. Not synced: it is met again."""
@@ -546,6 +590,21 @@ class Ledger:
             self.aside.check([header_key(height), body_key(height)])
             return _held(await read_block(self._store, height), header_key(height))
 
+    @_noticing
+    async def bare_blocks(self, first: int, limit: int) -> list[tuple[Block, bytes]]:
+        """Blocks from height `first` up without their batches, each with what `commit` was given for it.
+
+        At most `limit` (at most 64), in one read. Raises `Pruned` below the horizon.
+        """
+        assert 0 < limit <= BLOCKS_MAX, limit
+        self._check_running()
+        heights = range(max(first, 0), min(first + limit - 1, self._marker.height) + 1)
+        if not heights:
+            return []
+        with self._kept(heights[0]):
+            self.aside.check([key(at) for key in (header_key, body_key, certificate_key) for at in heights])
+            return await read_bare_blocks(self._store, heights)
+
     async def blocks(self, first: int, limit: int) -> list[Block]:
         """Whole blocks from height `first` up, at most `limit` (at most 64)."""
         assert 0 < limit <= BLOCKS_MAX, limit
@@ -610,6 +669,8 @@ class Ledger:
     async def known(self, digests: Sequence[bytes]) -> set[bytes]:
         """Those of these transaction digests that a block of the chain has a receipt for (CONS-40)."""
         self._check_running()
+        if not digests:
+            return set()
         rows = [index_key(digest) for digest in digests]
         self.aside.check(rows)
         stored = await self._store.get_many(rows)
@@ -673,6 +734,17 @@ class Ledger:
                     "Ask again after the next blocks.",
                 )
         return header, _proof(key, value, path, way.end, way.siblings)
+
+
+class _NotInMemory(Exception):
+    """A page would have to be read from the store."""
+
+
+def _in_memory(keys: Sequence[bytes]) -> list[bytes | None]:
+    """Reading pages where nothing may wait."""
+    if keys:
+        raise _NotInMemory
+    return []
 
 
 def _through_the_loop(reader: Reader) -> Read:

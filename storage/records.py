@@ -8,6 +8,7 @@ and accepts of a batch stand in the body, so a batch's row holds its transaction
 from collections.abc import Collection, Sequence
 
 import attrs
+import trio
 
 from supervm.contracts.storage import Operation, Put, Reader, StoreCorrupt, prefix_end
 from supervm.storage.rows import sealed_rows
@@ -115,10 +116,13 @@ async def read_row(reader: Reader, key: bytes) -> bytes | None:
 
 async def need_row(reader: Reader, key: bytes) -> bytes:
     """As `read_row`, where a row must be."""
-    value = await read_row(reader, key)
-    if value is None:
+    return _there(key, await reader.get(key))
+
+
+def _there(key: bytes, stored: bytes | None) -> bytes:
+    if stored is None:
         raise corrupt(key, "it is missing")
-    return value
+    return unseal(key, stored)
 
 
 async def read_horizon(reader: Reader) -> Horizon:
@@ -153,9 +157,13 @@ def _header(height: int, key: bytes, stored: bytes) -> BlockHeader:
 
 async def read_body(reader: Reader, header: BlockHeader) -> BlockBody:
     """The body that a header names. Raises `StoreCorrupt`."""
+    return _body(header, await reader.get(body_key(header.height)))
+
+
+def _body(header: BlockHeader, stored: bytes | None) -> BlockBody:
     key = body_key(header.height)
     try:
-        body = BlockBody.decode(await need_row(reader, key))
+        body = BlockBody.decode(_there(key, stored))
     except InvalidInput as error:
         raise corrupt(key, str(error)) from error
     if body.digest() != header.body_digest:
@@ -163,12 +171,35 @@ async def read_body(reader: Reader, header: BlockHeader) -> BlockBody:
     return body
 
 
+async def read_bare_blocks(reader: Reader, heights: Sequence[int]) -> list[tuple[Block, bytes]]:
+    """The blocks at these heights without their batches, each with its certificate, in one read.
+
+    Raises `StoreCorrupt`.
+    """
+    keys = [key(at) for at in heights for key in (header_key, body_key, certificate_key)]
+    stored = await reader.get_many(keys)
+    return await trio.to_thread.run_sync(_bare_blocks, heights, stored)
+
+
+def _bare_blocks(heights: Sequence[int], stored: Sequence[bytes | None]) -> list[tuple[Block, bytes]]:
+    found: list[tuple[Block, bytes]] = []
+    for at, row in enumerate(range(0, len(stored), 3)):
+        height = heights[at]
+        key, data = header_key(height), stored[row]
+        if data is None:
+            raise corrupt(key, "it is missing below the tip")
+        header = _header(height, key, data)
+        block = Block(header, _body(header, stored[row + 1]))
+        found.append((block, _there(certificate_key(height), stored[row + 2])))
+    return found
+
+
 async def read_block(reader: Reader, height: int) -> Block | None:
     """A whole block, its batches too, checked to belong together; None where there is none."""
     header = await read_header(reader, height)
     if header is None:
         return None
-    body = await read_body(reader, header)
+    body = _body(header, await reader.get(body_key(height)))
     keys = [batch_key(height, number) for number in range(len(body.certificates))]
     batches = []
     for key, stored, certificate in zip(keys, await reader.get_many(keys), body.certificates, strict=True):

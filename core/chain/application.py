@@ -7,6 +7,7 @@ metrics and observers follow the tip and never run ahead of it.
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from typing import TypeVar
 
 import attrs
 import trio
@@ -89,6 +90,10 @@ DECODED_MAX = 4_096
 ROOTS_MAX = 256
 CERTIFIED_MAX = 100_000
 PROVING_MAX = 1_024
+SMALL_TRANSACTIONS = 4
+"""A block of so few takes less time than a thread takes to begin it."""
+
+T = TypeVar("T")
 
 # Refusals at the accept that time or a block may cure; all others are for good.
 DEFERRED = frozenset({"NonceGap", "VersionBehind", "InsufficientFunds", "LockBusy", "PriceTooLow", "Busy"})
@@ -508,6 +513,12 @@ class Chain:
         except Pruned:
             return None
 
+    async def bare_blocks(self, first: int, limit: int) -> Sequence[tuple[Block, bytes]]:
+        try:
+            return await self.ledger.bare_blocks(first, limit)
+        except Pruned:
+            return []
+
     def facts(self, height: int) -> ExecutedFacts:
         at = self._known_roots(height)
         return ExecutedFacts(
@@ -599,12 +610,18 @@ class Chain:
         """Execute on the state at the tip, of which the engine keeps a part in memory."""
         opened = self.block_engine.open_block(block, self.gas, self.gas_state)
         with ExitStack() as stack:
-            # Opening decodes the block: no work for the event loop.
-            run = await trio.to_thread.run_sync(stack.enter_context, opened, limiter=self._thread)
+            # Opening decodes the block: no work for the event loop, where it isn't a few transactions.
+            run = await self._called(block, stack.enter_context, opened)
             asked = run.missing()
             found = await self._state(asked)
             run.supply([found[key] for key in asked])
-            return await trio.to_thread.run_sync(run.execute, limiter=self._thread)
+            return await self._called(block, run.execute)
+
+    async def _called(self, block: BlockInput, call: Callable[..., T], *args: object) -> T:
+        if len(block.transactions) > SMALL_TRANSACTIONS:
+            return await trio.to_thread.run_sync(call, *args, limiter=self._thread)
+        await trio.lowlevel.checkpoint()
+        return call(*args)
 
     def _decode_all(self, block: OrderedBlock) -> tuple[Transaction, ...]:
         try:
@@ -663,7 +680,7 @@ class Chain:
                 "the next set isn't what this node computed", header.next_validators_digest, f"{following!r}"
             )
 
-    async def commit(self, block: Block, certificate: bytes) -> None:
+    async def commit(self, block: Block, certificate: bytes, *, durable: bool = True) -> None:
         header, tip = block.header, self.ledger.tip
         if header.height == tip.height and block.digest() == tip.block_digest:
             return
@@ -682,7 +699,9 @@ class Chain:
             raise EffectsMismatch("a block folds other effects than were applied", wrong)
         try:
             await self.sets.write(header)
-            await self.ledger.commit(block, pending.result.receipts, certificate, pending.staged)
+            await self.ledger.commit(
+                block, pending.result.receipts, certificate, pending.staged, durable=durable
+            )
         except DiskFull as error:
             self.room.refused(error)
             raise

@@ -320,8 +320,11 @@ class Application(Protocol):
     async def header(self, root_height: int) -> HeaderFacts:
         """What the header of the next block shows. Raises `NotExecuted` above the last executed block."""
 
-    async def commit(self, block: Block, certificate: bytes) -> None:
+    async def commit(self, block: Block, certificate: bytes, *, durable: bool = True) -> None:
         """Make a final block durable, in one batch, then tell the world.
+
+        Whoever catches up may say that it need not be `durable`: after a crash it may be gone then, with all
+        that follow it, and never one that was durable before it.
 
         `certificate` proves that it is final, as the engine's light clients check it. Again with the same
         block: nothing happens. Raises `WrongParent`, `NotExecuted`, `RootMismatch`; a storage error
@@ -446,6 +449,10 @@ class CertifyingApplication(Application, Protocol):
     async def block(self, which: int | bytes) -> Block | None:
         """A committed block with its batches, by height or digest; None where there is none, or where it was
         pruned."""
+
+    async def bare_blocks(self, first: int, limit: int) -> Sequence[tuple[Block, bytes]]:
+        """Committed blocks from a height up without their batches, each with its certificate: at most `limit`
+        (at most 64), none where there is none or the first was pruned. One read, for whoever serves many."""
 
     def facts(self, height: int) -> ExecutedFacts:
         """Of an executed block among the last ones. Raises `NotExecuted` for any other."""

@@ -19,6 +19,7 @@ from supervm.kernel.supervise import Environment, open_kernel
 from supervm.node.compose import Prepared
 from supervm.storage.errors import MoveBusy, MoveRefused
 from supervm.storage.folder import switch_backend
+from supervm.storage.gathering import GatheringStore, gathering
 from supervm.storage.moving import MoveFacts, MovingStore
 from supervm.telemetry.logs import Logs
 from supervm.telemetry.metrics import Registry
@@ -42,11 +43,12 @@ class Mover:
         """The node's storage component, which opens a store that can be moved."""
 
         @asynccontextmanager
-        async def opened(ctx: Context, config: Any) -> AsyncIterator[MovingStore]:
+        async def opened(ctx: Context, config: Any) -> AsyncIterator[GatheringStore]:
             async with component.open(ctx, config) as store, trio.open_nursery() as nursery:
                 self._store, self._nursery = MovingStore(store, ctx.clock, ctx.log.warning), nursery
                 try:
-                    yield self._store
+                    async with gathering(self._store, ctx.clock, ctx.log.warning) as gathered:
+                        yield gathered
                 finally:
                     # The target is closed here: later than whoever writes, sooner than the source.
                     self._nursery = None

@@ -13,7 +13,6 @@ An entry goes after `ttl_s`: where the store below is shared with other writers,
 may be; alone on its store, the cache is never stale. Hot keys are fetched ahead before they would be missed.
 """
 
-import importlib
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
@@ -40,6 +39,7 @@ from supervm.contracts.storage import (
     check_batch,
     check_keys,
 )
+from supervm.plugins.storage.below import backend_below
 from supervm.plugins.storage.lru import HotKeys, RowCache, covering, within
 from supervm.plugins.storage.reads import Reads
 from supervm.plugins.storage.scan import Row
@@ -331,21 +331,13 @@ class _Metrics:
 async def open_cached(ctx: Context, config: CachedConfig) -> AsyncIterator[CachedStore]:
     """Open the backend below and the cache over it. Raises what that one raises.
 
-    `StorageError` where `options` has one that it does not know, or not a value it takes.
+    `StorageError` where this machine can't run it, or where `options` has one that it does not know, or not a
+    value it takes.
     """
-    module = await trio.to_thread.run_sync(importlib.import_module, f"supervm.plugins.storage.{config.over}")
-    component: Component = getattr(module, config.over)
-    options = dict(config.options)
-    if config.path:
-        options["path"] = config.path
-    try:
-        given = component.config(**options)
-    except (TypeError, ValueError) as error:
-        raise StorageError(
-            f"storage {config.over} can't be opened with these options: {error}",
-            "storage.cached.options",
-            f"See `supervm plugins show {config.over}`.",
-        ) from error
+    options = {**config.options, **({"path": config.path} if config.path else {})}
+    component, given = await trio.to_thread.run_sync(
+        backend_below, config.over, options, "the store below", "storage.cached."
+    )
     async with component.open(ctx, given) as below:
         store = CachedStore(ctx, config, below)
         scope = trio.CancelScope()

@@ -4,7 +4,6 @@ The hot class is a whole store that every batch goes to; rows of the spaces that
 others and back in the background (`supervm.plugins.storage.shelves` says how none is lost on the way).
 """
 
-import importlib
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import (
     AbstractAsyncContextManager,
@@ -33,6 +32,7 @@ from supervm.contracts.storage import (
     Unsupported,
     WriteBatch,
 )
+from supervm.plugins.storage.below import backend_below
 from supervm.plugins.storage.class_folders import (
     StoreFacts,
     claim,
@@ -282,7 +282,7 @@ def _leave(scope: AbstractContextManager[Path], error: BaseException) -> None:
             raise
 
 
-def _claimed(folder: Path, places: Mapping[Temperature, ClassPlace], chance: Any) -> StoreFacts:
+def claimed(folder: Path, places: Mapping[Temperature, ClassPlace], chance: Any) -> StoreFacts:
     """The store's facts, with every class claimed. Raises what `claim` and the folder's marker do."""
     made = check_marker(folder, "tiered")
     facts = read_store(folder)
@@ -308,22 +308,8 @@ def _claimed(folder: Path, places: Mapping[Temperature, ClassPlace], chance: Any
 
 def _backend(place: ClassPlace, temperature: Temperature) -> tuple[Component, Any]:
     """The component of a class and its configuration."""
-    module = importlib.import_module(f"supervm.plugins.storage.{place.over}")
-    component: Component = getattr(module, place.over)
-    if obstacle := component.available():
-        raise StorageError(
-            f"class {temperature.word} can't be over {place.over}: {obstacle}",
-            f"storage.tiered.{temperature.word}_over",
-            "Choose another.",
-        )
-    try:
-        return component, component.config(**{**place.options, "path": str(place.folder)})
-    except (TypeError, ValueError) as error:
-        raise StorageError(
-            f"class {temperature.word} can't be opened with these options: {error}",
-            f"storage.tiered.{temperature.word}_options",
-            f"See `supervm plugins show {place.over}`.",
-        ) from error
+    word, options = temperature.word, {**place.options, "path": str(place.folder)}
+    return backend_below(place.over, options, f"class {word}", f"storage.tiered.{word}_")
 
 
 def _read_heat(folder: Path, ctx: Context, config: TieredConfig, now_s: float) -> HeatTable:
@@ -355,7 +341,7 @@ async def open_tiered(ctx: Context, config: TieredConfig) -> AsyncIterator[Tiere
         components = await trio.to_thread.run_sync(
             lambda: {one: _backend(place, one) for one, place in places.items()}
         )
-        facts = await trio.to_thread.run_sync(_claimed, folder, places, ctx.random)
+        facts = await trio.to_thread.run_sync(claimed, folder, places, ctx.random)
         classes: dict[Temperature, KeyValueStore] = {}
         for temperature, (component, given) in components.items():
             # The families of a backend's metrics are the hot one's: of the others `tiered_*` tells.

@@ -159,7 +159,7 @@ def test_a_chain_that_grows_is_followed_when_told_to_look() -> None:
 def test_whoever_is_silent_or_slow_is_dropped_for_a_while_and_named(kind: Kind, reason: str) -> None:
     other = Kind.DRIP if kind is Kind.SILENT else Kind.HONEST
     settings = SyncSettings(window_blocks=6, blocks_asked=2, batches_asked=2)
-    world = SyncWorld(7, true_chain(2, epochs=4), [kind, other], settings=settings)
+    world = SyncWorld(7, true_chain(2, epochs=8), [kind, other], settings=settings)
     world.run(100 * SECOND, lambda: node_id(0) in world.dropped)
     assert world.dropped[node_id(0)] == [Dropped(node_id(0), reason, lied=False)]
 

@@ -7,10 +7,12 @@ import attrs
 import pytest
 import trio
 
+from supervm.chain.application import Chain
 from supervm.plugins.consensus.bft.driver.component import BftConfig
-from supervm.plugins.consensus.bft.driver.following import Follower
+from supervm.plugins.consensus.bft.driver.following import NEAR_BLOCKS, Follower
 from supervm.plugins.consensus.bft.driver.validator import Validator
 from supervm.plugins.consensus.bft.fetching import GotBlock, Item, OldestHeld, Want, WantBlocks
+from supervm.types.block import Block
 from supervm.types.finality import FinalityProof
 from tests.consensus_bft import SCALE
 
@@ -105,6 +107,27 @@ async def test_a_validator_that_was_off_for_long_catches_up_from_liars_and_other
         await net.reached(1, height)
         await net.agree(height)
         await every_block_is_proven(net, 3, height)
+
+
+async def test_whoever_is_far_behind_waits_for_the_disk_only_near_the_tip(tmp_path: Path) -> None:
+    async with network(tmp_path, validators=1, followers=1, begin=False) as net:
+        await grow(net, MISSED)
+        height = net.nodes[0].height
+        commits: dict[int, bool] = {}
+        commit = Chain.commit
+
+        async def noted(chain: Chain, block: Block, certificate: bytes, *, durable: bool = True) -> None:
+            if chain is not net.nodes[0].chain:
+                commits[block.header.height] = durable
+            await commit(chain, block, certificate, durable=durable)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Chain, "commit", noted)
+            await net.start(1)
+            await net.reached(1, height)
+        assert not any(commits[at] for at in range(1, MISSED // 2))
+        assert all(commits[at] for at in range(height - NEAR_BLOCKS + 1, height + 1))
+        await every_block_is_proven(net, 1, height)
 
 
 async def test_a_node_that_is_no_validator_follows_the_chain(tmp_path: Path) -> None:

@@ -26,8 +26,11 @@ from tests.e2e.harness import DEADLINE_S, command, environment, until, verb
 RECEIVER = "0x" + "44" * 32
 LATE_BLOCKS = int(os.environ.get("LATE_BLOCKS", "40"))
 JUDGES_TIME = LATE_BLOCKS > 1_000
-LIMIT_S = 300.0 + LATE_BLOCKS / 10
+LIMIT_S = 240.0 + LATE_BLOCKS / 4
+"""With few blocks less than the 300 s after which a test that hangs ends the run."""
 GAP_MS_MAX = 3_000
+KILLED = range(4) if JUDGES_TIME else range(1)
+SEEN_BLOCKS = 300 if JUDGES_TIME else 5
 STANDS_S = 3.0
 IN_HAND_MAX = 40
 """Final blocks that may wait to be executed (32), and those of views under way."""
@@ -206,21 +209,22 @@ def test_a_network_loses_one_then_two_validators_and_late_nodes_catch_up(tmp_pat
         assert done.code == 0, done
 
 
-@pytest.mark.skipif(not JUDGES_TIME, reason="a matter of time: with LATE_BLOCKS above 1,000, as tox -e soak")
-@pytest.mark.slow
-def test_whichever_one_is_killed_finality_has_no_gap_over_3_seconds(tmp_path: Path) -> None:
+def test_whichever_one_is_killed_finality_goes_on_and_with_time_judged_has_no_gap_over_3_seconds(
+    tmp_path: Path,
+) -> None:
     folder = tmp_path / "net"
     with devnet(folder, "--set", "storage.use=sqlite", "--set", INTERVAL) as net, ExitStack() as stack:
-        for at in range(4):
+        for at in KILLED:
             witness = net.clients[(at + 1) % 4]
             net.kill(at)
             killed = int(witness.status()["height"])
-            reaches(witness, killed + 300)
-            gap_ms = gap(witness, killed, killed + 300)
-            print(f"longest gap after a kill of node {at}: {gap_ms} ms")
-            assert gap_ms <= GAP_MS_MAX
+            reaches(witness, killed + SEEN_BLOCKS)
+            if JUDGES_TIME:
+                gap_ms = gap(witness, killed, killed + SEEN_BLOCKS)
+                print(f"longest gap after a kill of node {at}: {gap_ms} ms")
+                assert gap_ms <= GAP_MS_MAX
             stack.enter_context(started(folder / f"node-{at}.toml"))
-            net.reaches(at, int(witness.status()["height"]) + 50)
+            net.reaches(at, int(witness.status()["height"]) + SEEN_BLOCKS)
 
 
 def test_a_folder_holds_a_network_of_one_size(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from supervm.plugins.storage.rocksdb import rocksdb
 from supervm.plugins.storage.sqlite import sqlite
 from supervm.testing.conformance.storage import StorageConformance
 from tests.storage_backends.eager import eager
+from tests.storage_backends.gathered import gathering_sqlite
 
 SHARED = tuple(
     f"supervm.plugins.storage.{name}" for name in ("threaded", "scan", "folder", "latency", "runs")
@@ -38,6 +39,13 @@ class TestCached(StorageConformance):
 
 class TestLmdb(StorageConformance):
     component = lmdb
+    sources = SHARED
+
+
+class TestGathering(StorageConformance):
+    """What a node's own parts use: what need not last is held back."""
+
+    component = gathering_sqlite
     sources = SHARED
 
 

@@ -437,7 +437,7 @@ class RecordingApplication:
         covered = [self._receipts[height] for height in range(above + 1, upto + 1)]
         return merkle.root(covered) if covered else ZERO
 
-    async def commit(self, block: Block, certificate: bytes) -> None:
+    async def commit(self, block: Block, certificate: bytes, *, durable: bool = True) -> None:
         await self._called("commit")
         if self.commit_error is not None:
             raise self.commit_error

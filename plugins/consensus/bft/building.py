@@ -50,6 +50,7 @@ RESEND_DOUBLINGS = 2
 class BuilderBounds:
     """When a batch is sealed (CONS-1), how many are under vote, and how long a transaction is tried.
 
+    The first after a pause is sealed at once, the next ones after `seal_us`.
     Beyond `open_some` under vote only full batches are sealed: where votes take long, what comes meanwhile
     goes into one batch and not into many small ones, whose votes would take longer still.
     """
@@ -129,6 +130,8 @@ class Builder:
         self._known: dict[Digest, tuple[BatchCertificate, Batch]] = {}
         self._givers: dict[bytes, Digest] = {}
         self._sealing = self._due = self._closing = False
+        self._offered_us = -self._bounds.seal_us
+        self._paused = False
 
     @property
     def queued(self) -> int:
@@ -145,6 +148,8 @@ class Builder:
         now_us = now.monotonic_us
         match event:
             case Offer(transactions):
+                self._paused = now_us - self._offered_us >= self._bounds.seal_us
+                self._offered_us = now_us
                 self._offer(transactions)
             case Received(peer, message):
                 number = self._facts.validators.number_of(peer)
@@ -164,6 +169,7 @@ class Builder:
             case EpochCloses():
                 self._close()
         self._seal_due(now_us)
+        self._paused = False
         return self._out.take()
 
     @property
@@ -188,7 +194,7 @@ class Builder:
 
     def _seal_due(self, now_us: int) -> None:
         while self._queue and len(self._numbers) < self._bounds.open_max:
-            if not ((self._due and self._may_seal_some()) or self._is_enough()):
+            if not (self._may_seal_now() or self._is_enough()):
                 break
             items = self._take(now_us)
             self._due = False
@@ -201,10 +207,14 @@ class Builder:
             self._sealing = True
             self._out.put(SetTimer(SEAL, self._bounds.seal_us))
 
-    def _may_seal_some(self) -> bool:
-        """Whether few enough are under vote. One that somebody refused to accept holds nobody else up."""
+    def _may_seal_now(self) -> bool:
+        """Whether a batch that isn't full is sealed: at its time, if few enough are under vote; at once if
+        none is and nothing came for so long that company isn't likely.
+
+        One that somebody refused to accept holds nobody else up.
+        """
         undisputed = sum(not number.attempts[-1].refusals for number in self._numbers.values())
-        return undisputed < self._bounds.open_some
+        return undisputed < self._bounds.open_some if self._due else self._paused and not undisputed
 
     def _is_enough(self) -> bool:
         """Whether a batch is full before its time."""

@@ -16,12 +16,14 @@ from supervm.plugins.consensus.bft.votes import (
     read_view_certificate,
     write_view_certificate,
 )
+from supervm.storage.snapshot_format import MANIFEST_BYTES_MAX
 from supervm.types.batch import Batch
 from supervm.types.block import Block
 from supervm.types.certificate import BatchCertificate, Certificate, VoteKind
 from supervm.types.codec import Reader, Writer
 from supervm.types.digests import Digest
 from supervm.types.errors import DecodeError
+from supervm.types.handover import HandOver
 
 ITEMS_MAX = 256
 ANSWER_BYTES_MAX = 4 * 1024 * 1024
@@ -40,7 +42,11 @@ class What(IntEnum):
     BLOCK = 4
 
 
-_VIEWS, _HEIGHTS, _ROW = 5, 6, 7
+_VIEWS, _HEIGHTS, _ROW, _HANDOVERS, _SNAPSHOT, _PART = 5, 6, 7, 8, 9, 10
+HANDOVERS_MAX = 64
+HANDOVER_BYTES_MAX = CERTIFICATE_BYTES_MAX + 2**17
+PART_BYTES = 2**20
+"""Of a chunk; the last part is what is left."""
 ROW_KEY_BYTES = range(9, 129)
 """Of a row of the ledger that peers may be asked for: its space and at least a height."""
 ROW_BYTES_MAX = ANSWER_BYTES_MAX
@@ -95,7 +101,39 @@ class WantRow:
         writer.u8(_ROW).byte_string(self.key, "key").u64(self.height, "height")
 
 
-Want = WantDigest | WantViews | WantBlocks | WantRow
+@attrs.frozen
+class WantHandovers:
+    """Hand-overs of epochs from `epoch` on, 1 to 64: each proves the set of the epoch after it (CONS-54)."""
+
+    epoch: int
+    count: int
+
+    def write(self, writer: Writer) -> None:
+        writer.u8(_HANDOVERS).u64(self.epoch, "epoch").u16(self.count, "count")
+
+
+@attrs.frozen
+class WantSnapshot:
+    """The manifest of the newest snapshot that the asked node made itself, of a height above `above`."""
+
+    above: int
+
+    def write(self, writer: Writer) -> None:
+        writer.u8(_SNAPSHOT).u64(self.above, "above")
+
+
+@attrs.frozen
+class WantPart:
+    """A part of a chunk or table of a snapshot, by its digest: 1 MiB from an offset on, or what is left."""
+
+    digest: Digest
+    offset: int
+
+    def write(self, writer: Writer) -> None:
+        writer.u8(_PART).bytes32(self.digest, "digest").u32(self.offset, "offset")
+
+
+Want = WantDigest | WantViews | WantBlocks | WantRow | WantHandovers | WantSnapshot | WantPart
 
 
 def read_want(reader: Reader) -> Want:
@@ -115,7 +153,16 @@ def read_want(reader: Reader) -> Want:
         return WantBlocks(height, count)
     if tag == _ROW:
         return WantRow(_read_key(reader, "get.key"), reader.u64("get.height"))
-    raise DecodeError("UnknownFormat", "get.what", tag, "1 to 7")
+    if tag == _HANDOVERS:
+        epoch, count = reader.u64("get.epoch"), reader.u16("get.count")
+        if not 1 <= count <= HANDOVERS_MAX:
+            raise DecodeError("OutOfRange", "get.count", count, f"1 to {HANDOVERS_MAX}")
+        return WantHandovers(epoch, count)
+    if tag == _SNAPSHOT:
+        return WantSnapshot(reader.u64("get.above"))
+    if tag == _PART:
+        return WantPart(reader.bytes32("get.digest"), reader.u32("get.offset"))
+    raise DecodeError("UnknownFormat", "get.what", tag, "1 to 10")
 
 
 def _read_key(reader: Reader, field: str) -> bytes:
@@ -139,7 +186,7 @@ class Get:
 
     @classmethod
     def read(cls, reader: Reader) -> "Get":
-        count = reader.count("get.wants", ITEMS_MAX, item_bytes_min=11)
+        count = reader.count("get.wants", ITEMS_MAX, item_bytes_min=9)
         if count == 0:
             raise DecodeError("OutOfRange", "get.wants", 0, "at least one")
         return cls(tuple(read_want(reader) for _ in range(count)))
@@ -175,6 +222,30 @@ class GotRow:
     value: bytes
 
 
+@attrs.frozen
+class GotHandover:
+    """What proves the set of the next epoch."""
+
+    handover: HandOver
+
+
+@attrs.frozen
+class GotManifest:
+    """The manifest of a snapshot, as it was signed."""
+
+    manifest: bytes
+
+
+@attrs.frozen
+class GotPart:
+    """A part of a chunk or table. `size_bytes`: of the whole."""
+
+    digest: Digest
+    offset: int
+    size_bytes: int
+    data: bytes
+
+
 Item = (
     Batch
     | BatchCertificate
@@ -185,12 +256,16 @@ Item = (
     | Absent
     | OldestHeld
     | GotRow
+    | GotHandover
+    | GotManifest
+    | GotPart
 )
 
 _BATCH, _BATCH_CERTIFICATE, _EFFECTS, _EFFECTS_CERTIFICATE = 1, 4, 5, 6
 _CERTIFICATES = {11: VoteKind.NOTARIZE, 12: VoteKind.NULLIFY, 13: VoteKind.FINALIZE}
 _CERTIFICATE_TAGS = {kind: tag for tag, kind in _CERTIFICATES.items()}
 _GOT_BLOCK, _ABSENT, _OLDEST_HELD, _GOT_ROW = 128, 129, 130, 131
+_GOT_HANDOVER, _GOT_MANIFEST, _GOT_PART = 132, 133, 134
 
 
 def write_item(writer: Writer, item: Item) -> None:
@@ -215,6 +290,13 @@ def write_item(writer: Writer, item: Item) -> None:
             writer.u8(_OLDEST_HELD).u64(height, "height")
         case GotRow(key, value):
             writer.u8(_GOT_ROW).byte_string(key, "key").byte_string(value, "value")
+        case GotHandover(handover):
+            writer.u8(_GOT_HANDOVER).byte_string(handover.encode(), "handover")
+        case GotManifest(manifest):
+            writer.u8(_GOT_MANIFEST).byte_string(manifest, "manifest")
+        case GotPart(digest, offset, size_bytes, data):
+            writer.u8(_GOT_PART).bytes32(digest, "digest").u32(offset, "offset").u32(size_bytes, "size")
+            writer.byte_string(data, "data")
 
 
 def encode_item(item: Item) -> bytes:
@@ -251,6 +333,17 @@ def _read_item(reader: Reader, tag: int) -> Item:
         return OldestHeld(reader.u64("got.height"))
     if tag == _GOT_ROW:
         return GotRow(_read_key(reader, "got.key"), reader.byte_string("got.value", ROW_BYTES_MAX))
+    if tag == _GOT_HANDOVER:
+        return GotHandover(HandOver.decode(reader.byte_string("got.handover", HANDOVER_BYTES_MAX)))
+    if tag == _GOT_MANIFEST:
+        return GotManifest(reader.byte_string("got.manifest", MANIFEST_BYTES_MAX))
+    if tag == _GOT_PART:
+        digest, offset, size_bytes = (
+            reader.bytes32("got.digest"),
+            reader.u32("got.offset"),
+            reader.u32("got.size"),
+        )
+        return GotPart(digest, offset, size_bytes, reader.byte_string("got.data", PART_BYTES))
     raise DecodeError("UnknownFormat", "got.item", tag, "an item of an answer")
 
 

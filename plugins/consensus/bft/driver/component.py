@@ -30,13 +30,15 @@ class BftConfig:
     """How this validator takes part. Times in milliseconds, sizes in bytes of transactions.
 
     `block_interval_min_ms`: it proposes no sooner after the proposal before; `block_interval_max_ms`: an
-    empty block after so long without work. A batch is sealed after `batch_seal_ms`, at `batch_seal_bytes`, or
-    at `batch_transactions_max`. `builder_queue_max`: transactions that wait for a batch; beyond it the
-    mempool keeps them.
+    empty block after so long without work. `fast_rest_ms`: batches of the FAST lane alone, final without
+    their block, wait so long for it and for company in it. A batch is sealed at once after a pause, else
+    after `batch_seal_ms`, at `batch_seal_bytes`, or at `batch_transactions_max`. `builder_queue_max`:
+    transactions that wait for a batch; beyond it the mempool keeps them.
     """
 
-    block_interval_min_ms: int = attrs.field(default=50, validator=in_(range(60_001)))
+    block_interval_min_ms: int = attrs.field(default=200, validator=in_(range(60_001)))
     block_interval_max_ms: int = attrs.field(default=5_000, validator=ge(1))
+    fast_rest_ms: int = attrs.field(default=500, validator=in_(range(60_001)))
     batch_seal_ms: int = attrs.field(default=20, validator=in_(range(60_001)))
     batch_seal_bytes: int = attrs.field(default=256 * 1024, validator=[ge(1), le(BATCH_BYTES_MAX)])
     batch_transactions_max: int = attrs.field(

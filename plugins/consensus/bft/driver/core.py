@@ -80,7 +80,7 @@ from supervm.plugins.consensus.bft.simplex import Ordering
 from supervm.types.certificate import Certificate, VoteKind
 from supervm.types.digests import Digest
 
-ORDERING_TIMER, BUILDER_TIMER = "ordering ", "builder "
+ORDERING_TIMER, BUILDER_TIMER, REST_TIMER = "ordering ", "builder ", "rest"
 
 
 @attrs.define(kw_only=True)
@@ -142,12 +142,15 @@ class Core:
         ordering_journal: Journal,
         voter_journal: Journal,
         hands: Hands,
+        fast_rest_us: int = 0,
     ) -> None:
         self.ordering, self.voter, self.builder, self.closer = ordering, voter, builder, closer
         self._ctx = ctx
         self._own = own
         self._peers = peers
         self._hands = hands
+        self._fast_rest_us = fast_rest_us
+        self._resting = False
         self._ordering_journal, self._voter_journal = ordering_journal, voter_journal
         self.ordering_rows, self.lock_rows = OrderingRows(ordering_journal), LockRows(voter_journal)
         self._ordering_gate, self._voter_gate = _Gate(), _Gate()
@@ -278,16 +281,31 @@ class Core:
             self._busy = False
 
     def _fired(self, name: str) -> None:
-        if name.startswith(ORDERING_TIMER):
+        if name == REST_TIMER:
+            self._resting = False
+            self._rest()
+            self.tell_ordering(Work())
+        elif name.startswith(ORDERING_TIMER):
             self.tell_ordering(TimedOut(name.removeprefix(ORDERING_TIMER)))
         else:
             self.tell_builder(TimedOut(name.removeprefix(BUILDER_TIMER)))
 
     def _step_voter(self, event: VoterEvent) -> None:
-        before = len(self.voter.duties())
+        before = self.voter.duties_count
         self._carry_voter(self.voter.step(event, self.now()))
-        if len(self.voter.duties()) != before:
+        if self.voter.duties_count != before:
+            self._rest()
             self.tell_ordering(Work())
+
+    def _rest(self) -> None:
+        """What may wait for its block is looked at again after a while, as long as anything waits."""
+        if self._fast_rest_us and not self._resting and self.voter.duties_count:
+            self._resting = True
+            self.timers.set(REST_TIMER, self._fast_rest_us)
+
+    def work(self) -> Iterable[Digest]:
+        """The batches for which a block is to be made now."""
+        return self.voter.work(self.now().monotonic_us, self._fast_rest_us)
 
     # What they say
 

@@ -40,7 +40,8 @@ class Committed:
 class Executor:
     """Takes final blocks and says of each when it is committed.
 
-    `held`: a batch that this node holds. `miss`: says that one is needed; `give` brings it.
+    `held`: a batch that this node holds. `miss`: says that one is needed; `give` brings it. `behind`: whether
+    many blocks follow, so that none need be durable by itself.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class Executor:
         held: Callable[[Digest], Batch | None],
         miss: Callable[[BatchCertificate], None],
         committed: Callable[[Committed], None],
+        behind: Callable[[], bool] = lambda: False,
     ) -> None:
         self._ctx = ctx
         self._application = application
@@ -59,6 +61,7 @@ class Executor:
         self._held = held
         self._miss = miss
         self._committed = committed
+        self._behind = behind
         self._finals: deque[Final] = deque()
         self._wake = trio.Event()
         self._needed: dict[Digest, Batch | None] = {}
@@ -128,10 +131,11 @@ class Executor:
     async def _commit(self, final: Final, facts: ExecutedFacts) -> None:
         given = self._proofs.pop(facts.height, None)
         certificate = (given or self._proof(final)).encode()
+        durable = not self._behind()
         while True:
             try:
-                await self._kept.put(final, facts)
-                await self._application.commit(final.block, certificate)
+                await self._kept.put(final, facts, durable=durable)
+                await self._application.commit(final.block, certificate, durable=durable)
             except DiskFull as error:
                 self.stalled = f"the disk is full, no block can be written: {error}"
                 self._ctx.log.error("disk_full", height=facts.height, cause=str(error), retry_s=DISK_RETRY_S)

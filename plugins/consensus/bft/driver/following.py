@@ -131,7 +131,13 @@ class Follower:
             )
         self._answers = Answers(application, self._kept, self._young, self._answer)
         self._executor = Executor(
-            ctx, application, self._kept, held=_holds_none, miss=_misses_none, committed=self._committed
+            ctx,
+            application,
+            self._kept,
+            held=_holds_none,
+            miss=_misses_none,
+            committed=self._committed,
+            behind=lambda: self._sync.held_blocks > NEAR_BLOCKS,
         )
         settings = settings or SyncSettings(poll_us=POLL_US if stays else 0)
         self._sync = BlockSync(application.chain_id, tip, settings)

@@ -70,8 +70,8 @@ class KeptBlocks:
     def __init__(self, store: KeyValueStore) -> None:
         self._store = store
 
-    async def put(self, final: Final, facts: ExecutedFacts) -> None:
-        """Before the commit of this block."""
+    async def put(self, final: Final, facts: ExecutedFacts, *, durable: bool = True) -> None:
+        """Before the commit of this block, which makes it as durable as itself."""
         height = facts.height
         key = _height_key(height)
         row = Kept(final.view, facts, final.certificate).encode()
@@ -89,7 +89,7 @@ class KeptBlocks:
             operations.append(Put(place, seal(place, writer.done())))
         if height > FACTS_KEPT:
             operations.append(Delete(_height_key(height - FACTS_KEPT)))
-        await self._store.write(operations, Durability.BUFFERED)
+        await self._store.write(operations, Durability.BUFFERED if durable else Durability.MEMORY)
 
     async def begin(self, base: Tip, facts: ExecutedFacts | None) -> None:
         """The block that an epoch starts from, durably, before anything else is kept of the epoch.

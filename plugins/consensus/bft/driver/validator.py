@@ -186,7 +186,7 @@ class Validator:
         self._ordering = Ordering(
             start,
             identity.sign,
-            self._closer.pool(WaitingCertificates(self._voter.duties, bounds)),
+            self._closer.pool(WaitingCertificates(self._voter.duties, bounds, lambda: self._core.work())),
             Settings(
                 interval_min_us=config.block_interval_min_ms * 1000,
                 interval_max_us=config.block_interval_max_ms * 1000,
@@ -240,6 +240,7 @@ class Validator:
                 closes=self._closes,
                 behind=self._seem_behind,
             ),
+            fast_rest_us=config.fast_rest_ms * 1000,
         )
         self._base = epoch.base_finalisation
         self._checker = Checker(

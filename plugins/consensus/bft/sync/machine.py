@@ -66,6 +66,7 @@ from supervm.types.finality import FinalityProof
 
 TICK = "sync"
 TICK_US = 250_000
+COMMITTED_TOGETHER = 8
 
 
 @attrs.frozen(kw_only=True)
@@ -113,6 +114,7 @@ class BlockSync:
         self._tickets = 0
         self._ticking = False
         self._now_us = 0
+        self._committed_only = False
         self._out: list[SyncOutput] = []
         self.active = False
         self.halted = ""
@@ -133,6 +135,7 @@ class BlockSync:
 
     def step(self, event: SyncEvent, now: Now) -> list[SyncOutput]:
         self._now_us = now.monotonic_us
+        self._committed_only = isinstance(event, Committed) and event.height % COMMITTED_TOGETHER != 0
         self._out = []
         if not self.halted:
             try:
@@ -325,10 +328,15 @@ class BlockSync:
 
     # Whatever the state allows now.
 
+    def _has_plenty(self) -> bool:
+        """Whether nothing happened but that a block of many was committed: that leaves no new question."""
+        return self._committed_only and len(self._window) > self.settings.window_blocks // 2
+
     def _settle(self) -> None:
         self._give()
         if self.active:
-            self._ask()
+            if not self._has_plenty():
+                self._ask()
             self._conclude()
         delay_us = TICK_US if self.active else self.settings.poll_us
         if delay_us and not self._ticking:
@@ -399,7 +407,10 @@ class BlockSync:
             slot = self._window.get(height)
             if slot is None:
                 if not heights.get(height, 0) and peer.may_have(height):
-                    return WantBlocks(height, self._run(height, limit, heights))
+                    count = self._run(height, limit, heights)
+                    if self._is_a_rest(height, count):
+                        break
+                    return WantBlocks(height, count)
             elif slot.final:
                 missing = [
                     (digest, size)
@@ -411,6 +422,12 @@ class BlockSync:
             elif not heights.get(height, 0) and self._is_doubted(slot, peer):
                 return self._second_opinion(height, limit, peer)
         return self._hedge(peer, limit)
+
+    def _is_a_rest(self, height: int, count: int) -> bool:
+        """Whether the window's end cuts this question short, with much in hand: a longer one does more."""
+        end = self._window.height + self.settings.window_blocks
+        is_cut = count < self.settings.blocks_asked and height + count > end
+        return is_cut and height > end - self.settings.window_blocks // 2
 
     def _is_doubted(self, slot: Slot, peer: Peer) -> bool:
         """Whether a block that nothing proves should be asked for of this peer, too."""

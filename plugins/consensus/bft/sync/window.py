@@ -143,5 +143,6 @@ class Window:
         slot = self._slots.get(height)
         if slot is not None and slot.final and slot.digest != digest:
             raise Forked(f"this node committed another block {height} than the final one")
+        for at in range(self.height + 1, min(height, self.height + self._blocks_max) + 1):
+            self._slots.pop(at, None)
         self.height, self.digest = height, digest
-        self._slots = {at: slot for at, slot in self._slots.items() if at > height}
