@@ -469,7 +469,8 @@ class Ordering:
         self._timers.discard(name)
         if name in (LEADER, ADVANCE):
             self._nullify()
-        elif name == AGAIN:
+        elif name == AGAIN and self._is_restless():
+            # What was owed may have come since.
             self._say_again()
         elif name == EMPTY:
             self._is_due = True
