@@ -213,7 +213,7 @@ class FastDesk(Desk):
         return attrs.evolve(super().examine(batch), all_fast=fast.issuperset(batch.transactions))
 
 
-def test_batches_of_fast_alone_are_work_after_a_rest_others_at_once_and_none_once_a_block_holds_it() -> None:
+def test_batches_of_fast_alone_are_no_work_while_ordering_rests_and_none_is_once_a_block_holds_it() -> None:
     desk = FastDesk()
     batches = {}
     for name, claims in {
@@ -221,27 +221,24 @@ def test_batches_of_fast_alone_are_work_after_a_rest_others_at_once_and_none_onc
         "mixed": [claim(ALICE, 1), claim(BOB, 0)],
         "later": [claim(ALICE, 2)],
     }.items():
-        now_s = 5.0 if name == "later" else 1.0
         after = [each.digest() for each in batches.values()]
         batch = batches[name] = batch_of(claims, after=after)
         desk.claims |= {each.transaction: each for each in claims}
-        assert code(answer(desk.step(Received(IDS[1], batch), now_s))) == "accept"
-        desk.step(Received(IDS[1], certificate_of(batch)), now_s)
+        assert code(answer(desk.step(Received(IDS[1], batch)))) == "accept"
+        desk.step(Received(IDS[1], certificate_of(batch)))
     assert len(desk.voter.duties()) == desk.voter.duties_count == 3
     of = {batch.digest(): name for name, batch in batches.items()}
 
-    def work(now_s: float) -> list[str]:
-        return [of[each] for each in desk.voter.work(int(now_s * 1e6), 2_000_000)]
+    def work(is_resting: bool) -> list[str]:
+        return [of[each] for each in desk.voter.work(is_resting)]
 
-    assert work(2.9) == ["mixed"]
-    assert work(3.0) == work(6.9) == ["mixed", "fast"]
-    assert work(7.0) == ["mixed", "fast", "later"]
-    desk.step(BlockFinal(1, (batches["mixed"].digest(), batches["fast"].digest())), 7.0)
-    assert work(7.0) == ["later"] and desk.voter.duties_count == 1
+    assert work(True) == ["mixed"]
+    assert work(False) == ["mixed", "fast", "later"]
+    desk.step(BlockFinal(1, (batches["mixed"].digest(), batches["fast"].digest())))
+    assert (work(True), work(False)) == ([], ["later"]) and desk.voter.duties_count == 1
     again = FastDesk()
     again.voter.restore(desk.log)  # type: ignore[arg-type]
-    found = list(again.voter.work(0, 2_000_000))
-    assert len(found) == again.voter.duties_count > 0, "nobody knows since when they were held"
+    assert len(list(again.voter.work(True))) == again.voter.duties_count > 0, "nobody knows what they hold"
 
 
 def test_a_batch_is_refused_for_its_header_before_anything_is_kept_of_it() -> None:

@@ -137,15 +137,13 @@ class BatchVoter:
         self._leaders = ToldLeaders()
         self._all_fast: dict[Digest, None] = {}
         self._prompt: dict[Digest, None] = {}
-        self._patient: dict[Digest, int] = {}
-        self._now_us = 0
+        self._patient: dict[Digest, None] = {}
 
     # What it is told
 
     def step(self, event: VoterEvent, now: Now) -> list[VoterOutput]:
         """Take one event; give what is to be done, in order."""
-        self._now_us = now.monotonic_us
-        now_s = self._now_us / 1_000_000
+        now_s = now.monotonic_us / 1_000_000
         try:
             match event:
                 case Received(peer, message):
@@ -222,18 +220,12 @@ class BatchVoter:
         """How many these are."""
         return self.certificates.unordered_count
 
-    def work(self, now_us: int, rest_us: int) -> Iterator[Digest]:
-        """The duties that are work now (CONS-31).
-
-        Where all transactions travel as FAST they are final without their block, and it waits `rest_us` for
-        others of their kind.
-        """
+    def work(self, is_resting: bool) -> Iterator[Digest]:
+        """The duties that are work now (CONS-31): where ordering rests, none whose transactions all travel as
+        FAST, since they are final without their block."""
         yield from self._prompt
-        for digest, held_us in self._patient.items():
-            if now_us - held_us < rest_us:
-                # Those after it were held later.
-                return
-            yield digest
+        if not is_resting:
+            yield from self._patient
 
     def batch(self, digest: Digest) -> Batch | None:
         """A batch that is held, for whoever asks."""
@@ -510,10 +502,7 @@ class BatchVoter:
         for digest in progress.held:
             if self.certificates.is_ordered(digest):
                 continue
-            if digest in self._all_fast:
-                self._patient[digest] = self._now_us
-            else:
-                self._prompt[digest] = None
+            (self._patient if digest in self._all_fast else self._prompt)[digest] = None
         if progress.held:
             self._tell_leaders()
 

@@ -93,7 +93,8 @@ class Ordering:
         self._entered_us = 0
         self._last_vote_us = 0
         self._unfinal_is_work = False
-        self._last_proposal_us: int | None = None
+        self.last_proposal_us: int | None = None
+        """When the last proposal of any view came, by the monotonic clock."""
         self._peers = Peers(start.epoch, start.own, self._pacing)
         self._now = Now(0, 0)
         self._out: list[Output] = []
@@ -352,7 +353,7 @@ class Ordering:
             return
         view.proposal = proposal
         view.proposal_digest = digest
-        view.proposal_at_us = self._last_proposal_us = self._now.monotonic_us
+        view.proposal_at_us = self.last_proposal_us = self._now.monotonic_us
         self._learn_justification(proposal)
 
     def _learn_justification(self, proposal: Proposal) -> None:
@@ -578,7 +579,7 @@ class Ordering:
         """Propose: at once when there is work, an empty block when it is time (CONS-37)."""
         if not self._active:
             return
-        left = 0 if self._last_proposal_us is None else self._rest_us(self._last_proposal_us)
+        left = 0 if self.last_proposal_us is None else self._rest_us(self.last_proposal_us)
         if left:
             if INTERVAL not in self._timers:
                 self._set(INTERVAL, left)
@@ -595,7 +596,7 @@ class Ordering:
         if view.proposal is None:
             view.proposal = proposal
             view.proposal_digest = proposal.block.digest()
-            view.proposal_at_us = self._last_proposal_us = self._now.monotonic_us
+            view.proposal_at_us = self.last_proposal_us = self._now.monotonic_us
         self._cancel(LEADER)
         self._judge(view)
 

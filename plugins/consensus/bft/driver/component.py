@@ -30,8 +30,8 @@ class BftConfig:
     """How this validator takes part. Times in milliseconds, sizes in bytes of transactions.
 
     `block_interval_min_ms`: it proposes no sooner after the proposal before; `block_interval_max_ms`: an
-    empty block after so long without work. `fast_rest_ms`: batches of the FAST lane alone, final without
-    their block, wait so long for it and for company in it. A batch is sealed at once after a pause, else
+    empty block after so long without work. `fast_rest_ms`: no sooner for batches of the FAST lane alone,
+    which are final without a block. A batch is sealed at once after a pause, else
     after `batch_seal_ms`, at `batch_seal_bytes`, or at `batch_transactions_max`. `builder_queue_max`:
     transactions that wait for a batch; beyond it the mempool keeps them.
     """

@@ -298,14 +298,19 @@ class Core:
             self.tell_ordering(Work())
 
     def _rest(self) -> None:
-        """What may wait for its block is looked at again after a while, as long as anything waits."""
-        if self._fast_rest_us and not self._resting and self.voter.duties_count:
+        """What waits for a block until ordering has rested is looked at again then."""
+        left_us = self._rest_left_us()
+        if left_us and not self._resting and self.voter.duties_count:
             self._resting = True
-            self.timers.set(REST_TIMER, self._fast_rest_us)
+            self.timers.set(REST_TIMER, left_us)
+
+    def _rest_left_us(self) -> int:
+        last_us = self.ordering.last_proposal_us
+        return 0 if last_us is None else max(0, last_us + self._fast_rest_us - self.now().monotonic_us)
 
     def work(self) -> Iterable[Digest]:
         """The batches for which a block is to be made now."""
-        return self.voter.work(self.now().monotonic_us, self._fast_rest_us)
+        return self.voter.work(is_resting=self._rest_left_us() > 0)
 
     # What they say
 
