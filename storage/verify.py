@@ -189,12 +189,12 @@ async def verify_kept(
             block, receipts = await stored.block(height), await stored.stored_receipts(height)
             assert block is not None and receipts is not None, height
             transactions += sum(len(batch.transactions) for batch in block.batches)
-            receipts_roots[height] = merkle.root([receipt.encode() for receipt in receipts])
+            receipts_roots[height] = merkle.plain_root([receipt.encode() for receipt in receipts])
             if height == tip.height:
                 _same(height, "receipts root of the marker", receipts_roots[height], tip.receipts_root)
         covered = range(parent.root_height + 1, header.root_height + 1)
         if all(each in receipts_roots for each in covered):
-            shown = merkle.root([receipts_roots.pop(each) for each in covered])
+            shown = merkle.plain_root([receipts_roots.pop(each) for each in covered])
             _same(height, "receipts root", shown, header.receipts_root)
         parent = header
         yield Verified(height, tip.height, transactions)
@@ -244,7 +244,9 @@ async def _replay_block(
     staged = await twin.stage(outcome.changes, height)
     gas_state = outcome.changes.get(GAS_KEY) or state[GAS_KEY]
     roots[height] = _Roots(
-        staged.root, merkle.root([each.encode() for each in outcome.receipts]), gas.base_price(gas_state)
+        staged.root,
+        merkle.plain_root([each.encode() for each in outcome.receipts]),
+        gas.base_price(gas_state),
     )
     _check_roots(header, parent, roots)
     await twin.commit(block, outcome.receipts, certificate, staged)
@@ -257,7 +259,7 @@ def _check_roots(header: BlockHeader, parent: BlockHeader, roots: dict[int, _Roo
         raise ChainMismatch(header.height, "root height", f"from {parent.root_height}", str(shown))
     _same(header.height, f"state root of height {shown}", roots[shown].state, header.state_root)
     covered = [roots[height].receipts for height in range(parent.root_height + 1, shown + 1)]
-    _same(header.height, "receipts root", merkle.root(covered), header.receipts_root)
+    _same(header.height, "receipts root", merkle.plain_root(covered), header.receipts_root)
     price = roots[shown].base_price
     if header.base_price != price:
         raise ChainMismatch(header.height, "base price", str(price), str(header.base_price))

@@ -148,7 +148,7 @@ def execute_block(state: StateReader, block: BlockInput, gas: GasPolicy) -> Bloc
     return BlockResult(
         {key: encode_value(now) for key, _, now in changed},
         tuple(receipts),
-        merkle.root([receipt.encode() for receipt in receipts]),
+        merkle.plain_root([receipt.encode() for receipt in receipts]),
         run.reasons,
         punished,
     )

@@ -12,6 +12,7 @@ import attrs
 
 from supervm.hardware.fastpath import twin
 from supervm.hardware.fastpath.layout import Scan, ScanError, ScanLimits, ScanRecord
+from supervm.types import merkle
 
 __all__ = [
     "BLOCKS_NATIVE",
@@ -65,6 +66,8 @@ def _choose_blocks() -> tuple[bool, str]:
     from supervm.hardware.fastpath import hashing
 
     wrong = hashing.self_check()
+    if not wrong:
+        merkle.use(hashing.list_root)
     return not wrong, wrong or f"{_REASON}; {hashing.lanes()} inputs are hashed side by side"
 
 

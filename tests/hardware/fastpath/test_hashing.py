@@ -65,7 +65,20 @@ def test_nodes_and_roots_are_those_of_the_trees(count: int) -> None:
     wanted = [merkle.node(pairs[at : at + 32], pairs[at + 32 : at + 64]) for at in range(0, 64 * count, 64)]
     assert hashing.hash_nodes(1, pairs) == b"".join(wanted)
     items = [chance.randbytes(9) for _ in range(count)]
-    assert hashing.merkle_root(b"".join(map(merkle.leaf, items))) == merkle.root(items)
+    assert hashing.merkle_root(b"".join(map(merkle.leaf, items))) == merkle.plain_root(items)
+    assert hashing.list_root(items) == merkle.root(items) == merkle.plain_root(items)
+
+
+def test_lists_take_their_roots_from_c() -> None:
+    items = [bytes(each) for each in range(300)]
+    assert merkle.root(items) == merkle.plain_root(items)
+    assert merkle._root is hashing.list_root
+
+
+@settings(max_examples=40)
+@given(st.lists(st.binary(max_size=200), max_size=70))
+def test_the_root_of_any_list_is_the_plain_one(items: list[bytes]) -> None:
+    assert hashing.list_root(items) == merkle.plain_root(items)
 
 
 def test_the_check_at_import_sees_a_wrong_hash(monkeypatch: pytest.MonkeyPatch) -> None:
