@@ -513,7 +513,7 @@ async def test_a_tree_of_large_slices_is_built_in_parts_of_no_more_leaves_than_m
     tmp_path, folder, empty, monkeypatch, leaves_max
 ):
     async with made(tmp_path, blocks=2) as ledger:
-        await add_block(ledger, [set_balance(number, 7) for number in range(1_000)])
+        await add_block(ledger, [set_balance(number, 7) for number in range(600)])
         root, wanted = ledger.tip.state_root, await ledger.scan_state(b"")
         _, manifest = await take(ledger, folder)
     built = []
