@@ -14,6 +14,7 @@ import trio
 
 from supervm.chain.admission import Admission, Answer
 from supervm.chain.claiming import examine_transactions, used_keys, used_slots
+from supervm.chain.contests import Contests
 from supervm.chain.doubling import doubts, locks_named
 from supervm.chain.events import EventLog
 from supervm.chain.examine import ChainRules
@@ -42,6 +43,7 @@ from supervm.contracts.application import (
     EffectsMismatch,
     EffectsSource,
     Engine,
+    EpochEnder,
     Executed,
     ExecutedFacts,
     FastApplied,
@@ -166,9 +168,11 @@ class Chain:
         self._decoded: Recent[bytes, Transaction] = Recent(DECODED_MAX)
         self._roots: Recent[int, Roots] = Recent(ROOTS_MAX)
         self.fast = FastLane(gas, self._state, self._fast_now)
+        self.contests = Contests()
         self._certified: Recent[bytes, None] = Recent(CERTIFIED_MAX)
         self._effects_source: EffectsSource | None = None
         self._proving: dict[bytes, trio.Event] = {}
+        self.epoch_ender: EpochEnder | None = None
         tip = ledger.tip
         self._roots.put(tip.height, Roots(tip.state_root, tip.receipts_root, self.base_price))
         self._private_kinds: frozenset[int] = frozenset().union(
@@ -437,6 +441,14 @@ class Chain:
         finally:
             self._effects_source = before
 
+    @contextmanager
+    def epochs_ended_by(self, ender: EpochEnder) -> Iterator[None]:
+        before, self.epoch_ender = self.epoch_ender, ender
+        try:
+            yield
+        finally:
+            self.epoch_ender = before
+
     def effects_certificate(self, digest: bytes) -> bytes | None:
         """What proves a FAST transaction final ahead of its block, where this node has it."""
         return None if self._effects_source is None else self._effects_source.certificate(digest)
@@ -482,6 +494,14 @@ class Chain:
     def doubts(self, first: bytes, second: bytes, lock: bytes, epoch: int) -> str:
         rules = attrs.evolve(self._rules(), epoch=epoch)
         return doubts(first, second, lock, rules, self.examiner.checked)
+
+    def contested(self, transaction: bytes, other: bytes) -> None:
+        own, named = self.locks_named(transaction), self.locks_named(other)
+        if own is None or named is None or own[0] in self.contests:
+            return
+        common = own[1] & named[1]
+        if common and not self.doubts(transaction, other, min(common), self.epoch):
+            self.contests.put((own[0], transaction), (named[0], other))
 
     @property
     def oldest_block(self) -> int:

@@ -90,6 +90,7 @@ SCHEMAS: dict[str, Schema] = {
             "field": text("The place in a refused transaction"),
             "digest": ref("Bytes32"),
             "conflict": ref("Bytes32"),
+            "conflict_bytes": ref("Bytes"),
             "accepted": count("Of many: how many were taken"),
             "refused": count("Of many: how many were not"),
             "transactions": array(ref("SubmissionEntry")),
@@ -184,6 +185,11 @@ SCHEMAS: dict[str, Schema] = {
         effects_certificate={
             **nullable(ref("Bytes")),
             "description": "Proves a certified one final: a quorum's signatures of its effects, encoded",
+        },
+        equivocation={
+            **nullable(array(ref("Bytes"))),
+            "description": "Of one that gets no further: its bytes and those of another that was signed for "
+            "the same nonce or object version, so that neither may before the epoch ends",
         },
     ),
     "ObjectVersion": closed("An object at a version", id=ref("Bytes32"), version=ref("U64")),
@@ -336,6 +342,14 @@ SCHEMAS: dict[str, Schema] = {
         rows_of=ref("U64"),
         changed=ref("U64"),
         problem=text("Why it failed; empty where it didn't"),
+    ),
+    "EpochEnd": closed(
+        "How far the epoch is from ending early, as this validator knows",
+        epoch=ref("U64"),
+        asked={"type": "boolean", "description": "This validator wants it"},
+        weight=ref("U64"),
+        weight_of=ref("U64"),
+        closing={"type": "boolean", "description": "It closes, early or by its length"},
     ),
     "Temperature": closed(
         "What of the store lies in which class, and what would move and why",

@@ -6,7 +6,6 @@ sync (STO-6): nothing waits for company. The first write or sync that fails with
 store: what is on the disk is unknown from then on (STO-7).
 """
 
-import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -299,9 +298,9 @@ class ThreadedStore(Reads):
 
     async def _commit(self, operations: Sequence[Operation], durability: Durability) -> None:
         try:
-            settled_s = await self._apply_and_settle(operations, durability)
+            taken_s = await self._apply_and_settle(operations, durability)
             if durability is Durability.DURABLE:
-                self._latency.synced(settled_s)
+                self._latency.synced(taken_s)
         except DiskFull:
             raise
         except StorageError as error:
@@ -315,18 +314,18 @@ class ThreadedStore(Reads):
             raise failure from bug
 
     async def _apply_and_settle(self, operations: Sequence[Operation], durability: Durability) -> float:
-        """Both in one call of a thread, since a call costs as much as many a sync; how long settling took."""
+        """Both in one call of a thread, since a call costs as much as many a sync; how long that took."""
         began_s = self._clock.monotonic()
 
-        def apply_and_settle() -> float:
+        def apply_and_settle() -> None:
             self._engine.apply(operations, durability)
-            settling_s = time.perf_counter()
             self._engine.settle(durability)
-            return time.perf_counter() - settling_s
 
         while True:
             try:
-                return await self._run(self._writer, apply_and_settle)
+                written_s = self._clock.monotonic()
+                await self._run(self._writer, apply_and_settle)
+                return self._clock.monotonic() - written_s
             except Stalled:
                 if self._clock.monotonic() - began_s > STALL_S_MAX:
                     raise StoreFailed(

@@ -14,6 +14,7 @@ from supervm.plugins.consensus.bft.batch_events import (
     BlockExecuted,
     BlockFinal,
     Certified,
+    Contested,
     EpochCloses,
     Leaders,
     Learned,
@@ -39,6 +40,7 @@ from supervm.plugins.consensus.bft.events import (
     Received,
     Send,
     SetTimer,
+    Stream,
     TimedOut,
 )
 from supervm.plugins.consensus.bft.fetching import Get, Got, WantDigest, What
@@ -313,6 +315,7 @@ def test_a_proof_of_equivocation_goes_to_the_leaders_once_an_account() -> None:
         ]
     (send,) = sent
     assert send.to == (IDS[2], IDS[3])  # type: ignore[attr-defined]
+    assert send.stream is Stream.VOTES  # type: ignore[attr-defined]
     proof = desk.voter.equivocations[ALICE]
     assert {proof.first, proof.second} == {claim(ALICE, 0, salt).transaction for salt in ("", "x")}
     assert proof.lock == claim(ALICE, 0).slots[0]
@@ -640,6 +643,21 @@ def test_what_more_than_f_refuse_is_dropped_without_waiting_and_what_one_refuses
     shop.refuse(other, 1, 0)
     shop.refuse(other, 2, 0)
     assert sealed(shop.accept(other, 3))[0].transactions == (claim(b"D" * 32, 0).transaction,)
+
+
+def test_what_a_validator_shows_against_a_transaction_is_told_once() -> None:
+    shop = Shop()
+    batch = shop.seal(claim(ALICE, 0), claim(BOB, 0))
+    told: list[object] = []
+    for number in (2, 3):
+        refusals = (
+            Refusal(0, "LockBusy", b"another"),
+            Refusal(1, "NonceGap"),
+            Refusal(7, "LockBusy", b"none"),
+        )
+        said = Refuse(1, batch.digest(), number, refusals=refusals)
+        told += [each for each in shop.step(Received(IDS[number], said)) if isinstance(each, Contested)]
+    assert told == [Contested(claim(ALICE, 0).transaction, b"another")]
 
 
 def test_more_than_f_must_say_that_a_refusal_is_for_good() -> None:

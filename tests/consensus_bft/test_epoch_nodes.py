@@ -155,6 +155,25 @@ def notarize(net: Network, number: int, epoch: int, block: bytes) -> ViewVote:
     return ViewVote(VoteKind.NOTARIZE, epoch, 7, name, at, pair.sign(message))
 
 
+async def test_an_epoch_ends_early_when_the_operators_of_a_quorum_ask(tmp_path: Path) -> None:
+    async with network(tmp_path, config=QUICK) as net:
+        for number in (0, 1):
+            wish = net.nodes[number].engine.end_epoch()
+            assert wish is not None and wish.asked and not wish.closing
+        ledger = net.nodes[0].chain.ledger
+        with trio.fail_after(LONG_S):
+            while (known := net.nodes[0].engine.wish()) is not None and known.weight < 2:
+                await ledger.wait_above(ledger.tip.height)
+        await net.reached(0, net.nodes[0].height + 8, LONG_S)
+        known = net.nodes[0].engine.wish()
+        assert known is not None and (known.weight, known.weight_of, known.closing) == (2, 4, False)
+        assert net.nodes[2].chain.epoch_ender is net.nodes[2].engine
+        net.nodes[2].engine.end_epoch()
+        await begun(net, 3, 2)
+        await net.agree(net.nodes[3].height)
+        assert net.nodes[3].height < 200, "it ended long before its length"
+
+
 async def a_light_client_follows(net: Network, number: int) -> None:
     """From genesis through the hand-overs that a node serves, to a proof of an account (CONS-72, CONS-74)."""
     queries = net.nodes[number].chain.queries

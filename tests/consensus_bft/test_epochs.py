@@ -8,6 +8,7 @@ from supervm.plugins.consensus.bft.batch_events import EpochCloses
 from supervm.plugins.consensus.bft.branches import Branches
 from supervm.plugins.consensus.bft.effects_messages import Effect, Effects
 from supervm.plugins.consensus.bft.epochs.closing import Closing, ClosingFacts, ClosingState, EffectsStopped
+from supervm.plugins.consensus.bft.epochs.ending import Ending
 from supervm.plugins.consensus.bft.epochs.evidence import EvidenceBook, check_evidence
 from supervm.plugins.consensus.bft.epochs.handover import EARLY_A_PEER_MAX, EarlyMessages, next_epoch
 from supervm.plugins.consensus.bft.epochs.operations import (
@@ -233,6 +234,28 @@ def test_operations_are_judged_by_their_bytes_and_the_set() -> None:
     assert "more than" in judged(*[proof] * (PROOFS_MAX + 1))
     assert judged(proof) == "" and judged(proof, problem="no conflict") == "no conflict"
     assert judged(encode(ViewVote(VoteKind.NULLIFY, 1, 1, NO_DIGEST, 0, bytes(64)))) != ""
+
+
+def test_who_asks_tells_all_and_a_quorum_closes_the_epoch() -> None:
+    message = vote_message(CHAIN, 1, VoteKind.END_EPOCH)
+    machines = [
+        Ending(CHAIN, 1, SET, n, lambda text, n=n: signature(n, text))  # type: ignore[misc]
+        for n in range(4)
+    ]
+    one = machines[0]
+    assert one.gathered is None and one.remind((node_id(1),)) == []
+    (send,) = one.ask()
+    assert send.to is ALL and send.message == EndEpoch(1, bytes([1]), (signature(0, message),))
+    assert not one.take(send.message) and not one.take(EndEpoch(2, bytes([2]), (bytes(64),)))
+    for number in (2, 3):
+        assert not one.is_complete
+        (said,) = machines[number].ask()
+        assert isinstance(said.message, EndEpoch) and one.take(said.message)
+    assert one.is_complete and one.gathered is not None and one.weight == 3
+    assert judged(encode(one.gathered)) == ""
+    (again,) = one.remind((node_id(3), node_id(1)))
+    assert again.to == (node_id(3), node_id(1)) and again.message == one.gathered
+    assert machines[1].remind((node_id(1),)) == [], "who didn't ask says nothing"
 
 
 # Evidence.

@@ -19,6 +19,7 @@ from supervm.plugins.consensus.bft.batch_events import (
     BuilderEvent,
     BuilderOutput,
     Certified,
+    Contested,
     EpochCloses,
     Learned,
     Offer,
@@ -91,6 +92,7 @@ class _Attempt:
     refusals: dict[int, dict[int, str]] = attrs.Factory(dict)
     codes: dict[int, str] = attrs.Factory(dict)
     missed_sends: dict[int, int] = attrs.Factory(dict)
+    contested: set[int] = attrs.Factory(set)
     resends: int = 0
 
 
@@ -330,8 +332,16 @@ class Builder:
             refused = {each.index: each.code for each in message.refusals if each.index < count}
             if refused and validator not in attempt.accepts:
                 attempt.refusals[validator] = refused
+            self._contest(attempt, message)
         if sequence in self._numbers and self._is_decided(number.attempts[-1]):
             self._timed_out(sequence, now_us)
+
+    def _contest(self, attempt: _Attempt, message: Refuse) -> None:
+        """Tell what is shown against transactions of an attempt, of each once."""
+        for each in message.refusals:
+            if each.other and each.index < len(attempt.claims) and each.index not in attempt.contested:
+                attempt.contested.add(each.index)
+                self._out.put(Contested(attempt.batch.transactions[each.index], each.other))
 
     def _is_decided(self, attempt: _Attempt) -> bool:
         """Whether waiting can bring nothing more: all have answered, or no quorum takes what is dropped.

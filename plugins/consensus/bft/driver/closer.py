@@ -13,9 +13,10 @@ from supervm.plugins.consensus.bft.epochs.closing import (
     ClosingState,
     EffectsStopped,
 )
+from supervm.plugins.consensus.bft.epochs.ending import Ending
 from supervm.plugins.consensus.bft.epochs.evidence import EvidenceBook
 from supervm.plugins.consensus.bft.epochs.operations import Both, SystemOperations
-from supervm.plugins.consensus.bft.events import Final, Log, Logged, Now, Send
+from supervm.plugins.consensus.bft.events import Final, InView, Log, Logged, Now, Send
 from supervm.plugins.consensus.bft.leading import Pool
 from supervm.plugins.consensus.bft.messages import EndEpoch, EpochDone, Equivocation, Evidence, encode
 from supervm.plugins.consensus.bft.records import DidEpoch
@@ -41,6 +42,9 @@ class Closer:
         self.operations = SystemOperations(facts.epoch, validators)
         self.book = EvidenceBook(validators)
         self._judge = judge
+        self.ending: Ending | None = None
+        if facts.own is not None:
+            self.ending = Ending(facts.chain_id, facts.epoch, validators, facts.own, sign)
         self._journal = Journal(disk, CLOSING, facts.epoch, durable)
         self._held: list[Send] = []
         self._durable = 0
@@ -53,10 +57,19 @@ class Closer:
         """A verified operation; whether it is new, and may stand in a block."""
         if self.operations.holds(message):
             return False
+        if isinstance(message, EndEpoch):
+            return self.ending is not None and self.ending.take(message) and self.take_own()
         if isinstance(message, Equivocation) and self._judge([encode(message)]):
             # A lock on an object shows only in the state that it is one: true, and no proof for others.
             return False
         return self.operations.add(message)
+
+    def take_own(self) -> bool:
+        """The own signature may complete what others signed; whether it is new that it may be placed."""
+        ending = self.ending
+        if ending is None or not ending.is_complete or ending.gathered is None:
+            return False
+        return self.operations.add(ending.gathered)
 
     def accuse(self, evidence: Evidence) -> list[Send]:
         """Evidence whose signatures are right: it waits for a block, and goes to all, once. Nothing, where it
@@ -70,7 +83,14 @@ class Closer:
         """Take an event."""
         if isinstance(event, Final):
             self.operations.placed(event.block)
-        return self._carry(self.machine.step(event, now))
+        reminders: list[Send] = []
+        if isinstance(event, InView) and self.ending is not None and not self.operations.ends:
+            reminders = self.ending.remind(dict.fromkeys((event.leader, event.next_leader)))
+        return [*reminders, *self._carry(self.machine.step(event, now))]
+
+    def end(self) -> list[Send]:
+        """This validator's operator wants the epoch to end."""
+        return [] if self.ending is None else self.ending.ask()
 
     def durable(self, number: int, now: Now) -> list[EpochCloses | Send]:
         """The machine's records up to this number are on disk."""

@@ -8,7 +8,7 @@ import trio
 from attrs.validators import ge, in_, le
 
 from supervm.api import Context, Health, HealthState, Role
-from supervm.contracts.application import CertifyingApplication, Engine
+from supervm.contracts.application import CertifyingApplication, Engine, EpochWish
 from supervm.contracts.consensus import CERTIFICATES, ConsensusStatus, ValidatorSetUnsupported
 from supervm.contracts.storage import DiskFull, KeyValueStore
 from supervm.contracts.transport import Transport
@@ -86,11 +86,12 @@ async def open_bft(ctx: Context, config: BftConfig) -> AsyncIterator["Bft"]:
                 served.stalled = ""
                 return life
 
-    with ExitStack() as wheel:
+    with ExitStack() as ends, ExitStack() as wheel:
         wheel.enter_context(application.driven(engine))
         scope = trio.CancelScope()
         served = Bft(ctx, application, engine, scope)
         served.life = await begin(catches_up=False)
+        ends.enter_context(application.epochs_ended_by(served))
         stopped = trio.Event()
 
         async def run() -> None:
@@ -185,6 +186,17 @@ class Bft:
     @property
     def _validator(self) -> Validator | None:
         return self.life if isinstance(self.life, Validator) else None
+
+    def wish(self) -> EpochWish | None:
+        """See `EpochEnder`."""
+        return None if self._validator is None else self._validator.wish
+
+    def end_epoch(self) -> EpochWish | None:
+        """See `EpochEnder`."""
+        if self._validator is not None:
+            self._ctx.log.info("end_epoch_asked", epoch=self.life.epoch)
+            self._validator.end_epoch()
+        return self.wish()
 
     @property
     def accusing(self) -> int:

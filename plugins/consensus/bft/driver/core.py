@@ -15,6 +15,7 @@ from supervm.plugins.consensus.bft.batch_events import (
     BlockFinal,
     BuilderEvent,
     Certified,
+    Contested,
     EpochCloses,
     Leaders,
     Learned,
@@ -96,6 +97,7 @@ class Hands:
     apply: Callable[[Apply], None]
     final: Callable[[Final], None]
     returned: Callable[[Returned], None]
+    contested: Callable[[bytes, bytes], None]
     effects: Callable[[Effects | EffectsCertificate], None]
     signed: Callable[[Effects], None]
     closes: Callable[[EpochCloses], None]
@@ -214,6 +216,17 @@ class Core:
         for send in self.closer.accuse(evidence):
             self._send(send)
             self.tell_ordering(Work())
+
+    def end_epoch(self) -> None:
+        """The operator wants the epoch to end: all are told, and whoever has a quorum's word places it."""
+
+        def ask() -> None:
+            for send in self.closer.end():
+                self._send(send)
+                if isinstance(send.message, EndEpoch) and self.closer.take_own():
+                    self.tell_ordering(Work())
+
+        self._do(ask)
 
     def executed(self, event: BlockExecuted, facts: ExecutedBlock | None, view: int) -> None:
         """A final block is executed and durable. `facts` is None where ordering knows them already."""
@@ -387,6 +400,8 @@ class Core:
                     self.timers.cancel(BUILDER_TIMER + name)
                 case Returned():
                     self._hands.returned(output)
+                case Contested(data, other):
+                    self._hands.contested(data, other)
                 case Certified(batch):
                     self._certified.inc()
                     self.owed[batch] = None

@@ -9,6 +9,7 @@ from supervm.api import Context
 from supervm.contracts.application import (
     BatchBounds,
     CertifyingApplication,
+    EpochWish,
     ExecutedFacts,
     Refused,
 )
@@ -135,6 +136,7 @@ class Validator:
         self._members = tuple(each.node_id for each in members)
         peers = tuple(each for each in self._members if each != identity.node_id)
         self.epoch = epoch.number
+        self._weight = epoch.validators.total_weight
         self._base_height = epoch.base.height
         self._disk = Disk(ctx, store)
         self._kept = KeptBlocks(store)
@@ -232,6 +234,7 @@ class Validator:
                 apply=lambda apply: self._applier.put(apply.batch),
                 final=self._final,
                 returned=self._returned,
+                contested=application.contested,
                 effects=self._prove,
                 signed=self._proofs.signed,
                 closes=self._closes,
@@ -267,6 +270,23 @@ class Validator:
     @property
     def view(self) -> int:
         return self._ordering.view
+
+    def end_epoch(self) -> None:
+        """Say that this validator's operator wants the epoch to end (CONS-50)."""
+        self._core.end_epoch()
+
+    @property
+    def wish(self) -> EpochWish:
+        """Who wants the epoch to end, as far as is known here."""
+        ending = self._closer.ending
+        assert ending is not None, "a validator has a number"
+        return EpochWish(
+            epoch=self.epoch,
+            asked=ending.asked,
+            weight=ending.weight,
+            weight_of=self._weight,
+            closing=self._closer.machine.started is not None,
+        )
 
     @property
     def accusing(self) -> int:

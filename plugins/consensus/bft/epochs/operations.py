@@ -43,6 +43,11 @@ class SystemOperations:
         self.closing = False
 
     @property
+    def ends(self) -> bool:
+        """Whether a final block holds an end-epoch."""
+        return (END, b"") in self._placed
+
+    @property
     def accusing(self) -> int:
         """How much of it is evidence."""
         return sum(rank == EVIDENCE for rank, _ in self._waiting)
