@@ -169,6 +169,27 @@ async def test_a_sweep_waits_for_those_who_read_and_not_for_those_who_come_later
                 assert await rows(gates[COLD].store) == {}
 
 
+async def test_who_reads_for_long_holds_up_no_moves_and_loses_no_row(tmp_path: Path, still: None) -> None:
+    async with store_of(tmp_path, keep_copies_s=0) as store:
+        store.moving.clock = Virtual()
+        store.moving.serve(store._shelves)
+        cold = store._shelves.classes[COLD]
+        await store.write([Put(key(height), value(height)) for height in range(50)])
+        await store._shelves.move([key(1)], COLD)
+        await store.moving.once()
+        async with store.snapshot() as view:
+            await store.write([Delete(key(1))])
+            await end_windows(store, 6)
+            for _ in range(3):
+                with trio.fail_after(60):
+                    await store.moving.once()
+            assert store.moving.moved.rows > 30
+            assert await cold.get(key(1)) == value(1)
+            assert await view.get(key(1)) == value(1)
+        await store.moving.once()
+        assert await cold.get(key(1)) is None
+
+
 async def test_each_step_is_durable_before_the_next(tmp_path: Path) -> None:
     """So that after power loss no pointer leads to a copy that is not there, or not there any more."""
     async with shelves(tmp_path) as (store, gates):
