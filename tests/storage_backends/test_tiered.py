@@ -11,7 +11,7 @@ import attrs
 import pytest
 import trio
 
-from supervm.api import Health
+from supervm.api import Health, HealthState
 from supervm.contracts.storage import (
     Delete,
     DeleteRange,
@@ -677,6 +677,27 @@ async def test_what_is_not_this_stores_class_is_refused(tmp_path: Path) -> None:
             pass
     assert "is not empty (file)" in str(told[0])
     async with store_of(tmp_path / "one", warm_over="sqlite") as store:
+        assert await store.health() == Health()
+
+
+async def test_its_health_is_the_worst_of_its_classes_and_names_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with store_of(tmp_path, warm_over="sqlite") as store:
+        classes = store._shelves.classes
+        told = {
+            HOT: Health(HealthState.DEGRADED, "no space"),
+            WARM: Health(HealthState.OK),
+            COLD: Health(HealthState.FAILING, "the disk failed"),
+        }
+        for one, found in told.items():
+
+            async def health(found: Health = found) -> Health:
+                return found
+
+            monkeypatch.setattr(classes[one], "health", health)
+        assert await store.health() == Health(HealthState.FAILING, "class cold: the disk failed")
+        monkeypatch.undo()
         assert await store.health() == Health()
 
 
