@@ -39,6 +39,8 @@ LOCK = "lock"
 PARTIAL = ".tmp"
 NAME = re.compile(r"snapshot-(\d{12,20})-(\d{1,12})")
 LISTED_MAX = 10_000
+NAMED_MAX = 500_000
+"""Names of chunks held at once, about 60 MB; where there are more, tables are read again."""
 
 
 @attrs.frozen
@@ -228,24 +230,38 @@ class SnapshotFolder:
 
         Where a snapshot can't be read nothing is removed: what it names is unknown. Raises then.
         """
-        named: set[bytes] = set()
-        for one in self._every():
-            for section in self.manifest(one.name).sections:
-                for table in section.tables:
-                    named.add(table)
-                    named.update(entry.digest for entry in decode_table(table, self.blob(table)))
-        kept = {digest.hex() for digest in named}
-        files = size_bytes = 0
+        files = size_bytes = low = 0
         with _file_errors(self.path):
-            for path in self.path.glob(f"{CHUNKS}/??/*"):
-                if path.name not in kept:
-                    size_bytes += path.stat().st_size
-                    path.unlink()
-                    files += 1
+            while low < 256:
+                named, high = self._named(low)
+                for first in range(low, high):
+                    for path in self.path.glob(f"{CHUNKS}/{first:02x}/*"):
+                        if path.name not in named:
+                            size_bytes += path.stat().st_size
+                            path.unlink()
+                            files += 1
+                low = high
             for path in self.path.glob(f"snapshot-*{MANIFEST}{PARTIAL}"):
                 if NAME.fullmatch(path.name.removesuffix(MANIFEST + PARTIAL)):
                     path.unlink()
         return Swept((), files, size_bytes)
+
+    def _named(self, low: int) -> tuple[set[str], int]:
+        """The chunks that snapshots name, of those whose digest begins with `low` or more; and up to where,
+        so that they are no more than NAMED_MAX, but for those of one byte.
+        """
+        named: set[str] = set()
+        high = 256
+        for one in self._every():
+            for section in self.manifest(one.name).sections:
+                for table in section.tables:
+                    entries = decode_table(table, self.blob(table))
+                    digests = (table, *(entry.digest for entry in entries))
+                    named.update(digest.hex() for digest in digests if low <= digest[0] < high)
+                    while len(named) > NAMED_MAX and high - low > 1:
+                        high = (low + high + 1) // 2
+                        named = {each for each in named if int(each[:2], 16) < high}
+        return named, high
 
     def _remove(self, name: str) -> bool:
         try:

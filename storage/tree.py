@@ -19,7 +19,6 @@ from supervm.storage.pages import (
     DEPTH_MAX,
     EMPTY,
     HASH_BYTES,
-    LEAF_BYTES,
     SLOTS,
     PageInvalid,
     Slots,
@@ -228,18 +227,19 @@ def build_crown(slices: Sequence[bytes], height: int) -> tuple[bytes, dict[bytes
     return growth.crown(tops), growth.written
 
 
-def slice_node(pages: Mapping[bytes, Slots], height: int, first: int) -> bytes:
-    """The node at depth 2 over the kh that begin with the byte `first`: empty, a leaf, or a hash.
+def node_at(pages: Mapping[bytes, Slots], height: int, path: bytes, depth: int) -> bytes:
+    """The node at `depth` (at least 1) over the kh that begin as `path`: empty, a leaf, or a hash.
 
-    `pages` holds what `load` gave for a path that begins with `first`.
+    `pages` holds what `load` gave for a kh that begins so.
     """
-    path = bytes((first,))
-    slot = pages[page_key(b"", 0, height)][nibble(path, 0)]
-    if len(slot) == CHILD_BYTES:
-        slot = pages[page_key(path, 1, child_height(slot))][nibble(path, 1)]
-    elif len(slot) == LEAF_BYTES and slot[0] != first:
-        slot = EMPTY
-    return slot[:HASH_BYTES] if len(slot) == CHILD_BYTES else slot
+    slot, key = EMPTY, page_key(b"", 0, height)
+    for above in range(depth):
+        slot = pages[key][nibble(path, above)]
+        if len(slot) != CHILD_BYTES:
+            # A leaf that stands higher up is alone below it, and may be another part's.
+            return slot if all(nibble(slot, i) == nibble(path, i) for i in range(depth) if slot) else EMPTY
+        key = page_key(path, above + 1, child_height(slot))
+    return slot[:HASH_BYTES]
 
 
 def find(pages: Mapping[bytes, Slots], height: int, path: bytes) -> Path:

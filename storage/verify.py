@@ -16,9 +16,9 @@ from supervm.storage.creation import GAS_KEY
 from supervm.storage.errors import ChainMismatch
 from supervm.storage.ledger import Ledger, open_ledger
 from supervm.storage.loading import Progress
-from supervm.storage.pages import slot_node
+from supervm.storage.pages import HASH_BYTES, SLOTS, Slots, slot_node
 from supervm.storage.spaces import STATE, TREE, CommitMarker, corrupt, header_key, unseal
-from supervm.storage.tree import SLICES, Change, build_slice, slice_node
+from supervm.storage.tree import SLICES, Change, build_slice, node_at
 from supervm.types import merkle, smt
 from supervm.types.block import Block, BlockHeader
 from supervm.types.errors import InvalidInput
@@ -26,22 +26,19 @@ from supervm.types.genesis import Genesis
 from supervm.types.receipt import Receipt
 
 LEAVES_MAX = 250_000  # held at once, about 60 MB
+PART_DEPTH = 3
+PARTS = SLOTS**PART_DEPTH  # of the tree; the least that is held at once
+PARTS_LOADED = 1_024
 
 
 async def verify_tree(ledger: Ledger, progress: Progress | None = None) -> int:
     """Recompute the whole state root from the flat state; the number of entries.
 
-    Each of the 256 slices of the tree must hash to what the stored tree says, and that must lead to the
-    state root of the commit marker. A state too large for one pass is read again for each range of
-    slices that fits in memory. Raises `StoreCorrupt` naming the entry, page or slice.
+    Each of 4,096 parts of the tree must hash to what the stored tree says, and that must lead to the state
+    root of the commit marker. A state too large for one pass is read again for each range of parts that
+    fits in memory. Raises `StoreCorrupt` naming the entry, page or slice.
     """
-    entries = first = 0
-    while first < SLICES:
-        first, found = await _verify_slices(ledger, first, SLICES)
-        entries += found
-        if progress is not None:
-            progress(first, SLICES)
-    return entries
+    return await _verify_parts(ledger, 0, PARTS, progress)
 
 
 async def verify_slice(ledger: Ledger, first: int) -> int:
@@ -49,35 +46,60 @@ async def verify_slice(ledger: Ledger, first: int) -> int:
 
     Reads the whole flat state, hashes 1/256 of it. Raises as `verify_tree` does.
     """
-    end, entries = await _verify_slices(ledger, first, first + 1)
-    assert end == first + 1
+    of_slice = PARTS // SLICES
+    return await _verify_parts(ledger, first * of_slice, (first + 1) * of_slice)
+
+
+async def _verify_parts(ledger: Ledger, first: int, end: int, progress: Progress | None = None) -> int:
+    entries = 0
+    while first < end:
+        first, found = await _verify_some(ledger, first, end)
+        entries += found
+        if progress is not None:
+            progress(first, end)
     return entries
 
 
-async def _verify_slices(ledger: Ledger, first: int, end: int) -> tuple[int, int]:
-    """Check slices from `first` to as near `end` as memory allows: the end reached, entries checked."""
+async def _verify_some(ledger: Ledger, first: int, end: int) -> tuple[int, int]:
+    """Check parts from `first` to as near `end` as memory allows: the end reached, entries checked."""
     async with ledger.view() as (view, marker, _):
-        slices: dict[int, list[Change]] = {number: [] for number in range(first, end)}
+        parts: dict[int, list[Change]] = {number: [] for number in range(first, end)}
         held = 0
         scan = cast("AsyncGenerator[tuple[bytes, bytes], None]", view.scan(STATE, bytes([STATE[0] + 1])))
         async with aclosing(scan) as rows:
             async for row, stored in rows:
                 path = smt.key_hash(row[1:])
-                if path[0] not in slices:
+                part = path[0] << 4 | path[1] >> 4
+                if part not in parts:
                     continue
-                slices[path[0]].append((path, path + smt.value_hash(unseal(row, stored))))
+                parts[part].append((path, path + smt.value_hash(unseal(row, stored))))
                 held += 1
-                while held > LEAVES_MAX and len(slices) > 1:
+                while held > LEAVES_MAX and len(parts) > 1:
                     end -= 1
-                    held -= len(slices.pop(end))
-        paths = [bytes([number]) + bytes(31) for number in slices]
-        pages = await ledger.load_pages(marker, paths, view)
-        for number, leaves in slices.items():
-            leaves.sort()
-            slot, _ = await trio.to_thread.run_sync(build_slice, leaves, marker.height)
-            if slot_node(slot) != slice_node(pages, marker.height, number):
-                raise corrupt(TREE, f"state entries whose hash begins with {number:02x} don't make its root")
+                    held -= len(parts.pop(end))
+        for at in range(first, end, PARTS_LOADED):
+            some = {number: parts[number] for number in range(at, min(at + PARTS_LOADED, end))}
+            pages = await ledger.load_pages(marker, [_path(number) for number in some], view)
+            wrong = await trio.to_thread.run_sync(_wrong_part, pages, marker.height, some)
+            if wrong is not None:
+                byte = wrong * SLICES // PARTS
+                raise corrupt(TREE, f"state entries whose hash begins with {byte:02x} don't make its root")
         return end, held
+
+
+def _path(part: int) -> bytes:
+    """The first kh of a part."""
+    return (part << 4).to_bytes(2, "big").ljust(HASH_BYTES, b"\x00")
+
+
+def _wrong_part(pages: Mapping[bytes, Slots], height: int, parts: Mapping[int, list[Change]]) -> int | None:
+    """The first part whose entries make another node than the tree has."""
+    for number, leaves in parts.items():
+        leaves.sort()
+        slot, _ = build_slice(leaves, height, PART_DEPTH)
+        if slot_node(slot) != node_at(pages, height, _path(number), PART_DEPTH):
+            return number
+    return None
 
 
 class Outcome(Protocol):

@@ -51,6 +51,7 @@ HELD_MAX = 10_000
 ACCESSES_COUNTED_MAX = 1_000
 SWEPT_PAGES_MIN = 64
 LOOK_S = 30.0
+READERS_S_MAX = 5.0
 DISK_ASKED_S = 1.0
 Reason = tuple[Temperature, Temperature, Trigger]
 
@@ -361,16 +362,22 @@ class Redistribution:
             for _ in range(max(pages, SWEPT_PAGES_MIN)):
                 start = self._swept.get(temperature, b"")
                 with pace.working():
-                    swept = await self.shelves.sweep(temperature, start, PAGE_ROWS_MAX, self._is_held)
-                self._swept[temperature] = swept.next or b""
+                    swept = await self.shelves.sweep(
+                        temperature, start, PAGE_ROWS_MAX, self._is_held, self._patience
+                    )
+                # Where somebody reads for long, the next round begins here.
+                self._swept[temperature] = start if swept.busy else swept.next or b""
                 if swept.gone:
                     self._metrics.removed.inc(swept.gone, **{"class": temperature.word})
                 if swept.damaged:
                     self._metrics.damaged.inc(swept.damaged, **{"class": temperature.word})
                     self._log.error("tiered_copies_damaged", place=temperature.word, rows=swept.damaged)
                 await self._rest(pace)
-                if swept.next is None:
+                if swept.busy or swept.next is None:
                     break
+
+    async def _patience(self) -> None:
+        await self.clock.sleep(READERS_S_MAX)
 
     def _is_held(self, key: bytes) -> bool:
         now_s = self.clock.monotonic()

@@ -11,7 +11,16 @@ the hot class has made durable what it says now. So a reader never misses a row,
 pointer back to a copy that is gone.
 """
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from typing import cast
 
@@ -125,9 +134,28 @@ class Reading:
     async def present_are_done(self) -> None:
         """Wait until all who read now have finished; not for those who come later."""
         before = self._next
-        while self._open and next(iter(self._open)) < before:
+        while not self._done(before):
             self._one_left = trio.Event()
             await self._one_left.wait()
+
+    async def present_are_done_within(self, patience: Callable[[], Awaitable[None]]) -> bool:
+        """As `present_are_done`, for as long as `patience` takes; whether they are."""
+        before = self._next
+        if self._done(before):
+            return True
+        async with trio.open_nursery() as nursery:
+
+            async def wait() -> None:
+                await self.present_are_done()
+                nursery.cancel_scope.cancel()
+
+            nursery.start_soon(wait)
+            await patience()
+            nursery.cancel_scope.cancel()
+        return self._done(before)
+
+    def _done(self, before: int) -> bool:
+        return not self._open or next(iter(self._open)) >= before
 
 
 @attrs.define(eq=False)
@@ -149,12 +177,16 @@ class Moved:
 
 @attrs.frozen
 class Swept:
-    """Copies looked at: `gone` led nowhere and were removed, `damaged` are not what was moved there."""
+    """Copies looked at: `gone` led nowhere and were removed, `damaged` are not what was moved there.
+
+    `busy`: those that lead nowhere stay for now, since somebody still reads who might come for one.
+    """
 
     rows: int = 0
     gone: int = 0
     damaged: int = 0
     next: bytes | None = None
+    busy: bool = False
 
 
 class Shelves(Reads):
@@ -399,11 +431,17 @@ class Shelves(Reads):
         return Moved(len(keys), sum(len(values[key]) for key in keys), asked - len(keys))
 
     async def sweep(
-        self, temperature: Temperature, start: bytes, rows_max: int, held: Callable[[bytes], bool]
+        self,
+        temperature: Temperature,
+        start: bytes,
+        rows_max: int,
+        held: Callable[[bytes], bool],
+        patience: Callable[[], Awaitable[None]] = trio.sleep_forever,
     ) -> Swept:
         """Look at the copies of a class from a key on: check those that are pointed to, remove the others.
 
-        Those that are `held` stay. Waits until who reads now is done, if there are any to remove.
+        Those that are `held` stay. Waits until who reads now is done, if there are any to remove, and at most
+        until `patience` returns: nothing moves meanwhile.
         """
         assert temperature is not HOT
         async with self._moving:
@@ -424,7 +462,8 @@ class Shelves(Reads):
             gone = [key for key in gone if not held(key)]
             if gone:
                 await self.hot.write([], Durability.DURABLE)
-                await self.readers.present_are_done()
+                if not await self.readers.present_are_done_within(patience):
+                    return Swept(len(rows), 0, damaged, rest, busy=True)
                 await target.write([Delete(key) for key in gone], Durability.BUFFERED)
             return Swept(len(rows), len(gone), damaged, rest)
 

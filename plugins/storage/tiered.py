@@ -240,14 +240,17 @@ class TieredStore(Reads):
         )
 
     async def health(self) -> Health:
-        """The worst of the classes."""
+        """The worst of the classes, by name."""
         worst = Health()
         for temperature, store in sorted(self._shelves.classes.items()):
             found = await store.health()
+            if found.state is HealthState.OK:
+                continue
+            found = attrs.evolve(found, detail=f"class {temperature.word}: {found.detail}")
             if found.state is HealthState.FAILING:
                 return found
-            if found.state is not HealthState.OK and worst.state is HealthState.OK:
-                worst = attrs.evolve(found, detail=f"class {temperature.word}: {found.detail}")
+            if worst.state is HealthState.OK:
+                worst = found
         return worst
 
     async def temperature(self, *, look: bool = False) -> TemperatureReport:

@@ -513,7 +513,7 @@ async def test_a_tree_of_large_slices_is_built_in_parts_of_no_more_leaves_than_m
     tmp_path, folder, empty, monkeypatch, leaves_max
 ):
     async with made(tmp_path, blocks=2) as ledger:
-        await add_block(ledger, [set_balance(number, 7) for number in range(1_000)])
+        await add_block(ledger, [set_balance(number, 7) for number in range(600)])
         root, wanted = ledger.tip.state_root, await ledger.scan_state(b"")
         _, manifest = await take(ledger, folder)
     built = []
@@ -713,9 +713,21 @@ async def test_old_snapshots_go_but_not_the_pinned_nor_those_being_read(tmp_path
         await check_chunks(manifest, FolderSource(folder))
 
 
-async def test_a_sweep_removes_what_no_snapshot_names_and_nothing_else(tmp_path, folder):
-    async with made(tmp_path) as ledger:
+@pytest.mark.parametrize("named_max", [1, 4, snapshot_folder.NAMED_MAX])
+async def test_a_sweep_removes_what_no_snapshot_names_and_nothing_else(
+    tmp_path, folder, monkeypatch, named_max
+):
+    async with made(tmp_path, blocks=40) as ledger:
         name, _ = await take(ledger, folder)
+    held, right = [], SnapshotFolder._named
+
+    def named(self, low):
+        found, high = right(self, low)
+        held.append(len(found))
+        return found, high
+
+    monkeypatch.setattr(snapshot_folder, "NAMED_MAX", named_max)
+    monkeypatch.setattr(SnapshotFolder, "_named", named)
     files = {path.name for path in folder.path.glob("chunks/??/*")}
     with folder.writing():
         lost, _ = folder.put(b"\x01\x05nobody's")
@@ -724,6 +736,8 @@ async def test_a_sweep_removes_what_no_snapshot_names_and_nothing_else(tmp_path,
         swept = folder.sweep()
         assert (swept.files, swept.bytes) == (2, len(b"\x01\x05nobody's") + 4)
         assert {path.name for path in folder.path.glob("chunks/??/*")} == files
+        # Two may begin with the same byte.
+        assert sum(held) == len(files) > 8 and max(held) <= max(named_max, 3)
         folder.remove(name)
         folder.sweep()
     assert folder.bytes_used() == 0

@@ -108,6 +108,10 @@ def _climb(way: tree.Path, path: bytes) -> bytes:
     return found
 
 
+def nibbles(path, depth):
+    return path.hex()[:depth]
+
+
 @given(st.dictionaries(paths, hashes, max_size=40))
 @settings(max_examples=100, deadline=None)
 def test_building_by_slices_gives_the_pages_that_one_update_gives(leaves):
@@ -125,7 +129,13 @@ def test_building_by_slices_gives_the_pages_that_one_update_gives(leaves):
         loaded = tree.load(
             root, 7, [bytes([first]) + bytes(31)], lambda keys: [at_once.written[k] for k in keys]
         )
-        assert tree.slice_node(loaded, 7, first) == slot_node(slots[first])
+        assert tree.node_at(loaded, 7, bytes([first]), 2) == slot_node(slots[first])
+    for path in leaves:
+        loaded = tree.load(root, 7, [path], lambda keys: [at_once.written[k] for k in keys])
+        for depth in (1, 3, 5):
+            below = [change for change in changes if nibbles(change[0], depth) == nibbles(path, depth)]
+            slot, _ = tree.build_slice(below, 7, depth)
+            assert tree.node_at(loaded, 7, path, depth) == slot_node(slot)
 
 
 @given(

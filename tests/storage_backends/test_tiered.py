@@ -11,7 +11,7 @@ import attrs
 import pytest
 import trio
 
-from supervm.api import Health
+from supervm.api import Health, HealthState
 from supervm.contracts.storage import (
     Delete,
     DeleteRange,
@@ -167,6 +167,27 @@ async def test_a_sweep_waits_for_those_who_read_and_not_for_those_who_come_later
                 await first.__aexit__(None, None, None)
                 await trio.testing.wait_all_tasks_blocked()
                 assert await rows(gates[COLD].store) == {}
+
+
+async def test_who_reads_for_long_holds_up_no_moves_and_loses_no_row(tmp_path: Path, still: None) -> None:
+    async with store_of(tmp_path, keep_copies_s=0) as store:
+        store.moving.clock = Virtual()
+        store.moving.serve(store._shelves)
+        cold = store._shelves.classes[COLD]
+        await store.write([Put(key(height), value(height)) for height in range(50)])
+        await store._shelves.move([key(1)], COLD)
+        await store.moving.once()
+        async with store.snapshot() as view:
+            await store.write([Delete(key(1))])
+            await end_windows(store, 6)
+            for _ in range(3):
+                with trio.fail_after(60):
+                    await store.moving.once()
+            assert store.moving.moved.rows > 30
+            assert await cold.get(key(1)) == value(1)
+            assert await view.get(key(1)) == value(1)
+        await store.moving.once()
+        assert await cold.get(key(1)) is None
 
 
 async def test_each_step_is_durable_before_the_next(tmp_path: Path) -> None:
@@ -531,6 +552,46 @@ async def test_a_surge_brings_nothing_to_a_disk_that_is_tight_and_moves_nothing_
         ]
 
 
+async def test_scans_warm_nothing_and_reads_by_key_do(tmp_path: Path, still: None) -> None:
+    async with store_of(tmp_path) as store:
+        await store.write([Put(b"\x01state", b"s")])
+        await store._hot.write([Put(key(height), value(height)) for height in range(20)])
+        assert len(await rows(store)) == 21
+        async with store.snapshot() as view:
+            assert len(await rows(view)) == 21
+            assert len(store.moving.heat) == 0
+            await view.get(key(3))
+        await store.get_many([key(4), b"\x01state"])
+        assert set(store.moving.heat.scores(0.0)) == {key(3)[:9], key(4)[:9]}
+
+
+async def test_the_old_copy_of_a_row_that_was_moved_on_is_kept_for_its_time(
+    tmp_path: Path, still: None
+) -> None:
+    async with store_of(tmp_path, keep_copies_s=3_600, surge_accesses_min=3) as store:
+        clock = store.moving.clock = Virtual()
+        cold = store._shelves.classes[COLD]
+        await store.write([Put(key(height), value(height)) for height in range(10)])
+        await store._shelves.move([key(1), key(2)], COLD)
+        store.moving.serve(store._shelves)
+        for _ in range(3):
+            await store.get(key(1))
+        await store.moving.once()
+        # It was brought up, and both copies are there still; so is one that nothing ever pointed to.
+        await cold.write([Put(key(7), b"of a crash")])
+        assert store._shelves.place(key(1), (await store._hot.get(key(1))) or b"")[0] is HOT
+        assert sorted(await rows(cold)) == [key(1), key(2), key(7)]
+        began_s = clock.now_s
+        while clock.now_s < began_s + 3_500:
+            clock.now_s += 500
+            await store.moving.once()
+            assert sorted(await rows(cold)) == [key(1), key(2), key(7)], clock.now_s - began_s
+        clock.now_s = began_s + 3_700
+        await store.moving.once()
+        assert await rows(cold) == {key(2): value(2)}
+        assert await store.get_many([key(1), key(2)]) == [value(1), value(2)]
+
+
 async def test_a_full_class_is_left_alone_until_the_next_window(
     tmp_path: Path, still: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -616,6 +677,27 @@ async def test_what_is_not_this_stores_class_is_refused(tmp_path: Path) -> None:
             pass
     assert "is not empty (file)" in str(told[0])
     async with store_of(tmp_path / "one", warm_over="sqlite") as store:
+        assert await store.health() == Health()
+
+
+async def test_its_health_is_the_worst_of_its_classes_and_names_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with store_of(tmp_path, warm_over="sqlite") as store:
+        classes = store._shelves.classes
+        told = {
+            HOT: Health(HealthState.DEGRADED, "no space"),
+            WARM: Health(HealthState.OK),
+            COLD: Health(HealthState.FAILING, "the disk failed"),
+        }
+        for one, found in told.items():
+
+            async def health(found: Health = found) -> Health:
+                return found
+
+            monkeypatch.setattr(classes[one], "health", health)
+        assert await store.health() == Health(HealthState.FAILING, "class cold: the disk failed")
+        monkeypatch.undo()
         assert await store.health() == Health()
 
 
