@@ -99,6 +99,28 @@ def follow_all(trusted: Trusted, handovers: Iterable[HandOver]) -> Trusted:
     return trusted
 
 
+class EpochFinality:
+    """Judges the certificates of a chain's blocks, of whatever epoch that hand-overs from genesis lead to."""
+
+    def __init__(self, genesis: Genesis, handovers: Iterable[HandOver] = ()) -> None:
+        """Raises `ProofInvalid` where one of them doesn't hold."""
+        self._trusted = {1: from_genesis(genesis)}
+        for epoch, handover in enumerate(handovers, 1):
+            self._trusted[epoch + 1] = follow(self._trusted[epoch], handover)
+
+    def check(self, header: BlockHeader, certificate: bytes) -> None:
+        """Refuse a block whose certificate doesn't prove it final. Raises `InvalidInput`."""
+        trusted = self._trusted.get(header.epoch)
+        if trusted is None:
+            raise ProofInvalid(
+                "ProofInvalid",
+                "no hand-over leads to the header's epoch",
+                header.epoch,
+                f"known are the sets of epochs 1 to {len(self._trusted)}",
+            )
+        check_header(trusted, header, FinalityProof.decode(certificate))
+
+
 def check_header(trusted: Trusted, header: BlockHeader, proof: FinalityProof) -> None:
     """Refuse a header of the trusted epoch that isn't final: by its finalisation, or by the headers from it
     up to one that has one (CONS-72)."""
