@@ -34,6 +34,8 @@ SEEN_BLOCKS = 300 if JUDGES_TIME else 5
 STANDS_S = 3.0
 IN_HAND_MAX = 40
 """Final blocks that may wait to be executed (32), and those of views under way."""
+KEPT = "application.ledger.prune_keep_blocks=0"
+"""Nobody prunes: what is caught up with are blocks, however many."""
 INTERVAL = f"consensus.bft.block_interval_max_ms={5 if JUDGES_TIME else 50}"
 """Blocks come as often while nothing is sent."""
 
@@ -176,7 +178,8 @@ def caught_up(net: Devnet, who: str, process: subprocess.Popen[bytes], api: str,
 
 def test_a_network_loses_one_then_two_validators_and_late_nodes_catch_up(tmp_path: Path) -> None:
     folder = tmp_path / "net"
-    with devnet(folder, "--set", "storage.use=sqlite", "--set", INTERVAL) as net, ExitStack() as stack:
+    settings = ("--set", "storage.use=sqlite", "--set", INTERVAL, "--set", KEPT)
+    with devnet(folder, *settings) as net, ExitStack() as stack:
         net.pays(0)
         net.kill(3)
         killed = net.height(0)

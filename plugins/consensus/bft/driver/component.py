@@ -195,7 +195,8 @@ class Bft:
     @property
     def _silence(self) -> str:
         """Why this node produces nothing, or can't; empty if it does."""
-        reason = self.stalled or self.life.stalled or self.life.alone or self.engine.reason
+        fetching = self.life.fetching if isinstance(self.life, Follower) else ""
+        reason = self.stalled or self.life.stalled or fetching or self.life.alone or self.engine.reason
         if not reason and isinstance(self.life, Follower):
             reason = f"it is far behind and catches up from its peers, above height {self.life.height}"
         return reason

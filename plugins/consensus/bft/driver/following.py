@@ -182,10 +182,15 @@ class Follower:
     @property
     def stalled(self) -> str:
         """Why it doesn't follow; empty if it does."""
-        snapshot = self._snapshot
-        if snapshot and self._restocking is not None:
-            snapshot += f"; {self._restocking.status}"
-        return self._halted or self._executor.stalled or snapshot
+        helpless = "" if self._application.exchange is not None else self._snapshot
+        return self._halted or self._executor.stalled or helpless
+
+    @property
+    def fetching(self) -> str:
+        """How far it is with a snapshot that it can't do without; empty if it doesn't need one."""
+        if not self._snapshot or self._restocking is None:
+            return self._snapshot
+        return f"{self._snapshot}; {self._restocking.status}"
 
     @property
     def alone(self) -> str:
