@@ -79,8 +79,8 @@ async def opened_folder(options: NodeOptions) -> AsyncIterator[Folder]:
 def finality_of(genesis: Genesis, handovers: Sequence[HandOver] = ()) -> Callable[[BlockHeader, bytes], None]:
     """Checks that a certificate is the word of a quorum of its epoch that this very block is final.
 
-    The sets of epochs are those that hand-overs from genesis lead to. The check raises `InvalidInput`; this
-    raises `ProofInvalid` where a hand-over doesn't hold.
+    The sets of epochs are those that hand-overs from genesis lead to, later ones the last of these. The check
+    raises `InvalidInput`; this raises `ProofInvalid` where a hand-over doesn't hold.
     """
     return EpochFinality(genesis, handovers).check
 

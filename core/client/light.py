@@ -100,7 +100,10 @@ def follow_all(trusted: Trusted, handovers: Iterable[HandOver]) -> Trusted:
 
 
 class EpochFinality:
-    """Judges the certificates of a chain's blocks, of whatever epoch that hand-overs from genesis lead to."""
+    """Judges the certificates of a chain's blocks by the sets that hand-overs from genesis lead to.
+
+    A block of an epoch above those is judged by the last of these sets, and refused where it names another.
+    """
 
     def __init__(self, genesis: Genesis, handovers: Iterable[HandOver] = ()) -> None:
         """Raises `ProofInvalid` where one of them doesn't hold."""
@@ -110,14 +113,9 @@ class EpochFinality:
 
     def check(self, header: BlockHeader, certificate: bytes) -> None:
         """Refuse a block whose certificate doesn't prove it final. Raises `InvalidInput`."""
-        trusted = self._trusted.get(header.epoch)
-        if trusted is None:
-            raise ProofInvalid(
-                "ProofInvalid",
-                "no hand-over leads to the header's epoch",
-                header.epoch,
-                f"known are the sets of epochs 1 to {len(self._trusted)}",
-            )
+        newest = self._trusted[len(self._trusted)]
+        above = attrs.evolve(newest, epoch=max(header.epoch, newest.epoch))
+        trusted = self._trusted.get(header.epoch, above)
         check_header(trusted, header, FinalityProof.decode(certificate))
 
 
