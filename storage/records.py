@@ -256,12 +256,14 @@ async def read_block_place(reader: Reader, digest: bytes) -> int | None:
     return place if isinstance(place, int) else None
 
 
-async def check_block_place(reader: Reader, height: int) -> None:
-    """Raises `StoreCorrupt` where the digest of the header at a height doesn't lead to it in the index."""
-    header = await read_header(reader, height)
-    assert header is not None, height
-    if await read_block_place(reader, header.digest()) != height:
-        raise corrupt(header_key(height), "its digest in the index doesn't lead to it")
+async def check_block_places(reader: Reader, heights: Sequence[int]) -> None:
+    """Raises `StoreCorrupt` where the digest of a header at these heights doesn't lead to it in the index."""
+    headers = await read_headers(reader, heights)
+    keys = [index_key(header.digest()) for header in headers if header is not None]
+    assert len(keys) == len(heights), heights
+    for height, key, data in zip(heights, keys, await reader.get_many(keys), strict=True):
+        if data is None or decode_place(key, unseal(key, data)) != height:
+            raise corrupt(header_key(height), "its digest in the index doesn't lead to it")
 
 
 async def read_place(reader: Reader, digest: bytes) -> Place | None:

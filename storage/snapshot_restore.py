@@ -44,11 +44,12 @@ from supervm.storage.errors import (
 from supervm.storage.loading import Progress, entry_rows, forget_leaves, load_tree
 from supervm.storage.missing import check_index
 from supervm.storage.records import (
-    check_block_place,
+    check_block_places,
     first_key,
     leads_within,
     read_block,
     read_header,
+    read_headers,
     read_receipts,
     read_row,
     sealed,
@@ -94,7 +95,7 @@ from supervm.types.genesis import Genesis
 from supervm.types.receipt import Receipt
 
 BATCH_ROWS = 5_000
-
+READ_AHEAD = 256
 _PROGRESS = struct.Struct("<B32sQ")
 _ORIGIN = struct.Struct("<BQ32s")
 
@@ -289,12 +290,17 @@ class _Restore:
         manifest, stored = self.manifest, _StoredBlocks(self.store)
         try:
             final = self.trust.check_certificate
+            bare: list[int] = []
             async with aclosing(verify_kept(stored, self._marker(), manifest.first_block, final)) as steps:
                 async for step in steps:
                     if step.height >= manifest.first_block:
                         await self._check_index(step.height)
-                    else:
-                        await check_block_place(self.store, step.height)
+                        continue
+                    bare.append(step.height)
+                    if len(bare) == READ_AHEAD:
+                        await check_block_places(self.store, bare)
+                        bare = []
+            await check_block_places(self.store, bare)
             header = await stored.header(manifest.height)
             assert header is not None, "verify_kept ends there"
             if (header.epoch, header.validators_digest) != (manifest.epoch, manifest.validators_digest):
@@ -345,17 +351,27 @@ class _Restore:
             self.progress(done, total)
 
 
-@attrs.frozen
+@attrs.define
 class _StoredBlocks:
-    """The blocks in a store that holds no ledger yet."""
+    """The blocks in a store that holds no ledger yet; headers and certificates are read ahead."""
 
     store: KeyValueStore
+    _headers: dict[int, BlockHeader | None] = attrs.field(factory=dict, init=False)
+    _certificates: dict[int, bytes | None] = attrs.field(factory=dict, init=False)
 
     async def header(self, height: int) -> BlockHeader | None:
-        return await read_header(self.store, height)
+        if height not in self._headers:
+            heights = range(height, height + READ_AHEAD)
+            self._headers = dict(zip(heights, await read_headers(self.store, heights), strict=True))
+        return self._headers[height]
 
     async def certificate(self, height: int) -> bytes | None:
-        return await read_row(self.store, certificate_key(height))
+        if height not in self._certificates:
+            heights = range(height, height + READ_AHEAD)
+            stored = await self.store.get_many([certificate_key(each) for each in heights])
+            self._certificates = dict(zip(heights, stored, strict=True))
+        data = self._certificates[height]
+        return None if data is None else unseal(certificate_key(height), data)
 
     async def block(self, which: int) -> Block | None:
         return await read_block(self.store, which)

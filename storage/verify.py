@@ -25,6 +25,7 @@ from supervm.types.errors import InvalidInput
 from supervm.types.genesis import Genesis
 from supervm.types.receipt import Receipt
 
+CHECKED_TOGETHER = 64
 LEAVES_MAX = 250_000  # held at once, about 60 MB
 PART_DEPTH = 3
 PARTS = SLOTS**PART_DEPTH  # of the tree; the least that is held at once
@@ -196,9 +197,11 @@ async def verify_kept(
     Every header must follow the one before and, where they are checked, have a certificate that proves it
     final, up to the one that the tip's marker names; every block from height `oldest` up, the ones that are
     kept, must be whole and its receipts those that its header, or a later one, shows. Yields each height.
-    Raises as `verify_chain` does. The state is `verify_tree`'s to check.
+    Raises as `verify_chain` does. The state is `verify_tree`'s to check. Certificates are checked some at
+    once, a few heights later than the rest.
     """
     parent = await _header(stored, 0)
+    unproven: list[tuple[BlockHeader, bytes]] = []
     receipts_roots: dict[int, bytes] = {}
     transactions = 0
     for height in range(1, tip.height + 1):
@@ -206,7 +209,10 @@ async def verify_kept(
         _same(height, "parent", parent.digest(), header.parent)
         _same(height, "chain id", parent.chain_id, header.chain_id)
         if check_certificate is not None:
-            await _check_certificate(stored, header, check_certificate)
+            unproven.append((header, await stored.certificate(height) or b""))
+            if len(unproven) == CHECKED_TOGETHER or height == tip.height:
+                await trio.to_thread.run_sync(_check_certificates, unproven, check_certificate)
+                unproven = []
         if height >= oldest:
             block, receipts = await stored.block(height), await stored.stored_receipts(height)
             assert block is not None and receipts is not None, height
@@ -227,12 +233,19 @@ async def _check_certificate(
     stored: StoredBlocks, header: BlockHeader, check: Callable[[BlockHeader, bytes], None]
 ) -> None:
     certificate = await stored.certificate(header.height) or b""
-    try:
-        await trio.to_thread.run_sync(check, header, certificate)
-    except InvalidInput as error:
-        raise ChainMismatch(
-            header.height, "certificate", "one that proves the block final", str(error)
-        ) from error
+    await trio.to_thread.run_sync(_check_certificates, [(header, certificate)], check)
+
+
+def _check_certificates(
+    given: Sequence[tuple[BlockHeader, bytes]], check: Callable[[BlockHeader, bytes], None]
+) -> None:
+    for header, certificate in given:
+        try:
+            check(header, certificate)
+        except InvalidInput as error:
+            raise ChainMismatch(
+                header.height, "certificate", "one that proves the block final", str(error)
+            ) from error
 
 
 async def _header(stored: StoredBlocks, height: int) -> BlockHeader:

@@ -53,6 +53,7 @@ from supervm.contracts.application import (
     OrderedBlock,
     Refused,
     RootMismatch,
+    SnapshotExchange,
     Tip,
     Verdict,
     WrongParent,
@@ -76,6 +77,7 @@ from supervm.types.claims import Examined, Facts
 from supervm.types.digests import ZERO
 from supervm.types.errors import InvalidInput
 from supervm.types.genesis import Genesis
+from supervm.types.handover import HandOver
 from supervm.types.packed_receipts import PackedReceipts, ReceiptHead, heads_of
 from supervm.types.plain import PlainTransaction, sender_of
 from supervm.types.receipt import Receipt, Status
@@ -155,6 +157,7 @@ class Chain:
         self.queries = Queries(self)
         self.mending = Mending(ctx, ledger)
         self.snapshots: SnapshotKeeper | None = None
+        self.exchange: SnapshotExchange | None = None
         self._ctx = ctx
         self._identity = identity
         self.restored_height = 0
@@ -512,6 +515,9 @@ class Chain:
             return await self.ledger.block(which)
         except Pruned:
             return None
+
+    async def handovers(self, first: int, limit: int) -> Sequence[HandOver]:
+        return await self.queries.handovers(first, limit)
 
     async def bare_blocks(self, first: int, limit: int) -> Sequence[tuple[Block, bytes]]:
         try:

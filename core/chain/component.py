@@ -10,6 +10,8 @@ import trio
 from attrs.validators import ge, gt, in_, le
 
 from supervm.chain.application import Chain
+from supervm.chain.exchange import SnapshotExchange
+from supervm.chain.incoming import INCOMING, Incoming
 from supervm.chain.keeping import PruneFigures, Pruning, UsageFigures, keep_counted
 from supervm.chain.mempool import MempoolBounds
 from supervm.chain.room import Room, RoomRules
@@ -246,6 +248,14 @@ async def open_chain(ctx: Context, config: LedgerConfig) -> AsyncIterator[Chain]
             room,
         )
         ctx.nursery.start_soon(chain.snapshots.run)
+        exchange = SnapshotExchange(
+            config.genesis,
+            config.identity.node_id,
+            chain.snapshots.folder,
+            Incoming((Path(config.data) if config.data else ctx.data_dir) / INCOMING),
+        )
+        chain.exchange = exchange
+        ctx.nursery.start_soon(exchange.begin_again)
         if options.spot_check_blocks:
             ctx.nursery.start_soon(_spot_check, ctx, chain, options.spot_check_blocks)
         yield chain

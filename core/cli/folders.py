@@ -1,6 +1,6 @@
 """Opening a data folder for a verb, without a node: its lock, its chain, and its storage alone."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -9,11 +9,11 @@ import pluggy
 
 from supervm.chain.component import LedgerOptions
 from supervm.cli.errors import Failure
+from supervm.client.light import EpochFinality
 from supervm.config import options_from_text
 from supervm.contracts.gas import GasPolicy
 from supervm.contracts.roles import ROLES, Role
 from supervm.contracts.storage import KeyValueStore
-from supervm.crypto.votes import verify_certificate
 from supervm.kernel.component import Clock
 from supervm.kernel.compose import Planned
 from supervm.kernel.context import SystemClock
@@ -28,8 +28,8 @@ from supervm.storage.ledger import Ledger, open_ledger
 from supervm.telemetry.logs import LogConfig, Logs, open_logs
 from supervm.telemetry.metrics import Registry
 from supervm.types.block import BlockHeader
-from supervm.types.finality import FinalityProof
 from supervm.types.genesis import Genesis
+from supervm.types.handover import HandOver
 
 SCRATCH = "sqlite"
 """The storage that is there on every machine."""
@@ -76,15 +76,13 @@ async def opened_folder(options: NodeOptions) -> AsyncIterator[Folder]:
             )
 
 
-def finality_of(genesis: Genesis) -> Callable[[BlockHeader, bytes], None]:
-    """Checks that a certificate is a quorum's word that this very block is final; raises `InvalidInput`."""
+def finality_of(genesis: Genesis, handovers: Sequence[HandOver] = ()) -> Callable[[BlockHeader, bytes], None]:
+    """Checks that a certificate is the word of a quorum of its epoch that this very block is final.
 
-    def check(header: BlockHeader, certificate: bytes) -> None:
-        found = FinalityProof.decode(certificate)
-        found.check_of(header.digest())
-        verify_certificate(found.finalisation, genesis.chain_id, genesis.validators)
-
-    return check
+    The sets of epochs are those that hand-overs from genesis lead to, later ones the last of these. The check
+    raises `InvalidInput`; this raises `ProofInvalid` where a hand-over doesn't hold.
+    """
+    return EpochFinality(genesis, handovers).check
 
 
 @asynccontextmanager

@@ -43,6 +43,15 @@ def from_option(command: F) -> F:
     )(command)
 
 
+def handovers_option(command: F) -> F:
+    """Who tells how validators changed."""
+    return click.option(
+        "--handovers",
+        metavar="URL",
+        help="A node that tells how validators changed since genesis; it is checked. [default: they didn't]",
+    )(command)
+
+
 def node_options(data: Path | None, file: Path | None, settings: tuple[str, ...]) -> Any:
     from supervm.node.options import NodeOptions
 
@@ -127,12 +136,14 @@ def list_(
 @click.argument("name", default="", required=False)
 @from_option
 @click.option("--quick", is_flag=True, help="Check signature, certificate and chunks; restore nothing.")
+@handovers_option
 @folder_options
 @json_option
 def verify(
     name: str,
     snapshots: Path | None,
     quick: bool,
+    handovers: str | None,
     data: Path | None,
     file: Path | None,
     settings: tuple[str, ...],
@@ -147,7 +158,8 @@ def verify(
     """
     from supervm.cli.snapshots import verify_one
 
-    print_facts(trio.run(verify_one, node_options(data, file, settings), snapshots, name, quick), as_json)
+    options = node_options(data, file, settings)
+    print_facts(trio.run(verify_one, options, snapshots, name, quick, handovers), as_json)
 
 
 @snapshot.command()
@@ -155,6 +167,7 @@ def verify(
 @from_option
 @click.option("--genesis", type=click.Path(path_type=Path), help="Genesis that the chain must begin with.")
 @click.option("--replace", is_flag=True, help="Set aside the store that is there, under another name.")
+@handovers_option
 @folder_options
 @json_option
 def restore(
@@ -162,6 +175,7 @@ def restore(
     snapshots: Path | None,
     genesis: Path | None,
     replace: bool,
+    handovers: str | None,
     data: Path | None,
     file: Path | None,
     settings: tuple[str, ...],
@@ -182,7 +196,7 @@ def restore(
     from supervm.cli.snapshots import restore_one
 
     options = node_options(data, file, settings)
-    print_facts(trio.run(restore_one, options, snapshots, name, genesis, replace), as_json)
+    print_facts(trio.run(restore_one, options, snapshots, name, genesis, replace, handovers), as_json)
 
 
 @snapshot.command()

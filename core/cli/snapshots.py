@@ -2,6 +2,7 @@
 
 import tempfile
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,6 +12,7 @@ import trio
 
 from supervm.chain.component import LedgerOptions
 from supervm.chain.room import check_bulk
+from supervm.chain.validator_sets import write_handovers
 from supervm.cli.errors import Failure
 from supervm.cli.folders import (
     check_persistent,
@@ -48,6 +50,7 @@ from supervm.telemetry.logs import LogConfig, open_logs
 from supervm.types.address import Suite
 from supervm.types.genesis import Genesis
 from supervm.types.genesis_json import FILE_BYTES_MAX, dump_genesis, load_genesis
+from supervm.types.handover import HandOver
 
 Facts = dict[str, Any]
 LOOK_S = 0.2
@@ -111,7 +114,9 @@ async def list_all(options: NodeOptions, snapshots: Path | None) -> list[Facts]:
     return rows
 
 
-async def verify_one(options: NodeOptions, snapshots: Path | None, name: str, quick: bool) -> Facts:
+async def verify_one(
+    options: NodeOptions, snapshots: Path | None, name: str, quick: bool, asked: str | None = None
+) -> Facts:
     """Check a snapshot by restoring it where nobody needs it; `quick`: as far as that goes without."""
     prepared = await prepare(options, inside=INSIDE)
     folder = _folder_of(prepared, snapshots)
@@ -119,7 +124,8 @@ async def verify_one(options: NodeOptions, snapshots: Path | None, name: str, qu
     with folder.reading(one.name) as manifest:
         source = FolderSource(folder)
         genesis = _own_genesis(prepared.data) or await read_genesis(manifest, source)
-        trust = _trust(genesis)
+        handovers = _handovers(asked, manifest)
+        trust = _trust(genesis, handovers)
         await check_manifest(manifest, trust)
         if quick:
             with progress("checking chunks", manifest.chunks) as bar:
@@ -127,14 +133,23 @@ async def verify_one(options: NodeOptions, snapshots: Path | None, name: str, qu
         else:
             with tempfile.TemporaryDirectory(prefix="supervm-snapshot-") as scratch:
                 planned = scratch_storage(prepared, genesis)
-                await _restore(prepared, planned, Path(scratch), genesis, manifest, source, trust)
+                await _restore(prepared, planned, Path(scratch), genesis, manifest, source, trust, handovers)
     return {"verified": True, "restored": not quick, "name": one.name, **_facts(manifest)}
 
 
 async def restore_one(
-    options: NodeOptions, snapshots: Path | None, name: str, genesis_file: Path | None, replace: bool
+    options: NodeOptions,
+    snapshots: Path | None,
+    name: str,
+    genesis_file: Path | None,
+    replace: bool,
+    asked: str | None = None,
 ) -> Facts:
-    """Restore a snapshot into a data folder; what it holds then."""
+    """Restore a snapshot into a data folder; what it holds then.
+
+    `asked`: the API of a node that tells the hand-overs from genesis to the snapshot's epoch; None: the set
+    has not changed since genesis.
+    """
     prepared = await prepare(options, inside=INSIDE)
     data, folder = prepared.data, _folder_of(prepared, snapshots)
     one = folder.named(name)
@@ -144,9 +159,10 @@ async def restore_one(
         source = FolderSource(folder)
         given = _read_genesis(genesis_file) if genesis_file is not None else None
         genesis = _own_genesis(data) or given or await read_genesis(manifest, source)
-        for asked in (given, genesis):
-            if asked is not None:
-                await check_manifest(manifest, _trust(asked))
+        handovers = _handovers(asked, manifest)
+        for each in (given, genesis):
+            if each is not None:
+                await check_manifest(manifest, _trust(each, handovers))
         if replace:
             with progress("checking chunks", manifest.chunks) as bar:
                 await check_chunks(manifest, source, lambda done, of: bar.update(1))
@@ -159,7 +175,8 @@ async def restore_one(
             if brought:
                 write_synced(data / GENESIS, dump_genesis(genesis))
             try:
-                await _restore(prepared, planned, data, genesis, manifest, source, _trust(genesis))
+                trust = _trust(genesis, handovers)
+                await _restore(prepared, planned, data, genesis, manifest, source, trust, handovers)
             except (WrongRoot, SnapshotUntrusted, ForeignChain):
                 # Nothing of such a snapshot stays, the genesis that it brought neither.
                 if brought:
@@ -177,6 +194,7 @@ async def _restore(
     manifest: Manifest,
     source: FolderSource,
     trust: Trust,
+    handovers: Sequence[HandOver],
 ) -> None:
     """Restore into the planned storage below `data`, and open what came of it as a node would."""
     with open_logs(LogConfig(level="warning")) as logs:
@@ -185,6 +203,7 @@ async def _restore(
             ledger_options: LedgerOptions = prepared.effective.options[Role.APPLICATION, "ledger"]
             # The tree is made anew, and is about as large as the state.
             check_bulk(await store.stats(), ledger_options.room, 2 * manifest.size_bytes, "the snapshot")
+            await write_handovers(store, handovers)
             with progress("restoring", manifest.chunks) as bar:
                 await restore_snapshot(store, source, manifest, trust, lambda done, of: bar.update(1))
             state = gas.initial_state()
@@ -227,12 +246,22 @@ def _facts(manifest: Manifest) -> Facts:
     }
 
 
-def _trust(genesis: Genesis) -> Trust:
+def _handovers(asked: str | None, manifest: Manifest) -> list[HandOver]:
+    """What a node says of how validators changed up to a snapshot's anchor. Nothing of it is checked yet."""
+    if asked is None:
+        return []
+    with connect(asked) as client:
+        return client.handovers(manifest.anchor_header.epoch)
+
+
+def _trust(genesis: Genesis, handovers: Sequence[HandOver]) -> Trust:
     def verify_signature(public_key: bytes, message: bytes, signature: bytes) -> bool:
         return verify(Suite.ED25519, public_key, message, signature)
 
     return Trust(
-        chain_id=genesis.chain_id, verify_signature=verify_signature, check_certificate=finality_of(genesis)
+        chain_id=genesis.chain_id,
+        verify_signature=verify_signature,
+        check_certificate=finality_of(genesis, handovers),
     )
 
 

@@ -99,6 +99,26 @@ def follow_all(trusted: Trusted, handovers: Iterable[HandOver]) -> Trusted:
     return trusted
 
 
+class EpochFinality:
+    """Judges the certificates of a chain's blocks by the sets that hand-overs from genesis lead to.
+
+    A block of an epoch above those is judged by the last of these sets, and refused where it names another.
+    """
+
+    def __init__(self, genesis: Genesis, handovers: Iterable[HandOver] = ()) -> None:
+        """Raises `ProofInvalid` where one of them doesn't hold."""
+        self._trusted = {1: from_genesis(genesis)}
+        for epoch, handover in enumerate(handovers, 1):
+            self._trusted[epoch + 1] = follow(self._trusted[epoch], handover)
+
+    def check(self, header: BlockHeader, certificate: bytes) -> None:
+        """Refuse a block whose certificate doesn't prove it final. Raises `InvalidInput`."""
+        newest = self._trusted[len(self._trusted)]
+        above = attrs.evolve(newest, epoch=max(header.epoch, newest.epoch))
+        trusted = self._trusted.get(header.epoch, above)
+        check_header(trusted, header, FinalityProof.decode(certificate))
+
+
 def check_header(trusted: Trusted, header: BlockHeader, proof: FinalityProof) -> None:
     """Refuse a header of the trusted epoch that isn't final: by its finalisation, or by the headers from it
     up to one that has one (CONS-72)."""

@@ -30,6 +30,7 @@ from supervm.contracts.roles import NodeMustStop
 from supervm.types.batch import Batch
 from supervm.types.block import Block, BlockHeader
 from supervm.types.claims import Examined
+from supervm.types.handover import HandOver
 from supervm.types.validators import ValidatorSet
 
 
@@ -387,6 +388,40 @@ class EpochEnder(Protocol):
         """Say that this validator wants it. Never blocks; again: says it again."""
 
 
+class SnapshotVerdict(Protocol):
+    """`lied`: why no honest node offers this snapshot. `unfit`: why it isn't one for this node."""
+
+    @property
+    def lied(self) -> str: ...
+    @property
+    def unfit(self) -> str: ...
+
+
+class SnapshotExchange(Protocol):
+    """Snapshots between nodes (CONS-62). A manifest and chunks are those of storage's snapshot format."""
+
+    async def offered(self, above: int) -> bytes | None:
+        """The manifest of the newest snapshot that this node made, above a height; None where it has none."""
+
+    async def blob(self, digest: bytes) -> bytes | None:
+        """A chunk or table of this node's snapshots; None where it isn't there, or is damaged."""
+
+    async def judge(self, manifest: Any, handovers: Sequence[HandOver]) -> SnapshotVerdict:
+        """Whether hand-overs from genesis hold, its maker signed it, its anchor is final, and it fits."""
+
+    async def held(self, digests: Sequence[bytes], tables: bool) -> Mapping[bytes, bytes]:
+        """Which of these were kept; with `tables`, their bytes."""
+
+    async def keep(self, blob: bytes) -> None:
+        """Keep a chunk or table, whose digest was checked. Raises a storage error."""
+
+    async def finish(self, manifest: Any, handovers: Sequence[HandOver]) -> None:
+        """Everything of a snapshot is kept: the node ends its components and begins again with it."""
+
+    async def refused(self) -> Sequence[bytes]:
+        """Nodes whose snapshots turned out wrong when they were restored."""
+
+
 @runtime_checkable
 class CertifyingApplication(Application, Protocol):
     """An application whose transactions several validators certify before they order them (CONS-1..24).
@@ -449,6 +484,13 @@ class CertifyingApplication(Application, Protocol):
     async def block(self, which: int | bytes) -> Block | None:
         """A committed block with its batches, by height or digest; None where there is none, or where it was
         pruned."""
+
+    async def handovers(self, first: int, limit: int) -> Sequence[HandOver]:
+        """What proves the set of each epoch after the one that epoch `first` has, at most `limit` (64)."""
+
+    @property
+    def exchange(self) -> SnapshotExchange | None:
+        """Snapshots for peers and from them; None where the application keeps none."""
 
     async def bare_blocks(self, first: int, limit: int) -> Sequence[tuple[Block, bytes]]:
         """Committed blocks from a height up without their batches, each with its certificate: at most `limit`

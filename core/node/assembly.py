@@ -18,6 +18,7 @@ from supervm.kernel.context import SystemClock
 from supervm.kernel.errors import KernelError
 from supervm.kernel.observe import Observers
 from supervm.kernel.supervise import Environment, Kernel, Timing, open_kernel
+from supervm.node.adopting import adopt
 from supervm.node.auditing import Audited, audited
 from supervm.node.catalogue import OBSERVED, http_routes
 from supervm.node.chain import OwnChain, open_chain
@@ -83,6 +84,7 @@ async def open_node(prepared: Prepared, logs: Logs) -> AsyncIterator[Node]:
             open_chain, folder.path, _genesis(prepared), prepared.node.name, _gas(prepared)
         )
         planned = _with_chain(prepared, planned, ledger, chain)
+        await adopt(prepared, folder.path, chain.genesis, logs, log)
         mover = Mover(prepared=prepared, folder=folder.path, clock=clock, logs=logs)
         planned = tuple(
             attrs.evolve(one, component=mover.movable(one.component))

@@ -12,13 +12,14 @@ from supervm.config import render
 from supervm.hardware import fastpath
 from supervm.hardware.explain import one_line
 from supervm.kernel.component import Log
+from supervm.node.adopting import is_here
 from supervm.node.allocator import fix_mapped_size
 from supervm.node.assembly import INSIDE, Node, open_node
 from supervm.node.chain import DEV_KEY, KEYS
-from supervm.node.compose import prepare
+from supervm.node.compose import Prepared, prepare
 from supervm.node.facts import versions
 from supervm.node.options import NodeOptions
-from supervm.telemetry.logs import open_logs
+from supervm.telemetry.logs import Logs, open_logs
 
 DONE, COULD_NOT = 0, 1
 GARBAGE_THRESHOLDS = (10_000, 20, 20)
@@ -39,6 +40,7 @@ class _Stop:
 
     asked: trio.Event = attrs.Factory(trio.Event)
     cause: str = ""
+    signalled: bool = False
 
 
 async def _run(options: NodeOptions, once: bool, print_config: bool) -> int:
@@ -58,13 +60,9 @@ async def _run(options: NodeOptions, once: bool, print_config: bool) -> int:
         async with trio.open_nursery() as outside:
             with trio.CancelScope() as now:
                 await outside.start(_signals, stop, now, log)
-                async with open_node(prepared, logs) as node:
-                    _announce(node)
-                    _spare_the_collector()
-                    if not once:
-                        await _serve(node, stop)
-                    elif reasons := node.facts.not_ready():
-                        stop.cause = "; ".join(reasons)
+                while await _live(prepared, logs, stop, once):
+                    log.info("begins_again", cause=stop.cause)
+                    stop.cause, stop.asked = "", trio.Event()
             if now.cancelled_caught:
                 stop.cause = stop.cause or "stopped at once, without draining"
             outside.cancel_scope.cancel()
@@ -72,6 +70,18 @@ async def _run(options: NodeOptions, once: bool, print_config: bool) -> int:
             _complain(stop.cause)
             return COULD_NOT
     return DONE
+
+
+async def _live(prepared: Prepared, logs: Logs, stop: _Stop, once: bool) -> bool:
+    """One life of the node. Gives whether it ended only to begin again, with a snapshot from peers."""
+    async with open_node(prepared, logs) as node:
+        _announce(node)
+        _spare_the_collector()
+        if not once:
+            await _serve(node, stop)
+        elif reasons := node.facts.not_ready():
+            stop.cause = "; ".join(reasons)
+    return bool(stop.cause) and not stop.signalled and is_here(prepared.data)
 
 
 def _spare_the_collector() -> None:
@@ -108,6 +118,7 @@ async def _signals(stop: _Stop, now: trio.CancelScope, log: Log, task_status: tr
                 now.cancel()
                 return
             log.info("stopping", signal=signal.Signals(number).name)
+            stop.signalled = True
             stop.asked.set()
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from supervm.client.light import (
     UNBONDING_MS,
+    EpochFinality,
     Trusted,
     check_age,
     check_batch,
@@ -149,6 +150,33 @@ def test_a_forged_hand_over_is_refused(name: str) -> None:
 def test_an_epoch_cant_be_skipped() -> None:
     with pytest.raises(ProofInvalid):
         follow(from_genesis(GENESIS), SECOND)
+
+
+def proof_of(header: BlockHeader, validators: ValidatorSet) -> bytes:
+    return FinalityProof(finalise(header, validators)).encode()
+
+
+def test_certificates_of_all_epochs_are_judged_by_the_sets_that_hand_overs_lead_to() -> None:
+    judge = EpochFinality(GENESIS, [FIRST, SECOND])
+    for epoch in (1, 2, 3):
+        header = header_of(epoch, 10 * epoch - 5)
+        judge.check(header, proof_of(header, SETS[epoch]))
+        for other in {1, 2, 3} - {epoch}:
+            with pytest.raises(ProofInvalid):
+                judge.check(header, proof_of(header, SETS[other]))
+    with pytest.raises(ProofInvalid):
+        EpochFinality(GENESIS, [FIRST, FIRST])
+
+
+def test_an_epoch_above_the_hand_overs_is_judged_by_the_last_set_if_it_names_that() -> None:
+    judge = EpochFinality(GENESIS, [FIRST])
+    same = header_of(3, 25, validators_digest=SETS[2].digest())
+    judge.check(same, proof_of(same, SETS[2]))
+    changed = header_of(3, 25)
+    with pytest.raises(ProofInvalid):
+        judge.check(changed, proof_of(changed, SETS[3]))
+    with pytest.raises(ProofInvalid):
+        judge.check(changed, proof_of(changed, SETS[2]))
 
 
 def trusted_third() -> Trusted:

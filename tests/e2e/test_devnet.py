@@ -34,6 +34,8 @@ SEEN_BLOCKS = 300 if JUDGES_TIME else 5
 STANDS_S = 3.0
 IN_HAND_MAX = 40
 """Final blocks that may wait to be executed (32), and those of views under way."""
+KEPT = "application.ledger.prune_keep_blocks=0"
+"""Nobody prunes: what is caught up with are blocks, however many."""
 INTERVAL = f"consensus.bft.block_interval_max_ms={5 if JUDGES_TIME else 50}"
 """Blocks come as often while nothing is sent."""
 
@@ -176,7 +178,8 @@ def caught_up(net: Devnet, who: str, process: subprocess.Popen[bytes], api: str,
 
 def test_a_network_loses_one_then_two_validators_and_late_nodes_catch_up(tmp_path: Path) -> None:
     folder = tmp_path / "net"
-    with devnet(folder, "--set", "storage.use=sqlite", "--set", INTERVAL) as net, ExitStack() as stack:
+    settings = ("--set", "storage.use=sqlite", "--set", INTERVAL, "--set", KEPT)
+    with devnet(folder, *settings) as net, ExitStack() as stack:
         net.pays(0)
         net.kill(3)
         killed = net.height(0)
@@ -225,6 +228,46 @@ def test_whichever_one_is_killed_finality_goes_on_and_with_time_judged_has_no_ga
                 assert gap_ms <= GAP_MS_MAX
             stack.enter_context(started(folder / f"node-{at}.toml"))
             net.reaches(at, int(witness.status()["height"]) + SEEN_BLOCKS)
+
+
+def test_a_late_node_whose_peer_has_pruned_begins_again_with_a_snapshot_of_it(tmp_path: Path) -> None:
+    folder = tmp_path / "net"
+    taken = folder / "node-0" / "snapshots"
+    snapshots = "application.ledger.snapshot_blocks=280"
+    settings = ("--set", "storage.use=sqlite", "--set", INTERVAL, "--set", snapshots)
+    with devnet(folder, "--validators", "1", *settings) as net:
+        until(lambda: list(taken.glob("*.manifest")), "it takes a snapshot", LIMIT_S)
+        api = net.nodes[0]["api"]
+    # Its blocks rest now, and it keeps only the last.
+    config = folder / "node-0.toml"
+    rests = [line for line in config.read_text().splitlines() if not line.startswith("consensus.bft.")]
+    rests += ["consensus.bft.block_interval_max_ms = 3600000", "application.ledger.prune_keep_blocks = 256"]
+    config.write_text("\n".join(rests) + "\n")
+    member = add_node(folder, "late")
+    with ExitStack() as stack:
+        stack.enter_context(started(config))
+        peer = stack.enter_context(NodeClient(api, timeout_s=DEADLINE_S))
+
+        def pruned() -> bool:
+            try:
+                return int(peer.status()["oldest_block"]) > 0
+            except ClientError:
+                return False
+
+        until(pruned, "the peer has pruned", LIMIT_S)
+        goal = int(peer.status()["height"])
+        stack.enter_context(started(member.config))
+        late = stack.enter_context(NodeClient(f"http://{member.api}", timeout_s=DEADLINE_S))
+        reaches(late, goal)
+        assert late.block(goal)["digest"] == peer.block(goal)["digest"]
+        # What came stands in the place of the store of before, and nothing of it is left elsewhere.
+        (old,) = (folder / "late" / "storage").glob("sqlite.replaced-*")
+        assert old.is_dir()
+        assert not (folder / "late" / "incoming").exists()
+    said = member.config.with_suffix(".err").read_text()
+    assert "needs_snapshot" in said and "begins_again" in said and "snapshot_restored" in said
+    done = verb("verify", "--data", folder / "late", "--set", "storage.use=sqlite", limit_s=LIMIT_S)
+    assert done.code == 0, done
 
 
 def test_a_folder_holds_a_network_of_one_size(tmp_path: Path) -> None:

@@ -12,17 +12,24 @@ from supervm.contracts.application import CertifyingApplication, Mendable
 from supervm.contracts.storage import StoreCorrupt
 from supervm.plugins.consensus.bft.driver.kept import KeptBlocks
 from supervm.plugins.consensus.bft.fetching import (
+    PART_BYTES,
     ROW_BYTES_MAX,
     Absent,
     Got,
     GotBlock,
+    GotHandover,
+    GotManifest,
+    GotPart,
     GotRow,
     Item,
     OldestHeld,
     Want,
     WantBlocks,
     WantDigest,
+    WantHandovers,
+    WantPart,
     WantRow,
+    WantSnapshot,
     WantViews,
     What,
     encode_item,
@@ -118,6 +125,16 @@ class Answers:
                     old.append(GotRow(key, value))
             case WantBlocks(height, count):
                 old += await self._blocks(height, count)
+            case WantHandovers(epoch, count):
+                old += [GotHandover(each) for each in await self._application.handovers(epoch, count)]
+            case WantSnapshot(above) if (exchange := self._application.exchange) is not None:
+                manifest = await exchange.offered(above)
+                old += [] if manifest is None else [GotManifest(manifest)]
+            case WantPart(digest, offset) if (exchange := self._application.exchange) is not None:
+                blob = await exchange.blob(digest)
+                if blob is not None and offset < len(blob):
+                    part = blob[offset : offset + PART_BYTES]
+                    old.append(GotPart(digest, offset, len(blob), part))
             case WantViews():
                 tip = self._application.tip().height
                 finalisation = await self._finalisation(tip) if tip else None

@@ -31,9 +31,10 @@ class BftConfig:
 
     `block_interval_min_ms`: it proposes no sooner after the proposal before; `block_interval_max_ms`: an
     empty block after so long without work. `fast_rest_ms`: no sooner for batches of the FAST lane alone,
-    which are final without a block. A batch is sealed at once after a pause, else
-    after `batch_seal_ms`, at `batch_seal_bytes`, or at `batch_transactions_max`. `builder_queue_max`:
-    transactions that wait for a batch; beyond it the mempool keeps them.
+    which are final without a block. A batch is sealed at once after a pause, else after `batch_seal_ms`, at
+    `batch_seal_bytes`, or at `batch_transactions_max`. `builder_queue_max`: transactions that wait for a
+    batch; beyond it the mempool keeps them. `snapshot_behind_blocks`: a node that is so many blocks behind a
+    peer's snapshot takes it instead of blocks; 0: only where no peer has the blocks any more.
     """
 
     block_interval_min_ms: int = attrs.field(default=200, validator=in_(range(60_001)))
@@ -45,6 +46,7 @@ class BftConfig:
         default=BATCH_TRANSACTIONS_MAX, validator=[ge(1), le(BATCH_TRANSACTIONS_MAX)]
     )
     builder_queue_max: int = attrs.field(default=16_384, validator=in_(range(1, 65_537)))
+    snapshot_behind_blocks: int = attrs.field(default=100_000, validator=ge(0))
 
 
 @asynccontextmanager
@@ -69,7 +71,13 @@ async def open_bft(ctx: Context, config: BftConfig) -> AsyncIterator["Bft"]:
         produces = served.engine.produces
         if catches_up or not produces:
             return await begin_follower(
-                ctx, application, store, transports, stays=not produces, standing=standing
+                ctx,
+                application,
+                store,
+                transports,
+                stays=not produces,
+                standing=standing,
+                snapshot_behind=config.snapshot_behind_blocks,
             )
         return await begin_validator(ctx, config, application, store, transports, walk_max, early)
 
@@ -206,7 +214,8 @@ class Bft:
     @property
     def _silence(self) -> str:
         """Why this node produces nothing, or can't; empty if it does."""
-        reason = self.stalled or self.life.stalled or self.life.alone or self.engine.reason
+        fetching = self.life.fetching if isinstance(self.life, Follower) else ""
+        reason = self.stalled or self.life.stalled or fetching or self.life.alone or self.engine.reason
         if not reason and isinstance(self.life, Follower):
             reason = f"it is far behind and catches up from its peers, above height {self.life.height}"
         return reason

@@ -27,6 +27,7 @@ from supervm.plugins.consensus.bft.driver.posting import Post
 from supervm.plugins.consensus.bft.driver.proving import EffectsProofs, claims_of
 from supervm.plugins.consensus.bft.driver.receiving import Incoming, Reception
 from supervm.plugins.consensus.bft.driver.rejoining import EpochTeller, Rejoining
+from supervm.plugins.consensus.bft.driver.restocking import Restocking
 from supervm.plugins.consensus.bft.driver.timers import Timers
 from supervm.plugins.consensus.bft.events import (
     CancelTimer,
@@ -63,6 +64,7 @@ from supervm.plugins.consensus.bft.sync.events import (
     Verify,
 )
 from supervm.plugins.consensus.bft.sync.machine import BlockSync, SyncSettings
+from supervm.plugins.consensus.bft.sync.snapshots import SnapshotOutput
 from supervm.types.address import Suite
 from supervm.types.batch import Batch
 from supervm.types.block import BlockHeader
@@ -103,6 +105,7 @@ class Follower:
         stays: bool,
         standing: Standing = WHOLE,
         settings: SyncSettings | None = None,
+        snapshot_behind: int = 0,
     ) -> None:
         self.ended = False
         self.stays = stays
@@ -153,6 +156,10 @@ class Follower:
         self._ended = trio.Event()
         self._halted = ""
         self._snapshot = ""
+        self._snapshot_behind = snapshot_behind
+        self._needs_snapshot = trio.Event()
+        self._reached: tuple[bytes, ...] = ()
+        self._restocking: Restocking | None = None
         self._height = ctx.metrics.gauge("supervm_consensus_height", "Height of the last final block")
         self._synced = ctx.metrics.counter(
             "supervm_consensus_blocks_synced_total", "Final blocks that came from peers with their proof"
@@ -175,7 +182,15 @@ class Follower:
     @property
     def stalled(self) -> str:
         """Why it doesn't follow; empty if it does."""
-        return self._halted or self._executor.stalled or self._snapshot
+        helpless = "" if self._application.exchange is not None else self._snapshot
+        return self._halted or self._executor.stalled or helpless
+
+    @property
+    def fetching(self) -> str:
+        """How far it is with a snapshot that it can't do without; empty if it doesn't need one."""
+        if not self._snapshot or self._restocking is None:
+            return self._snapshot
+        return f"{self._snapshot}; {self._restocking.status}"
 
     @property
     def alone(self) -> str:
@@ -203,6 +218,7 @@ class Follower:
             nursery.start_soon(self._executor.run)
             nursery.start_soon(self._verify)
             nursery.start_soon(self._keep_connected)
+            nursery.start_soon(self._restock)
             if self._rejoining is not None:
                 nursery.start_soon(self._rejoining.run)
             for stream in Stream:
@@ -218,7 +234,26 @@ class Follower:
             self._ctx, self._find_transports, self._post, self._reception, self._peers, self._reachable
         )
 
+    async def _restock(self) -> None:
+        """Fetch a snapshot where one is far above the tip, or, once nothing else helps, any that is above."""
+        exchange = self._application.exchange
+        if exchange is None:
+            return
+        if not self._snapshot_behind:
+            await self._needs_snapshot.wait()
+        above = self._tip.height + (0 if self._needs_snapshot.is_set() else self._snapshot_behind)
+        self._restocking = Restocking(
+            self._ctx, exchange, above, lambda: self._tip.height, self._reached, self._carry
+        )
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._restocking.run)
+            await self._needs_snapshot.wait()
+            self._restocking.take_any_above(self._tip.height)
+
     def _reachable(self, peers: tuple[bytes, ...]) -> None:
+        self._reached = peers
+        if self._restocking is not None:
+            self._restocking.now(peers)
         self._tell(PeersNow(peers))
         self._tell(Look())
 
@@ -262,6 +297,8 @@ class Follower:
                             self._signed.send_nowait((incoming.peer, each))
             case Got():
                 self._mending.give(incoming.message)
+                if self._restocking is not None:
+                    self._restocking.hear(incoming.peer, incoming.message)
                 self._tell(Received(incoming.peer, incoming.message))
             case AskEpoch() as ask if self._teller is not None:
                 self._teller.answer(incoming.peer, ask)
@@ -308,7 +345,7 @@ class Follower:
         for output in self._sync.step(event, now):
             self._carry(output)
 
-    def _carry(self, output: SyncOutput) -> None:
+    def _carry(self, output: SyncOutput | SnapshotOutput) -> None:
         match output:
             case Send(to, message, stream):
                 assert isinstance(to, tuple), "block sync asks one peer at a time"
@@ -329,8 +366,9 @@ class Follower:
                     self._reception.silence(peer, reason)
             case NeedsSnapshot(oldest, _):
                 if not self._snapshot:
-                    self._ctx.log.error("needs_snapshot", height=self._tip.height, oldest=oldest)
+                    self._ctx.log.warning("needs_snapshot", height=self._tip.height, oldest=oldest)
                 self._snapshot = f"validators hold blocks from {oldest} on only: start from a snapshot"
+                self._needs_snapshot.set()
             case CaughtUp(height):
                 self._snapshot = ""
                 if not self._stays:
@@ -397,6 +435,7 @@ async def begin_follower(
     *,
     stays: bool,
     standing: Standing = WHOLE,
+    snapshot_behind: int = 0,
 ) -> Follower:
     """A follower as the chain says. Raises `StoreCorrupt`, `DecodeError`."""
     kept = KeptBlocks(store)
@@ -414,4 +453,13 @@ async def begin_follower(
     lowest = max(tip.root_height, application.restored_height)
     rows = [await kept.get(height) for height in range(lowest, tip.height + 1)]
     application.recall([each.facts for each in rows])
-    return Follower(ctx, application, store, transports, known, stays=stays, standing=standing)
+    return Follower(
+        ctx,
+        application,
+        store,
+        transports,
+        known,
+        stays=stays,
+        standing=standing,
+        snapshot_behind=snapshot_behind,
+    )

@@ -142,7 +142,14 @@ class NoSnapshot:
     """Nobody that answered has one that is higher than what was asked for."""
 
 
-SnapshotEvent = Received | TimedOut | PeersNow | Judged | Held | Stored
+@attrs.frozen
+class Lowered:
+    """A snapshot above this height will do, too: nothing else helps."""
+
+    above: int
+
+
+SnapshotEvent = Received | TimedOut | PeersNow | Judged | Held | Stored | Lowered
 SnapshotOutput = (
     Send | SetTimer | CancelTimer | Dropped | Judge | Chosen | WhichHeld | Store | Complete | NoSnapshot
 )
@@ -224,6 +231,9 @@ class SnapshotSync:
                 self._on_held(asked, found)
             case Stored(digest):
                 self._storing.pop(digest, None)
+            case Lowered(above) if above < self._above:
+                self._above = above
+                self._ask_anew()
 
     # Peers
 
@@ -249,9 +259,15 @@ class SnapshotSync:
                 if peer.silent >= STRIKES_MAX:
                     self._drop(peer.node, "it doesn't answer", lied=False)
         if self._again_us is not None and self._now_us >= self._again_us:
-            self._again_us = None
-            for peer in self._peers.values():
-                peer.settled = peer.offer is not None
+            self._ask_anew()
+
+    def _ask_anew(self) -> None:
+        """Who had none may have one now."""
+        self._again_us = None
+        for peer in self._peers.values():
+            peer.settled = peer.offer is not None or peer.manifest is not None
+            if isinstance(peer.ask, WantSnapshot):
+                peer.ask = None
 
     # Answers
 
@@ -496,7 +512,8 @@ class SnapshotSync:
             assert self.chosen is not None
             maker = self.chosen.peer
             self._give_up()
-            self._drop(maker, "nobody has a chunk of its snapshot", lied=False)
+            if self._usable(maker) is not None:
+                self._drop(maker, "nobody has a chunk of its snapshot", lied=False)
 
     def _send(self, peer: _Peer, ask: Ask) -> None:
         peer.ask, peer.at_us = ask, self._now_us
