@@ -14,6 +14,7 @@ from supervm.plugins.consensus.bft.epochs.evidence import EvidenceBook, check_ev
 from supervm.plugins.consensus.bft.epochs.handover import EARLY_A_PEER_MAX, EarlyMessages, next_epoch
 from supervm.plugins.consensus.bft.epochs.operations import (
     PROOFS_MAX,
+    PROOFS_WAITING_MAX,
     WAITING_BYTES_MAX,
     SystemOperations,
     end_epoch,
@@ -213,6 +214,16 @@ def test_what_waits_is_bounded_but_epoch_dones_always_find_room() -> None:
         count += 1
     assert WAITING_BYTES_MAX - 200_000 < count * 120_000 <= WAITING_BYTES_MAX
     assert waiting.add(EpochDone(1, 0, bytes(64)))
+    small = SystemOperations(1, SET)
+    added = [
+        small.add(Equivocation(b"a", b"b", at.to_bytes(4, "big"))) for at in range(PROOFS_WAITING_MAX + 9)
+    ]
+    assert sum(added) == PROOFS_WAITING_MAX
+    held = small.pick(branch_of(), True).operations  # type: ignore[arg-type]
+    assert len(held) == PROOFS_MAX
+    true = TRUTH.block(1)
+    small.placed(Block(true.header, attrs.evolve(true.body, system_operations=held)))
+    assert small.add(Equivocation(b"a", b"b", b"fresh"))
     picked = waiting.pick(branch_of(), True).operations  # type: ignore[arg-type]
     assert picked[0] == encode(EpochDone(1, 0, bytes(64)))
     assert sum(map(len, picked)) <= 2**20
