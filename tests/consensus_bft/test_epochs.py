@@ -218,7 +218,7 @@ def test_what_waits_is_bounded_but_epoch_dones_always_find_room() -> None:
     added = [
         small.add(Equivocation(b"a", b"b", at.to_bytes(4, "big"))) for at in range(PROOFS_WAITING_MAX + 9)
     ]
-    assert sum(added) == PROOFS_WAITING_MAX
+    assert sum(added) == PROOFS_WAITING_MAX and small.holds(Equivocation(b"a", b"b", b"fresh"))
     held = small.pick(branch_of(), True).operations  # type: ignore[arg-type]
     assert len(held) == PROOFS_MAX
     true = TRUTH.block(1)
