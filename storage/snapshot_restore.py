@@ -6,8 +6,8 @@ before and be proven final; every block that came along must be that of its head
 marker written, in one durable batch; before that there is no ledger. Believed is one thing: which
 transactions blocks had whose bodies did not come along. Nothing in a chain of headers tells that.
 
-Each chunk is written with the count of those done, in one batch, so a restore that broke goes on behind its
-last chunk. What is found wrong in a snapshot whose chunks are all as named is the maker's doing: nothing of
+The last batch of each chunk has the count of those done, so a restore that broke goes on behind its last
+chunk. What is found wrong in a snapshot whose chunks are all as named is the maker's doing: nothing of
 it stays.
 
 Memory is bounded whatever the state's size: one chunk, one table of 65,536, and a part of the tree, see
@@ -92,6 +92,8 @@ from supervm.types.block import Block, BlockHeader
 from supervm.types.errors import InvalidInput
 from supervm.types.genesis import Genesis
 from supervm.types.receipt import Receipt
+
+BATCH_ROWS = 5_000
 
 _PROGRESS = struct.Struct("<B32sQ")
 _ORIGIN = struct.Struct("<BQ32s")
@@ -243,7 +245,11 @@ class _Restore:
         return sealed(RESTORE_KEY, _PROGRESS.pack(1, self.manifest.digest, done))
 
     async def write_chunks(self, done: int) -> None:
-        """Write every chunk from number `done` on, each in one batch with the count."""
+        """Write every chunk from number `done` on, in batches whose last has the count.
+
+        Small ones, since the rows of hashes lie all over the store: an engine with pages has as many dirty
+        ones in memory as a batch has rows. Of a chunk that was begun all is written again.
+        """
         number = 0
         for section in self.manifest.sections:
             async with aclosing(_entries(section, self.source)) as entries:
@@ -252,23 +258,31 @@ class _Restore:
                     if number <= done:
                         continue
                     rows = await _rows(section, entry, self.source)
-                    batch = await trio.to_thread.run_sync(self._batch, section, entry, rows)
-                    await self.store.write([*batch, self._progress(number)], Durability.BUFFERED)
+                    await trio.to_thread.run_sync(self._check, section, entry, rows)
+                    for at in range(0, len(rows), BATCH_ROWS):
+                        some = rows[at : at + BATCH_ROWS]
+                        batch = await trio.to_thread.run_sync(self._batch, section, some)
+                        if at + BATCH_ROWS >= len(rows):
+                            batch.append(self._progress(number))
+                        await self.store.write(batch, Durability.BUFFERED)
                     self._tell(number, self.manifest.chunks)
 
-    def _batch(self, section: Section, entry: Entry, rows: Sequence[Row]) -> list[Operation]:
+    def _check(self, section: Section, entry: Entry, rows: Sequence[Row]) -> None:
+        """Raise `SnapshotDamaged` for a row that no ledger of this height has; none is written then."""
         space = bytes((section.section,))
         if section.section == GENESIS:
-            return []
-        batch: list[Operation] = []
+            return
         for key, value in rows:
             if not _fits(space, key, self.manifest):
                 raise damaged(entry.digest, f"no {section.name} row has key {key.hex() or 'none'}")
             if space == INDEX and not leads_within(key, value, self.manifest.height):
                 raise damaged(entry.digest, f"index row {key.hex()} leads to no place of this chain")
-            if space != STATE:
-                batch.append(sealed(space + key, value))
-        return entry_rows(rows) if space == STATE else batch
+
+    def _batch(self, section: Section, rows: Sequence[Row]) -> list[Operation]:
+        space = bytes((section.section,))
+        if section.section == GENESIS:
+            return []
+        return entry_rows(rows) if space == STATE else [sealed(space + key, value) for key, value in rows]
 
     async def check_blocks(self) -> None:
         """Headers from genesis up with their certificates, and every block and receipt that came along."""

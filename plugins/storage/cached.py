@@ -28,6 +28,7 @@ from supervm.contracts.storage import (
     DeleteRange,
     Durability,
     KeyValueStore,
+    Operation,
     Put,
     Reader,
     StorageError,
@@ -169,12 +170,10 @@ class CachedStore(Reads):
         operations = tuple(batch)
         self._refuse_if_ended()
         if len(operations) <= SLICE:
-            check_batch(operations)
+            keys, span = _touched(operations)
         else:
             # Before anything of it is forgotten, and not in the event loop.
-            await trio.to_thread.run_sync(check_batch, operations)
-        keys = frozenset(each.key for each in operations if isinstance(each, Put | Delete))
-        span = covering([each for each in operations if isinstance(each, DeleteRange)])
+            keys, span = await trio.to_thread.run_sync(_touched, operations)
         writing = _Writing(keys, span, not self._writing)
         for other in self._writing:
             other.alone = False
@@ -301,6 +300,13 @@ class CachedStore(Reads):
     def _refuse_if_ended(self) -> None:
         if self._failure is not None:
             raise type(self._failure)(self._failure.problem, self._failure.subject, self._failure.mend)
+
+
+def _touched(operations: Sequence[Operation]) -> tuple[frozenset[bytes], DeleteRange | None]:
+    """Check a batch as any store does; the keys that it touches, and a range that covers its ranges."""
+    check_batch(operations)
+    keys = frozenset(each.key for each in operations if isinstance(each, Put | Delete))
+    return keys, covering([each for each in operations if isinstance(each, DeleteRange)])
 
 
 class _Metrics:

@@ -80,6 +80,8 @@ class TieredConfig:
     key names the unit that is hot or cold as one. `value_bytes_min`: smaller values stay. `hot_share`,
     `warm_share`: of the units. A unit moves up after `up_windows` windows of `window_s` above its class,
     down after `down_windows` below. `disk_use_max`: of the hot disk; beyond it what is cold goes at once.
+    `surge_times`: a unit asked for so many times its mean in a window, and `surge_accesses_min` times, goes
+    to the hot class at once.
     `share`: of the time that moving may take. `keep_copies_s`: how long an old copy stays. `dry_run`: move
     nothing, only tell.
     """
@@ -105,6 +107,8 @@ class TieredConfig:
     up_windows: int = 2
     down_windows: int = 6
     disk_use_max: float = 0.85
+    surge_times: float = 10.0
+    surge_accesses_min: int = 1_000
     share: float = attrs.field(default=0.1, validator=[_positive, attrs.validators.le(1)])
     bytes_per_s_max: int = attrs.field(default=16 * 2**20, validator=attrs.validators.ge(1))
     keep_copies_s: float = attrs.field(default=3600.0, validator=attrs.validators.ge(0))
@@ -122,6 +126,8 @@ class TieredConfig:
                 up_windows=self.up_windows,
                 down_windows=self.down_windows,
                 disk_use_max=self.disk_use_max,
+                surge_times=self.surge_times,
+                surge_accesses_min=self.surge_accesses_min,
             ),
             unit_bytes=self.unit_bytes,
             value_bytes_min=self.value_bytes_min,

@@ -585,6 +585,39 @@ async def test_a_restore_broken_at_any_write_goes_on_and_gives_the_same_rows(tmp
     assert broken_at > 20
 
 
+async def test_chunks_are_written_in_small_batches_and_one_that_broke_in_between_from_its_start(
+    tmp_path, folder, empty, monkeypatch
+):
+    async with made(tmp_path, blocks=6) as ledger:
+        await take(ledger, folder)
+    async with opened_store("memory", tmp_path / "whole") as store:
+        manifest = await restore(store, folder)
+        expected = await rows_of(store)
+    monkeypatch.setattr(snapshot_restore, "BATCH_ROWS", 3)
+    assert max(section.rows for section in manifest.sections) > 3 * 3
+    for broken_at in (3, 5, 7):
+        failing = FailingStore(empty, broken_at, True)
+        with pytest.raises(Exception, match="injected"):
+            await restore(failing, folder)
+    sizes = []
+
+    @attrs.define
+    class Sized:
+        inner: object
+
+        def __getattr__(self, name):
+            return getattr(self.inner, name)
+
+        async def write(self, batch, durability):
+            sizes.append(len(batch))
+            await self.inner.write(batch, durability)
+
+    await restore(Sized(empty), folder)
+    # Of each entry of the state its row and its leaf, and the count. The last batch has the tree's top.
+    assert max(sizes[:-1]) <= 3 * 2 + 1
+    assert await rows_of(empty) == expected
+
+
 @attrs.define
 class Counting:
     """A folder of chunks that counts what was asked of it, and misses what it is told to."""

@@ -472,6 +472,65 @@ async def test_a_tight_disk_sends_away_at_once_what_is_cold(tmp_path: Path, stil
         assert [one.trigger for one in told.moves] == ["disk"]
 
 
+async def test_what_surges_comes_up_at_once_and_stays_for_the_windows_that_sinking_takes(
+    tmp_path: Path, still: None
+) -> None:
+    async with store_of(tmp_path, surge_accesses_min=30, dry_run=False) as store:
+        await store.write([Put(key(height), value(height)) for height in range(50)])
+        await store.moving.once()
+        await end_windows(store, 6)
+        await store.moving.once()
+        assert store.moving.moved.rows == 40
+        for _ in range(29):
+            await store.get(key(3))
+        await store.moving._rise(store.moving._surging)
+        assert store.moving.moved.rows == 40
+        # Blocks 45 and 3 are asked for alike: one of them lies in the cold class.
+        for _ in range(3):
+            await store.get_many([key(3), key(45)])
+        told = await store.temperature(look=True)
+        assert [(one.source, one.target, one.trigger, one.rows) for one in told.moves] == [
+            ("cold", "hot", "surge", 1)
+        ]
+        assert "30 times in a window" in told.moves[0].why
+        await store.moving._rise(store.moving._surging)
+        assert store.moving.moved.rows == 41
+        assert store._shelves.place(key(3), (await store._hot.get(key(3))) or b"")[0] is HOT
+        # Others are asked for more from now on, so that it ranks cold; it doesn't sink before its time.
+        for window in range(6):
+            assert b"\x06" + (3).to_bytes(8, "big") in store.moving._surged, window
+            for _ in range(5):
+                await store.get_many([key(height) for height in range(20, 35)])
+            await store.moving.once()
+            assert store._shelves.place(key(3), (await store._hot.get(key(3))) or b"")[0] is HOT
+            await end_windows(store, 1)
+        assert not store.moving._surged
+
+
+async def test_a_surge_brings_nothing_to_a_disk_that_is_tight_and_moves_nothing_in_a_dry_run(
+    tmp_path: Path, still: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("supervm.plugins.storage.redistribution.SURGES_MAX", 2)
+    async with store_of(tmp_path, surge_accesses_min=5) as store:
+        await store.write([Put(key(height), value(height)) for height in range(50)])
+        await store._shelves.move([key(height) for height in range(40)], COLD)
+        for _ in range(6):
+            await store.get_many([key(height) for height in range(5)])
+        assert len(store.moving._surged) == 2, "no more than that at once"
+        store.moving._tight = (float("inf"), True)
+        await store.moving._rise(store.moving._surging)
+        assert store.moving.moved.rows == 0
+        assert (await store.temperature(look=True)).moves == ()
+    async with store_of(tmp_path, surge_accesses_min=5, dry_run=True) as store:
+        for _ in range(6):
+            await store.get_many([key(height) for height in range(2)])
+        await store.moving._rise(store.moving._surging)
+        assert store.moving.moved.rows == 0
+        assert [(one.trigger, one.rows) for one in (await store.temperature(look=True)).moves] == [
+            ("surge", 2)
+        ]
+
+
 async def test_a_full_class_is_left_alone_until_the_next_window(
     tmp_path: Path, still: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

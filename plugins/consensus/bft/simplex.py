@@ -469,7 +469,8 @@ class Ordering:
         self._timers.discard(name)
         if name in (LEADER, ADVANCE):
             self._nullify()
-        elif name == AGAIN:
+        elif name == AGAIN and self._is_restless():
+            # What was owed may have come since.
             self._say_again()
         elif name == EMPTY:
             self._is_due = True
@@ -499,12 +500,13 @@ class Ordering:
         return max(0, since_us + self.settings.interval_min_us - self._now.monotonic_us)
 
     def _say_again(self) -> None:
-        """Stuck: no vote for 2D. Own votes of the view, and the certificate by which it was entered.
+        """Stuck: no vote for 2D, and nobody rests: own votes of the view, and the certificate of its entry.
 
         Also the own finalize of the last notarised view: nothing else would mend a block that is notarised
         and not final while there is no work (whoever has it final answers with the finalisation).
         """
-        quiet = self._now.monotonic_us - self._last_vote_us
+        resting = self._rest_us(self._entered_us)
+        quiet = -resting if resting else self._now.monotonic_us - self._last_vote_us
         if quiet < self._pacing.leader_us:
             self._set(AGAIN, self._pacing.leader_us - quiet)
             return

@@ -27,7 +27,7 @@ from supervm.types.errors import InvalidInput
 from supervm.types.genesis import Genesis
 
 ORIGIN_MS = 1_700_000_000_000
-CONFIG = BftConfig(block_interval_min_ms=50)
+CONFIG = BftConfig(block_interval_min_ms=50, fast_rest_ms=100)
 """Blocks as close as rounds allow: more of them in a run."""
 NOWHERE = Path("/nonexistent")
 
