@@ -67,7 +67,7 @@ from supervm.execution import (
     BlockResult,
 )
 from supervm.execution.engine import BlockEngine
-from supervm.execution.punishing import owing_in
+from supervm.execution.punishing import not_punished, owing_in
 from supervm.kernel.component import Context, Health, HealthState
 from supervm.storage.errors import Pruned
 from supervm.storage.ledger import Ledger, Staged
@@ -85,7 +85,15 @@ from supervm.types.stakes import STAKES_KEY
 from supervm.types.state import ACCOUNT, Account
 from supervm.types.transaction import Lane, Transaction
 from supervm.types.validators import ValidatorSet
-from supervm.types.wrongs import DOUBLES_KEY, EQUIVOCATION, EVIDENCE, OFFENCES, Wrongs, wrongs_in
+from supervm.types.wrongs import (
+    DOUBLES_KEY,
+    EQUIVOCATION,
+    EVIDENCE,
+    OFFENCES,
+    OFFENCES_KEY,
+    Wrongs,
+    wrongs_in,
+)
 
 KNOWN_OPERATIONS = (*ORDERING_OPERATIONS, EVIDENCE, EQUIVOCATION)
 DECODED_MAX = 4_096
@@ -606,11 +614,15 @@ class Chain:
             owing = owing_in((await self._state([DOUBLES_KEY]))[DOUBLES_KEY])
         try:
             validators = self.sets.of_epoch(block.epoch)
-            return wrongs_in(block.operations, validators, self.genesis.limits, owing)
+            found = wrongs_in(block.operations, validators, self.genesis.limits, owing)
         except InvalidInput as error:
             raise BlockInvalid(
                 f"a system operation that voters don't let pass: {error}", block.height
             ) from error
+        if found.offences:
+            entry = (await self._state([OFFENCES_KEY]))[OFFENCES_KEY]
+            found = attrs.evolve(found, offences=not_punished(found.offences, entry, block.epoch))
+        return found
 
     async def _run(self, block: BlockInput) -> BlockResult:
         """Execute on the state at the tip, of which the engine keeps a part in memory."""

@@ -31,7 +31,7 @@ from supervm.execution.objects import (
     transfer_object,
     use_inputs,
 )
-from supervm.execution.punishing import collect, note_double, punish
+from supervm.execution.punishing import collect, note_doubles, punish
 from supervm.execution.staking import add_stake, leave_set, withdraw_stake
 from supervm.execution.supply import check_conservation
 from supervm.execution.tokens import burn, create_token, mint, transfer
@@ -158,8 +158,7 @@ def apply_wrongs(run: BlockRun) -> tuple[Punished, ...]:
     """Punish whom the block's evidence names, and remember who signed twice, until the epoch ends."""
     block, state = run.block, run.state
     found = [punish(state, each, block.epoch, block.granted) for each in block.wrongs.offences]
-    for double in block.wrongs.doubles:
-        note_double(state, double)
+    note_doubles(state, block.wrongs.doubles)
     state.savepoint()
     return tuple(each for each in found if each is not None)
 

@@ -22,7 +22,7 @@ import attrs
 from supervm.contracts.gas import FixedRule, FixedRulePolicy, GasPolicy
 from supervm.execution.block import BlockInput, BlockResult, execute_block
 from supervm.execution.footprint import block_keys
-from supervm.execution.punishing import note_doubles, wrong_keys
+from supervm.execution.punishing import doubles_noted, wrong_keys
 from supervm.execution.reasons import words, words_of_terms
 from supervm.execution.working import GAS_STATE_KEY, Fetched
 from supervm.hardware import fastpath
@@ -135,7 +135,7 @@ class _NativeRun:
         self.inner.execute(self.mode)
         self.told(self.inner.stats())
         changes = PackedChanges(*self.inner.packed_changes())
-        changes = changes.beside(note_doubles(Fetched(self.found), self.block.wrongs.doubles))
+        changes = changes.beside(doubles_noted(Fetched(self.found), self.block.wrongs.doubles))
         root = self.inner.receipts_root()
         return BlockResult(changes, PackedReceipts(self.inner.receipts(), root), root, self._reasons())
 

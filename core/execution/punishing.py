@@ -109,26 +109,43 @@ def _put_out(stakes: Stakes, own: Stake, epoch: int, granted: ValidatorSet, deci
     return left if own.amount or named else left.without(own.public_key)
 
 
-def note_double(state: WorkingState, double: Double) -> None:
-    """Remember that an account signed twice for a lock, until the epoch ends: once a lock.
+def note_doubles(state: WorkingState, doubles: Sequence[Double]) -> None:
+    """Remember that accounts signed twice for a lock, until the epoch ends: once a lock.
 
     A lock that is used up hinders nobody any more, and counts for nothing.
     """
-    known = decode_doubles(_entry(state, DOUBLES_KEY))
-    is_new = all(each.lock != double.lock for each in known)
-    if is_new and len(known) < DOUBLES_MAX and not _is_used_up(state, double.lock):
-        state.write(DOUBLES_KEY, encode_doubles([*known, double]))
+    if not doubles:
+        return
+    known = list(decode_doubles(_entry(state, DOUBLES_KEY)))
+    before, locks = len(known), {each.lock for each in known}
+    for double in doubles:
+        is_new = double.lock not in locks and len(known) < DOUBLES_MAX
+        if is_new and not _is_used_up(state, double.lock):
+            locks.add(double.lock)
+            known.append(double)
+    if len(known) > before:
+        state.write(DOUBLES_KEY, encode_doubles(known))
 
 
-def note_doubles(entries: StateReader, doubles: Sequence[Double]) -> dict[bytes, bytes | None]:
-    """As `note_double`, of a block whose transactions are executed elsewhere: what it changes.
+def doubles_noted(entries: StateReader, doubles: Sequence[Double]) -> dict[bytes, bytes | None]:
+    """As `note_doubles`, of a block whose transactions are executed elsewhere: what it changes.
 
     No transaction reads or writes that entry, and locks are judged before any of them.
     """
     state = WorkingState(entries)
-    for each in doubles:
-        note_double(state, each)
+    note_doubles(state, doubles)
     return {key: encode_value(now) for key, _, now in state.changed()}
+
+
+def not_punished(offences: Sequence[Offence], entry: bytes | None, epoch: int) -> tuple[Offence, ...]:
+    """Those of a block that may have an effect, by the entry under `OFFENCES_KEY`: each once, none again.
+
+    Without the others the block does the same; so who repeats evidence changes nothing, not even who
+    executes the block.
+    """
+    known = {(each.public_key, each.kind) for each in decode_punished(entry) if each.epoch == epoch}
+    fresh = (each for each in dict.fromkeys(offences) if (each.public_key, each.kind) not in known)
+    return tuple(fresh)
 
 
 def _is_used_up(state: WorkingState, lock: bytes) -> bool:

@@ -103,6 +103,7 @@ class Replica:
         application = self._application
         tip = application.tip()
         epoch = epoch_of(decided.height, application.epoch_blocks)
+        ends = epoch_of(decided.height + 1, application.epoch_blocks) != epoch
         batches = self._batches(decided, epoch)
         executed = await application.execute(
             OrderedBlock(
@@ -113,6 +114,7 @@ class Replica:
                 timestamp_ms=decided.time_ms,
                 operations=(),
                 batches=tuple(batch.transactions for batch in batches),
+                ends_epoch=ends,
             )
         )
         self._sealed = seal_block(
@@ -122,7 +124,7 @@ class Replica:
             proposer=decided.proposer,
             timestamp_ms=decided.time_ms,
             facts=await application.header(decided.height),
-            last_of_epoch=epoch_of(decided.height + 1, application.epoch_blocks) != epoch,
+            last_of_epoch=ends,
             justification=b"",
             operations=(),
             certificates=[BatchCertificate(batch.header, UNSIGNED, b"", ()) for batch in batches],

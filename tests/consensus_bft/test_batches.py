@@ -30,6 +30,7 @@ from supervm.plugins.consensus.bft.certificates import Certificates, CheckedCert
 from supervm.plugins.consensus.bft.claims import Claim, Examined, Facts, chain_slot
 from supervm.plugins.consensus.bft.effects import EffectsGatherer, check_effects_certificate
 from supervm.plugins.consensus.bft.effects_messages import Effect, Effects, effects_root
+from supervm.plugins.consensus.bft.epochs.evidence import check_evidence
 from supervm.plugins.consensus.bft.events import (
     Apply,
     Check,
@@ -52,6 +53,7 @@ from supervm.plugins.consensus.bft.messages import (
     Refusal,
     Refuse,
 )
+from supervm.plugins.consensus.bft.offences import Offence
 from supervm.types.batch import batch_header
 from supervm.types.certificate import VoteKind, bitmap_of, vote_message
 from supervm.types.digests import plain_digest
@@ -788,6 +790,25 @@ def test_other_effects_of_a_hostile_validator_count_apart() -> None:
     assert gatherer.add(signed(3, B)) == [], "the table is full"
     gatherer.forget(b"b" * 32, [A.transaction])
     assert gatherer.certificate(A.transaction) is None
+
+
+def test_who_signs_two_effects_of_a_transaction_is_told_once_with_both() -> None:
+    gatherer = EffectsGatherer(1, SET)
+    other = attrs.evolve(A, effects=b"f" * 32)
+    gatherer.add(signed(3, A, C))
+    gatherer.add(signed(3, A, B))
+    gatherer.add(signed(2, other))
+    assert gatherer.offences == [], "each said one thing, of which one is wrong"
+    gatherer.add(signed(3, other, B))
+    (found,) = gatherer.offences
+    proven = check_evidence(found, CHAIN, 1, SET, lambda data: None)
+    assert (proven.validator, proven.offence) == (3, Offence.EFFECTS)
+    assert all(signature == sign(IDS[3], text) for _, text, signature in proven.claims)
+    gatherer.add(signed(0, A))
+    assert gatherer.add(signed(1, A)) == [A]
+    gatherer.add(signed(2, A))
+    gatherer.add(signed(3, other))
+    assert [each.first.validator for each in gatherer.offences] == [3, 2], "also after it was final"
 
 
 def test_effects_are_logged_before_they_are_sent_and_those_that_waited_are_signed_later() -> None:

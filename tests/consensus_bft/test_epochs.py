@@ -7,12 +7,14 @@ from supervm.contracts.application import BlockBounds, Tip
 from supervm.plugins.consensus.bft.batch_events import EpochCloses
 from supervm.plugins.consensus.bft.branches import Branches
 from supervm.plugins.consensus.bft.effects_messages import Effect, Effects
+from supervm.plugins.consensus.bft.epochs.accepting import AcceptWatch
 from supervm.plugins.consensus.bft.epochs.closing import Closing, ClosingFacts, ClosingState, EffectsStopped
 from supervm.plugins.consensus.bft.epochs.ending import Ending
 from supervm.plugins.consensus.bft.epochs.evidence import EvidenceBook, check_evidence
 from supervm.plugins.consensus.bft.epochs.handover import EARLY_A_PEER_MAX, EarlyMessages, next_epoch
 from supervm.plugins.consensus.bft.epochs.operations import (
     PROOFS_MAX,
+    PROOFS_WAITING_MAX,
     WAITING_BYTES_MAX,
     SystemOperations,
     end_epoch,
@@ -40,7 +42,7 @@ from supervm.plugins.consensus.bft.proposals import Epoch
 from supervm.plugins.consensus.bft.records import DidEpoch
 from supervm.plugins.consensus.bft.votes import Accept, ViewVote
 from supervm.types import merkle
-from supervm.types.batch import batch_header
+from supervm.types.batch import Batch, batch_header
 from supervm.types.block import Block
 from supervm.types.certificate import NO_DIGEST, VoteKind, vote_message
 from supervm.types.errors import ProofInvalid
@@ -212,6 +214,16 @@ def test_what_waits_is_bounded_but_epoch_dones_always_find_room() -> None:
         count += 1
     assert WAITING_BYTES_MAX - 200_000 < count * 120_000 <= WAITING_BYTES_MAX
     assert waiting.add(EpochDone(1, 0, bytes(64)))
+    small = SystemOperations(1, SET)
+    added = [
+        small.add(Equivocation(b"a", b"b", at.to_bytes(4, "big"))) for at in range(PROOFS_WAITING_MAX + 9)
+    ]
+    assert sum(added) == PROOFS_WAITING_MAX and small.holds(Equivocation(b"a", b"b", b"fresh"))
+    held = small.pick(branch_of(), True).operations  # type: ignore[arg-type]
+    assert len(held) == PROOFS_MAX
+    true = TRUTH.block(1)
+    small.placed(Block(true.header, attrs.evolve(true.body, system_operations=held)))
+    assert small.add(Equivocation(b"a", b"b", b"fresh"))
     picked = waiting.pick(branch_of(), True).operations  # type: ignore[arg-type]
     assert picked[0] == encode(EpochDone(1, 0, bytes(64)))
     assert sum(map(len, picked)) <= 2**20
@@ -343,6 +355,29 @@ def test_evidence_goes_to_all_once_a_validator_and_offence() -> None:
     assert book.knows(notarizes(b"three")) and book.take(notarizes(b"three")) == []
     assert len(book.take(GOOD["finalize and nullify"])) == 1
     assert book.take(BAD["of nobody"]) == []
+
+
+def offered(*transactions: bytes, builder: int = 0) -> Batch:
+    header = batch_header(
+        chain_id=CHAIN, epoch=1, builder=node_id(builder), sequence=1, transactions=transactions, gas=1
+    )
+    return Batch(header, bytes(64), transactions)
+
+
+def test_accepts_of_two_contradicting_transactions_are_evidence_whoever_came_first() -> None:
+    proof = Equivocation(b"s1", b"s2", b"s")
+    one, other, apart = offered(b"s1", b"r1"), offered(b"r2", b"s2", builder=2), offered(b"r3")
+    watch = AcceptWatch(1)
+    assert not watch.watches and watch.accepted(one, {1: bytes(64)}) == []
+    assert watch.doubled(proof, [(one, {1: b"1" * 64, 2: bytes(64)})]) == []
+    assert watch.watches and watch.accepted(apart, {1: bytes(64)}) == []
+    (found,) = watch.accepted(other, {1: b"2" * 64, 3: bytes(64)})
+    proven = check_evidence(found, CHAIN, 1, SET, named)
+    assert (proven.validator, proven.offence) == (1, Offence.ACCEPTS)
+    assert {signature for _, _, signature in proven.claims} == {b"1" * 64, b"2" * 64}
+    assert watch.accepted(other, {1: b"2" * 64}) == [], "once an accept"
+    late = AcceptWatch(1)
+    assert len(late.doubled(proof, [(one, {1: bytes(64)}), (other, {1: bytes(64)})])) == 1
 
 
 # The next epoch.

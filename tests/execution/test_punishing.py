@@ -11,7 +11,7 @@ from supervm.execution import BlockResult, execute_block
 from supervm.execution.election import MINIMUM_COINS, elect
 from supervm.execution.engine import choose_engine
 from supervm.execution.footprint import nonce_lock, object_lock
-from supervm.execution.punishing import EQUIVOCATION_GAS, owing_in, part_of
+from supervm.execution.punishing import EQUIVOCATION_GAS, not_punished, owing_in, part_of
 from supervm.execution.staking import UNBONDING_EPOCHS
 from supervm.execution.supply import recorded_supply, supply
 from supervm.types import wrongs
@@ -101,6 +101,16 @@ def test_the_same_offence_has_no_second_effect_and_another_has() -> None:
     assert (state, again.punished) == (before, ())
     assert len(run(state, offence(2, wrongs.PROPOSALS), height=3).punished) == 1
     assert len(run(state, offence(2), epoch=2, height=4).punished) == 1
+
+
+def test_evidence_again_leaves_a_block_to_c() -> None:
+    state = staked(10 * COINS, 2 * COINS)
+    known, fresh = Offence(wrongs.NOTARIZES, KEYS[2]), Offence(wrongs.NOTARIZES, KEYS[3])
+    assert not_punished((known, known, fresh), None, 1) == (known, fresh)
+    run(state, offence(2))
+    entry = state[OFFENCES_KEY]
+    assert not_punished((known, fresh, known), entry, 1) == (fresh,)
+    assert not_punished((known,), entry, 2) == (known,)
 
 
 def test_who_offends_with_others_loses_three_times_their_part() -> None:

@@ -5,7 +5,7 @@ import pytest
 
 from supervm.plugins.consensus.bft.epochs import evidence
 from supervm.plugins.consensus.simulation.attacks import Attack
-from supervm.plugins.consensus.simulation.plan import Plan, draw_plan
+from supervm.plugins.consensus.simulation.plan import Ask, Plan, Request, draw_plan
 from supervm.plugins.consensus.simulation.world import run_plan
 from supervm.types import wrongs
 from supervm.types.validators import ValidatorSet
@@ -24,6 +24,15 @@ def test_who_votes_for_two_blocks_of_a_view_loses_its_place_and_the_others_go_on
     assert not outcome.oracle, f"{outcome.oracle}: {outcome.problem}"
     assert outcome.punished == (1,)
     assert outcome.epoch >= 2
+
+
+def test_who_accepts_two_transactions_on_one_lock_loses_its_place() -> None:
+    """The builders of both see it: by the accept of the one that they got, and by the other's certificate."""
+    twice = tuple(Request(0.3 + 0.15 * at, at % 6, Ask.TWICE, (2, 3)) for at in range(6))
+    plan = hostile(2, Attack.ACCEPT_ALL)
+    outcome = run_plan(attrs.evolve(plan, requests=twice, weights=(1,) * 4, epoch_blocks=3_600))
+    assert not outcome.oracle, f"{outcome.oracle}: {outcome.problem}"
+    assert outcome.punished == (1,)
 
 
 @pytest.mark.parametrize("seed", range(2))

@@ -19,7 +19,7 @@ An engine that needs more than the application, such as a store that outlives it
 """
 
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -35,6 +35,7 @@ from supervm.contracts.application import (
     BlockBounds,
     EffectsSource,
     Engine,
+    EpochEnder,
     Executed,
     ExecutedFacts,
     FastApplied,
@@ -332,6 +333,18 @@ class RecordingApplication:
     def effects_from(self, source: EffectsSource) -> Iterator[None]:
         yield
 
+    def epochs_ended_by(self, ender: EpochEnder) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def locks_named(self, transaction: bytes) -> tuple[bytes, frozenset[bytes]] | None:
+        return blake3(transaction).digest(), frozenset()
+
+    def doubts(self, first: bytes, second: bytes, lock: bytes, epoch: int) -> str:
+        return "nobody signs twice here"
+
+    def contested(self, transaction: bytes, other: bytes) -> None:
+        self.violations.append("contested: nobody signs twice here")
+
     async def used_up(self, transactions: Sequence[bytes]) -> tuple[tuple[bytes, ...], tuple[bytes, ...]]:
         await trio.lowlevel.checkpoint()
         names = tuple(blake3(data).digest() for data in transactions)
@@ -488,6 +501,7 @@ class RecordingApplication:
                 and ordered.timestamp_ms == header.timestamp_ms
                 and ordered.proposer == header.proposer
                 and ordered.operations == block.body.system_operations
+                and ordered.ends_epoch == (block.header.next_validators_digest != ZERO)
                 and ordered.batches == tuple(batch.transactions for batch in block.batches)
             )
             require(same, f"{where} is not the block that was executed")

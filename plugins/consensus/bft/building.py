@@ -10,7 +10,7 @@ The batch goes to every validator, this node's own among them.
 """
 
 from collections import deque
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
 import attrs
 
@@ -142,6 +142,20 @@ class Builder:
     def under_vote(self) -> int:
         """Sequence numbers that are open."""
         return len(self._numbers)
+
+    def accepts(self) -> Iterator[tuple[Batch, Mapping[int, bytes]]]:
+        """Batches under vote, with the accepts of each so far."""
+        for number in self._numbers.values():
+            for attempt in number.attempts:
+                yield attempt.batch, attempt.accepts
+
+    def batch_of(self, digest: Digest) -> Batch | None:
+        """A batch under vote."""
+        sequence = self._by_digest.get(digest)
+        if sequence is None:
+            return None
+        attempts = self._numbers[sequence].attempts
+        return next(each.batch for each in attempts if each.batch.digest() == digest)
 
     def step(self, event: BuilderEvent, now: Now) -> list[BuilderOutput | Log]:
         """Take one event; give what is to be done, in order."""

@@ -23,6 +23,7 @@ from supervm.plugins.consensus.bft.effects_messages import (
     effects_root,
 )
 from supervm.plugins.consensus.bft.events import Apply, Halt
+from supervm.plugins.consensus.bft.offences import Evidence, Offence
 from supervm.plugins.consensus.bft.outbox import Outbox
 from supervm.types import merkle
 from supervm.types.certificate import BatchCertificate, VoteKind, bitmap_of, numbers_of, vote_message
@@ -149,6 +150,9 @@ class EffectsGatherer:
         self._epoch, self._validators, self._max = epoch, validators, transactions_max
         self._found: dict[Digest, _Gathering] = {}
         self._roots: dict[tuple[Digest, int], int] = {}
+        self._offenders: set[int] = set()
+        self.offences: list[Evidence] = []
+        """Who signed two effects of a transaction, each once: for whoever passes that on."""
 
     def add(self, message: Effects) -> list[Effect]:
         """Take a verified message; give the transactions that it made final."""
@@ -162,7 +166,11 @@ class EffectsGatherer:
         made: list[Effect] = []
         for each in message.effects:
             gathering = self._gathering(each.transaction)
-            if gathering is None or gathering.final is not None:
+            if gathering is None:
+                continue
+            if len(gathering.by_effects) > 1 or each.effects not in gathering.by_effects:
+                self._compare(gathering, each, message)
+            if gathering.final is not None:
                 continue
             roots = gathering.by_effects.setdefault(each.effects, {})
             if any(message.validator in signed.signatures for signed in roots.values()):
@@ -173,6 +181,17 @@ class EffectsGatherer:
                 gathering.final = each.effects
                 made.append(each)
         return made
+
+    def _compare(self, gathering: _Gathering, effect: Effect, message: Effects) -> None:
+        """Whether this validator has signed other effects of the transaction before (CONS-70, 4)."""
+        number = message.validator
+        for effects, roots in gathering.by_effects.items():
+            signed = next((each for each in roots.values() if number in each.signatures), None)
+            if effects != effect.effects and signed is not None and number not in self._offenders:
+                self._offenders.add(number)
+                signature = signed.signatures[number]
+                before = Effects(self._epoch, message.batch, number, tuple(signed.effects), signature)
+                self.offences.append(Evidence(Offence.EFFECTS, before, message))
 
     def certificate(self, transaction: Digest) -> EffectsCertificate | None:
         """The certificate of a transaction whose effects are final here; else None."""

@@ -5,7 +5,7 @@ message leaves when the records that it rests on are durable; one to oneself is 
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import attrs
 
@@ -30,6 +30,7 @@ from supervm.plugins.consensus.bft.driver.halting import Halted
 from supervm.plugins.consensus.bft.driver.journal import Journal
 from supervm.plugins.consensus.bft.driver.shortening import LockRows, OrderingRows
 from supervm.plugins.consensus.bft.driver.timers import Timers
+from supervm.plugins.consensus.bft.epochs.accepting import AcceptWatch
 from supervm.plugins.consensus.bft.epochs.closing import ClosingEvent
 from supervm.plugins.consensus.bft.events import (
     ALL,
@@ -77,7 +78,7 @@ from supervm.plugins.consensus.bft.messages import (
 )
 from supervm.plugins.consensus.bft.records import Entered
 from supervm.plugins.consensus.bft.simplex import Ordering
-from supervm.types.certificate import Certificate, VoteKind
+from supervm.types.certificate import Certificate, VoteKind, numbers_of
 from supervm.types.digests import Digest
 
 ORDERING_TIMER, BUILDER_TIMER, REST_TIMER = "ordering ", "builder ", "rest"
@@ -154,6 +155,7 @@ class Core:
         self._ordering_journal, self._voter_journal = ordering_journal, voter_journal
         self.ordering_rows, self.lock_rows = OrderingRows(ordering_journal), LockRows(voter_journal)
         self._ordering_gate, self._voter_gate = _Gate(), _Gate()
+        self._watch = AcceptWatch(ordering.epoch.number)
         self.timers = Timers(ctx, self._fired)
         self._todo: deque[Callable[[], None]] = deque()
         self._busy = False
@@ -192,10 +194,14 @@ class Core:
             case ViewVote() | Certificate() | Proposal():
                 self.tell_ordering(Received(peer, message))
             case Accept() | Refuse():
+                if isinstance(message, Accept):
+                    self._accepted(message)
                 self.tell_builder(Received(peer, message))
-            case EpochDone() | EndEpoch() | Equivocation():
+            case EpochDone() | EndEpoch():
                 if self.closer.take(message):
                     self.tell_ordering(Work())
+            case Equivocation():
+                self._doubled(message)
             case Evidence():
                 self.accuse(message)
             case Batch() | BatchCertificate() | Get():
@@ -216,6 +222,37 @@ class Core:
         for send in self.closer.accuse(evidence):
             self._send(send)
             self.tell_ordering(Work())
+
+    # Who accepts two transactions on one lock
+
+    def _doubled(self, proof: Equivocation) -> None:
+        """A client signed twice: the proof waits for a block, and who accepted both is looked for."""
+        if self.closer.take(proof):
+            self.tell_ordering(Work())
+            self._accuse_all(self._watch.doubled(proof, self._known_accepts()))
+
+    def _known_accepts(self) -> Iterator[tuple[Batch, Mapping[int, bytes]]]:
+        yield from self.builder.accepts()
+        for certificate in self.voter.certificates.all():
+            batch = self.voter.batch(certificate.header.digest())
+            if batch is not None:
+                yield batch, _accepts_of(certificate)
+
+    def _accepted(self, accept: Accept) -> None:
+        """Before the builder hears of it: one that makes the certificate is the last of its batch."""
+        if self._watch.watches and accept.epoch == self.ordering.epoch.number:
+            batch = self.builder.batch_of(accept.batch)
+            if batch is not None:
+                self._accuse_all(self._watch.accepted(batch, {accept.validator: accept.signature}))
+
+    def offended(self, evidence: Evidence) -> None:
+        """Somebody was seen to contradict itself."""
+        self._do(lambda: self._accuse_all((evidence,)))
+
+    def _accuse_all(self, found: Iterable[Evidence]) -> None:
+        for evidence in found:
+            self._offences.inc(offence=evidence.offence.name.lower())
+            self.accuse(evidence)
 
     def end_epoch(self) -> None:
         """The operator wants the epoch to end: all are told, and whoever has a quorum's word places it."""
@@ -361,9 +398,9 @@ class Core:
                 case Log(number, record):
                     self.lock_rows.logged(self._voter_journal.append(number, record), record)
                 case Send():
-                    if isinstance(output.message, Equivocation) and self.closer.take(output.message):
+                    if isinstance(output.message, Equivocation):
                         # This validator leads, too.
-                        self.tell_ordering(Work())
+                        self._doubled(output.message)
                     if self._voter_gate.passes(output):
                         self._send(output)
                 case Fetch(want, peers):
@@ -372,7 +409,9 @@ class Core:
                     self._hands.check(output)
                 case Apply():
                     self._hands.apply(output)
-                case Learned():
+                case Learned(certificate, batch, _):
+                    if self._watch.watches:
+                        self._accuse_all(self._watch.accepted(batch, _accepts_of(certificate)))
                     self.tell_builder(output)
                 case Halt(reason):
                     self._halt(reason)
@@ -449,3 +488,8 @@ class Core:
         self.halted = self.halted or reason
         mend = "keep the folder; compare this node's chain with others', with supervm verify"
         raise Halted("consensus halted", reason, mend)
+
+
+def _accepts_of(certificate: BatchCertificate) -> dict[int, bytes]:
+    """The accepts that a certificate is made of, by validator."""
+    return dict(zip(numbers_of(certificate.bitmap), certificate.signatures, strict=True))

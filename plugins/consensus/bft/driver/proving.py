@@ -11,6 +11,7 @@ from supervm.plugins.consensus.bft import messages
 from supervm.plugins.consensus.bft.effects import EffectsGatherer, check_effects_certificate
 from supervm.plugins.consensus.bft.effects_messages import Effects, EffectsCertificate
 from supervm.plugins.consensus.bft.fetching import Get, Item, WantDigest, What
+from supervm.plugins.consensus.bft.offences import Evidence
 from supervm.types.certificate import VoteKind, vote_message
 from supervm.types.digests import Digest
 from supervm.types.errors import ProofInvalid
@@ -24,7 +25,8 @@ SETTLED_MAX = 16_384
 
 
 class EffectsProofs:
-    """Of one epoch. `ask(peer, get)` carries a question; `final` hears what has become final here."""
+    """Of one epoch. `ask(peer, get)` carries a question; `final` hears what has become final here, `accuse`
+    who signed two effects of a transaction."""
 
     def __init__(
         self,
@@ -34,6 +36,7 @@ class EffectsProofs:
         peers: Sequence[bytes],
         ask: Callable[[bytes, Get], None],
         final: Callable[[Sequence[Digest]], None],
+        accuse: Callable[[Evidence], None] = lambda evidence: None,
     ) -> None:
         self._ctx = ctx
         self._epoch = epoch
@@ -41,6 +44,7 @@ class EffectsProofs:
         self._peers = peers
         self._ask = ask
         self._final = final
+        self._accuse = accuse
         self._gatherer = EffectsGatherer(epoch, validators)
         self._own: dict[Digest, Effects] = {}
         self._given: dict[Digest, EffectsCertificate] = {}
@@ -66,6 +70,8 @@ class EffectsProofs:
         """Verified effects of a validator. Of a batch that a block holds they come too late."""
         if message.batch not in self._settled:
             self._tell([each.transaction for each in self._gatherer.add(message)])
+            while self._gatherer.offences:
+                self._accuse(self._gatherer.offences.pop())
 
     def add_certificate(self, certificate: EffectsCertificate) -> None:
         """A verified certificate, asked for."""

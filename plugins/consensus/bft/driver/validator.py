@@ -214,7 +214,13 @@ class Validator:
             applied=lambda applied: self._core.tell_voter(applied),
         )
         self._proofs = EffectsProofs(
-            ctx, epoch.number, epoch.validators, peers, self._ask, application.certified
+            ctx,
+            epoch.number,
+            epoch.validators,
+            peers,
+            self._ask,
+            application.certified,
+            lambda evidence: self._core.offended(evidence),
         )
         self._core = Core(
             ctx,

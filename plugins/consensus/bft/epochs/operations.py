@@ -1,6 +1,6 @@
 """System operations: what waits to be placed, and what makes those of a block invalid (CONS-17, 30, 50)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 
 from supervm.plugins.consensus.bft import messages
 from supervm.plugins.consensus.bft.branches import Branch
@@ -17,6 +17,9 @@ WAITING_BYTES_MAX = 8 * 2**20
 
 PROOFS_MAX = 64
 """Proofs of equivocation in a block (chosen): each asks voters for two signatures of clients."""
+
+PROOFS_WAITING_MAX = 4 * PROOFS_MAX
+"""Beyond it new ones are dropped: whoever floods with them mustn't make leaders slow."""
 
 PLACED_MAX = 65_536
 """Operations in final blocks that are remembered, so that none like them is placed again."""
@@ -38,7 +41,7 @@ class SystemOperations:
         self._epoch = epoch
         self._validators = validators
         self._waiting: dict[tuple[int, bytes], bytes] = {}
-        self._bytes = 0
+        self._bytes = self._proofs = 0
         self._placed: dict[tuple[int, bytes], None] = {}
         self.closing = False
 
@@ -58,13 +61,14 @@ class SystemOperations:
     def add(self, message: Message) -> bool:
         """Keep what isn't here yet; whether it was new."""
         key = self._key(message)
-        if key is None or key in self._waiting or key in self._placed:
+        if key is None or self.holds(message):
             return False
         encoded = messages.encode(message)
         if not isinstance(message, EpochDone | EndEpoch) and self._bytes + len(encoded) > WAITING_BYTES_MAX:
             return False
         self._waiting[key] = encoded
         self._bytes += len(encoded)
+        self._proofs += key[0] == EQUIVOCATION
         return True
 
     def _key(self, message: Message) -> tuple[int, bytes] | None:
@@ -83,7 +87,8 @@ class SystemOperations:
 
     def waits(self, branch: Branch, batches: bool) -> bool:
         """While the epoch closes there is always work (CONS-51)."""
-        return self.closing or bool(self._next(branch))
+        done = branch.done()
+        return self.closing or any(self._is_missing(key, branch, done) for key in self._waiting)
 
     def pick(self, branch: Branch, batches: bool) -> Content:
         """What isn't on the branch, epoch-dones first, within the bytes of a block."""
@@ -93,12 +98,11 @@ class SystemOperations:
         done = branch.done()
         chosen: list[bytes] = []
         left, proofs = SYSTEM_OPERATIONS_BYTES_MAX, PROOFS_MAX
-        for rank, which in sorted(self._waiting):
-            operation = self._waiting[rank, which]
-            is_done = rank == DONE and int.from_bytes(which, "big") in done
-            if is_done or branch.holds_operation(operation):
+        for key in sorted(self._waiting):
+            operation = self._waiting[key]
+            if not self._is_missing(key, branch, done):
                 continue
-            if rank == EQUIVOCATION:
+            if key[0] == EQUIVOCATION:
                 if not proofs:
                     continue
                 proofs -= 1
@@ -107,17 +111,28 @@ class SystemOperations:
                 left -= len(operation)
         return chosen
 
+    def _is_missing(self, key: tuple[int, bytes], branch: Branch, done: Container[int]) -> bool:
+        """Whether what waits isn't on a branch, in whose blocks these said epoch-done."""
+        rank, which = key
+        is_done = rank == DONE and int.from_bytes(which, "big") in done
+        return not is_done and not branch.holds_operation(self._waiting[key])
+
     def holds(self, message: Message) -> bool:
-        """Whether one like it waits or was placed, or it is no operation of this epoch."""
+        """Whether to add it is of no use: one like it waits or was placed, it is no operation of this epoch,
+        or there is no room for it."""
         key = self._key(message)
-        return key is None or key in self._waiting or key in self._placed
+        if key is None or key in self._waiting or key in self._placed:
+            return True
+        return key[0] == EQUIVOCATION and self._proofs >= PROOFS_WAITING_MAX
 
     def placed(self, block: Block) -> None:
         """A final block holds its operations: whatever says the same has no second effect."""
         for operation in block.body.system_operations:
             key = self._key(messages.decode(operation))
             if key is not None:
-                self._bytes -= len(self._waiting.pop(key, b""))
+                gone = self._waiting.pop(key, b"")
+                self._bytes -= len(gone)
+                self._proofs -= bool(gone) and key[0] == EQUIVOCATION
                 self._placed[key] = None
                 if len(self._placed) > PLACED_MAX:
                     del self._placed[next(iter(self._placed))]
