@@ -38,7 +38,8 @@ class HeatTable:
 
     At the bound the least asked of eight, taken by chance, makes room for a new one. `histories` has the
     ranks of the last windows by unit, the newest last, as bytes; `windows` is how many there were, and
-    `units` how many units the store had when they were last counted (0: never).
+    `units` how many units the store had when they were last counted (0: never). `asked` counts the accesses
+    of the window that is under way; it is not kept on disk.
     """
 
     chance: random.Random
@@ -48,6 +49,7 @@ class HeatTable:
     windows: int = 0
     units: int = 0
     dropped: int = 0
+    asked: dict[bytes, int] = attrs.field(factory=dict)
     # What an access at `_since_s` counts is 1, later ones more: so that nothing but the newest is touched.
     _since_s: float = 0.0
     _scores: dict[bytes, float] = attrs.field(factory=dict)
@@ -67,8 +69,9 @@ class HeatTable:
     def __contains__(self, unit: bytes) -> bool:
         return unit in self._scores
 
-    def count(self, unit: bytes, now_s: float) -> None:
-        """One more access."""
+    def count(self, unit: bytes, now_s: float) -> int:
+        """One more access; how many there were in this window."""
+        asked = self.asked[unit] = self.asked.get(unit, 0) + 1
         weight = self._weight(now_s)
         if weight > WEIGHT_MAX:
             self._scores = {unit: score / weight for unit, score in self._scores.items()}
@@ -76,12 +79,21 @@ class HeatTable:
         score = self._scores.get(unit)
         if score is not None:
             self._scores[unit] = score + weight
-            return
+            return asked
         if len(self._order) >= self.units_max:
             self._make_room()
         self._places[unit] = len(self._order)
         self._order.append(unit)
         self._scores[unit] = weight
+        return asked
+
+    def mean(self, unit: bytes, now_s: float, window_s: float) -> float:
+        """A unit's accesses in a window of so long, in the mean of what it scored before this window.
+
+        Of the same accesses in every window, n, a score comes to n / (1 - 2^(-window / half-life)).
+        """
+        before = self._scores.get(unit, 0.0) / self._weight(now_s) - self.asked.get(unit, 0)
+        return float(max(0.0, before) * (1 - 2.0 ** (-window_s / self.half_life_s)))
 
     def scores(self, now_s: float) -> dict[bytes, float]:
         """By unit what it scores now; a copy. In any thread, whoever counts meanwhile."""
@@ -100,6 +112,7 @@ class HeatTable:
             for unit, rank in ranks.items()
             if unit in self._scores
         }
+        self.asked = {}
         self.windows += 1
 
     def encode(self, now_s: float) -> bytes:
@@ -130,6 +143,7 @@ class HeatTable:
             made.count(unit, now_s)
             made._scores[unit] = score
             made.histories[unit] = history
+        made.asked = {}
         return made
 
     def _weight(self, now_s: float) -> float:
@@ -143,6 +157,7 @@ class HeatTable:
             self._order[place] = last
             self._places[last] = place
         del self._scores[doomed]
+        self.asked.pop(doomed, None)
         self.histories.pop(doomed, None)
         self.dropped += 1
 

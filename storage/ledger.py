@@ -12,6 +12,7 @@ from collections.abc import (
     Callable,
     Collection,
     Coroutine,
+    Iterable,
     Iterator,
     Mapping,
     Sequence,
@@ -367,10 +368,10 @@ class Ledger:
                     self._horizon = raised
         await trio.lowlevel.checkpoint_if_cancelled()
 
-    async def discard(self, deletes: Sequence[Operation]) -> None:
+    async def discard(self, deletes: Iterable[Operation]) -> None:
         """Delete rows that only heights below the horizon need. It is done again if a crash undoes it."""
         self._check_running()
-        await self._store.write(deletes, Durability.BUFFERED)
+        await self._store.write(list(deletes), Durability.BUFFERED)
 
     async def rows(self, start: bytes, end: bytes, limit: int) -> list[tuple[bytes, bytes]]:
         """The first `limit` rows of the store in a range, as they lie, for who counts or discards them."""
@@ -378,6 +379,25 @@ class Ledger:
         rows = cast("AsyncGenerator[tuple[bytes, bytes], None]", self._store.scan(start, end, limit=limit))
         async with aclosing(rows) as found:
             return [row async for row in found]
+
+    async def page(
+        self, start: bytes, end: bytes, rows_max: int, bytes_max: int
+    ) -> tuple[list[tuple[bytes, bytes]], bytes]:
+        """The first rows of a range, as they lie, and where the next ones begin: `end` where none are left.
+
+        At most `rows_max`, and no more after those that have `bytes_max` together.
+        """
+        self._check_running()
+        scan = cast("AsyncGenerator[tuple[bytes, bytes], None]", self._store.scan(start, end, limit=rows_max))
+        rows: list[tuple[bytes, bytes]] = []
+        size_bytes = 0
+        async with aclosing(scan) as found:
+            async for row in found:
+                rows.append(row)
+                size_bytes += len(row[1])
+                if len(rows) == rows_max or size_bytes >= bytes_max:
+                    return rows, row[0] + b"\x00"
+        return rows, end
 
     async def note_aside(self) -> None:
         """Write down which rows are set aside, so that a restart knows it. Not synced: it is met again."""

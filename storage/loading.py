@@ -2,26 +2,30 @@
 
 Entries come in whatever order; the tree wants them in the order of their hashes. So each leaves a row
 `02 || kh -> blake3(value)`, sealed, beside its own, and these are read one slice of the tree, a 256th, after
-the other. They go with the batch that makes a ledger of it all.
+the other; where a slice has more than 65,536 leaves, in parts that have not. They go with the batch that
+makes a ledger of it all.
 """
 
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
 from contextlib import aclosing
 from typing import cast
 
+import attrs
 import trio
 
 from supervm.contracts.storage import DeleteRange, Durability, KeyValueStore, Operation, prefix_end
+from supervm.storage.pages import HASH_BYTES, SLOTS
 from supervm.storage.records import sealed
 from supervm.storage.rows import page_rows
 from supervm.storage.spaces import HISTORY, STATE, unseal
-from supervm.storage.tree import SLICES, Change, build_crown, build_slice
+from supervm.storage.tree import SLICES, Change, build_crown, build_slice, join_slices
 from supervm.types import smt
 
 Progress = Callable[[int, int], None]
 """Called with (done, of how many) now and then during long work; must return at once."""
 
 LEAVES = HISTORY
+LEAVES_MAX = 65_536
 BATCH_OPERATIONS = 50_000
 BATCH_BYTES = 8 * 2**20
 
@@ -42,29 +46,66 @@ async def load_tree(
 
     What stands in the store may be written again, so an interrupted one is done from the start.
     """
+    builder = _Builder(store, height)
     slices: list[bytes] = []
     for first in range(SLICES):
-        leaves = await _leaves(store, first)
-        slot, pages = await trio.to_thread.run_sync(build_slice, leaves, height)
-        slices.append(slot)
-        for batch in _batches(pages):
-            await store.write(batch, Durability.BUFFERED)
+        slices.append(await builder.slot(divmod(first, SLOTS)))
         if progress is not None:
             progress(first + 1, SLICES)
     root, crown = build_crown(slices, height)
     return root, page_rows(crown.items())
 
 
+@attrs.define
+class _Builder:
+    """Builds subtrees and writes their pages. One of more leaves than may be in memory is built in parts."""
+
+    store: KeyValueStore
+    height: int
+
+    async def slot(self, nibbles: tuple[int, ...]) -> bytes:
+        """What stands in the page above for the subtree of kh that begin with these."""
+        depth = len(nibbles)
+        leaves = await self._leaves(nibbles)
+        if leaves is not None:
+            built = await trio.to_thread.run_sync(build_slice, leaves, self.height, depth)
+        else:
+            parts = [await self.slot((*nibbles, here)) for here in range(SLOTS)]
+            path = _prefix(nibbles).ljust(HASH_BYTES, b"\x00")
+            built = await trio.to_thread.run_sync(join_slices, parts, path, depth, self.height)
+        slot, pages = built
+        for batch in _batches(pages):
+            await self.store.write(batch, Durability.BUFFERED)
+        return slot
+
+    async def _leaves(self, nibbles: tuple[int, ...]) -> list[Change] | None:
+        """The leaves below, or None where there are more than LEAVES_MAX."""
+        most = LEAVES_MAX
+        start, end = LEAVES + _prefix(nibbles), _end(nibbles)
+        scan = cast("AsyncGenerator[tuple[bytes, bytes], None]", self.store.scan(start, end, limit=most + 1))
+        async with aclosing(scan) as rows:
+            leaves = [(key[1:], key[1:] + unseal(key, stored)) async for key, stored in rows]
+        return leaves if len(leaves) <= most else None
+
+
+def _prefix(nibbles: Sequence[int]) -> bytes:
+    """Nibbles as bytes; an odd one is the upper half of the last."""
+    padded = [*nibbles, 0] if len(nibbles) % 2 else nibbles
+    return bytes(padded[i] << 4 | padded[i + 1] for i in range(0, len(padded), 2))
+
+
+def _end(nibbles: tuple[int, ...]) -> bytes | None:
+    """The first key after the leaves that begin with these nibbles."""
+    while nibbles and nibbles[-1] == SLOTS - 1:
+        nibbles = nibbles[:-1]
+    if not nibbles:
+        return prefix_end(LEAVES)
+    return LEAVES + _prefix((*nibbles[:-1], nibbles[-1] + 1))
+
+
 def forget_leaves() -> DeleteRange:
     """For the last batch."""
     return DeleteRange(LEAVES, prefix_end(LEAVES))
-
-
-async def _leaves(store: KeyValueStore, first: int) -> list[Change]:
-    prefix = LEAVES + bytes((first,))
-    scan = cast("AsyncGenerator[tuple[bytes, bytes], None]", store.scan_prefix(prefix))
-    async with aclosing(scan) as rows:
-        return [(key[1:], key[1:] + unseal(key, stored)) async for key, stored in rows]
 
 
 def _batches(pages: dict[bytes, bytes]) -> Iterator[list[Operation]]:

@@ -69,6 +69,8 @@ from supervm.types.receipt import Receipt
 
 HELD_MAX = 64
 """Chunks of receipts that wait for others of their block: they make a root only together."""
+CHUNKS_MAX = 4_096
+"""More than any block has: 200,000 receipts are 782 at 256 each, and they are never so large."""
 HEADERS_AT_ONCE = 1_000
 OF_PEERS = frozenset({STATE, HEADERS, BODIES, RECEIPTS, CERTIFICATES})
 """Spaces whose rows are the same on every node, and judged by what is around them."""
@@ -121,10 +123,13 @@ class Mender:
             return ()
         if key[:1] != RECEIPTS:
             return (key,)
-        # Which chunk is wrong, or whether the last is missing, their root doesn't say.
+        # Which chunk is wrong, or whether the last is missing, their root doesn't say. Of very many only the
+        # likely ones are asked for: this one, the one after the last, and the first.
         height = _height(key)
-        there = await self.ledger.rows(receipts_key(height, 0), receipts_key(height + 1, 0), HELD_MAX)
-        return tuple(receipts_key(height, number) for number in range(min(len(there) + 1, HELD_MAX)))
+        there = await self.ledger.rows(receipts_key(height, 0), receipts_key(height + 1, 0), CHUNKS_MAX)
+        likely = (key, receipts_key(height, len(there)))
+        first = [receipts_key(height, number) for number in range(len(there))]
+        return tuple(dict.fromkeys((*likely, *first[: HELD_MAX - len(likely)])))
 
     async def given(self, key: bytes, value: bytes, prove: Prove) -> bool:
         """A row's value as somebody gave it; whether it is what belongs there, and is served again."""
@@ -234,7 +239,7 @@ class Mender:
 
         Raises `StoreCorrupt` and `InvalidInput`. Where no header shows them yet, nothing can be said.
         """
-        rows = dict(await self.ledger.rows(receipts_key(height, 0), receipts_key(height + 1, 0), HELD_MAX))
+        rows = dict(await self.ledger.rows(receipts_key(height, 0), receipts_key(height + 1, 0), CHUNKS_MAX))
         held = {key: unseal(key, stored) for key, stored in rows.items() if key not in given}
         receipts: list[Receipt] = []
         for number, (key, value) in enumerate(sorted({**held, **given}.items())):

@@ -1,9 +1,10 @@
 """Removing what a node needn't keep, while blocks go on (STO-60 to STO-66).
 
 First the horizon is made durable; from then on whoever asks for something below it is told `Pruned`. Then
-what is below goes, in short pieces of at most 10,000 deletes: bodies and receipts by height, tree pages by
-the stale index, which names each page with the height from which no root needs it. A page and its entry go
-in one batch, so a crash leaves both or none, and the next sweep begins at the lowest row there is.
+what is below goes, in short pieces: of bodies and receipts at most 10,000 rows and about 2 MiB, so that of a
+large block a piece takes a part; of the state tree at most 5,000 pages, by the stale index, which names each
+with the height from which no root needs it. A page and its entry go in one batch, so a crash leaves both or
+none, and the next sweep begins at the lowest row there is.
 
 Never removed: state, headers, certificates, the index, and the tree of every height from the horizon up. The
 index stays because a transaction that comes again must be known again on every node alike (CONS-40).
@@ -18,6 +19,7 @@ from supervm.storage.ledger import Ledger
 from supervm.storage.pace import Pace, PieceSize
 from supervm.storage.spaces import (
     BODIES,
+    RECEIPTS,
     STALE,
     Horizon,
     body_key,
@@ -29,10 +31,12 @@ from supervm.storage.spaces import (
 KEPT_MIN = 256
 """The least blocks and roots that any policy leaves (STO-61)."""
 DELETES_MAX = 10_000
-BLOCKS_MAX = 256
-BLOCKS_LEAST = 16
+PIECE_BYTES = 2 * 2**20
+ROWS_LEAST = 64
 PAGES_LEAST = 256
 """Few milliseconds on any backend, and still more than a busy chain adds on a disk whose syncs are slow."""
+SINGLY_MAX = 32
+"""So few rows are deleted one by one: engines are slower to read where many ranges were deleted."""
 
 PruneProgress = Callable[["Removed"], None]
 """Called after each piece with what it removed; must return at once."""
@@ -60,13 +64,14 @@ class Keep:
 
 @attrs.frozen
 class Removed:
-    """Heights whose bodies and receipts went, and tree pages that did."""
+    """Blocks whose bodies went, tree pages that did, and rows of bodies and receipts."""
 
     blocks: int = 0
     pages: int = 0
+    rows: int = attrs.field(default=0, eq=False)
 
     def __add__(self, other: "Removed") -> "Removed":
-        return Removed(self.blocks + other.blocks, self.pages + other.pages)
+        return Removed(self.blocks + other.blocks, self.pages + other.pages, self.rows + other.rows)
 
 
 async def horizon_for(ledger: Ledger, keep: Keep, now_ms: int) -> Horizon:
@@ -109,8 +114,10 @@ class Sweeper:
     pace: Pace
     cleared: Horizon = Horizon()
     calm: Callable[[], Awaitable[None]] | None = None
-    _blocks: PieceSize = attrs.field(factory=lambda: PieceSize(BLOCKS_MAX, BLOCKS_LEAST), init=False)
+    _rows: PieceSize = attrs.field(factory=lambda: PieceSize(DELETES_MAX, ROWS_LEAST), init=False)
     _pages: PieceSize = attrs.field(factory=lambda: PieceSize(DELETES_MAX // 2, PAGES_LEAST), init=False)
+    # By space, where what is left begins.
+    _from: dict[bytes, bytes] = attrs.field(factory=lambda: {BODIES: BODIES, RECEIPTS: RECEIPTS}, init=False)
     _stale_from: bytes = attrs.field(default=STALE, init=False)
 
     async def sweep(self, progress: PruneProgress | None = None) -> Removed:
@@ -121,7 +128,7 @@ class Sweeper:
         """
         target = self.ledger.horizon
         total = Removed()
-        for piece, size in ((self._clear_blocks, self._blocks), (self._clear_pages, self._pages)):
+        for piece, size in ((self._clear_blocks, self._rows), (self._clear_pages, self._pages)):
             while True:
                 if self.calm is not None:
                     await self.calm()
@@ -130,7 +137,7 @@ class Sweeper:
                     gone = await piece(target)
                 if gone is None:
                     break
-                size.took(self.pace.busy_s - began_s, gone.blocks + gone.pages)
+                size.took(self.pace.busy_s - began_s, gone.rows + gone.pages)
                 total += gone
                 if progress is not None:
                     progress(gone)
@@ -138,12 +145,25 @@ class Sweeper:
         return total
 
     async def _clear_blocks(self, target: Horizon) -> Removed | None:
-        low = self.cleared.blocks or await lowest_block(self.ledger, target)
-        high = min(target.blocks, low + self._blocks.size)
-        if low < high:
-            await self.ledger.discard([DeleteRange(start, end) for start, end in cleared_ranges(low, high)])
-        self.cleared = attrs.evolve(self.cleared, blocks=max(high, self.cleared.blocks))
-        return Removed(blocks=high - low) if low < high else None
+        """Some of the lowest rows of bodies or of receipts, whichever lie behind."""
+        ends = dict(
+            zip((BODIES, RECEIPTS), (end for _, end in cleared_ranges(0, target.blocks)), strict=True)
+        )
+        left = [space for space, end in ends.items() if self._from[space] < end]
+        if not left:
+            self.cleared = attrs.evolve(self.cleared, blocks=max(target.blocks, self.cleared.blocks))
+            return None
+        space = min(left, key=lambda one: self._from[one][1:])
+        rows, after = await self.ledger.page(self._from[space], ends[space], self._rows.size, PIECE_BYTES)
+        if rows:
+            keys = [key for key, _ in rows]
+            singly = len(keys) <= SINGLY_MAX
+            await self.ledger.discard(map(Delete, keys) if singly else [DeleteRange(keys[0], after)])
+        self._from[space] = after
+        # All lower rows of both spaces are gone.
+        height = min(int.from_bytes(each[1:9], "big") for each in self._from.values())
+        self.cleared = attrs.evolve(self.cleared, blocks=max(height, self.cleared.blocks))
+        return Removed(blocks=sum(len(key) == len(body_key(0)) for key, _ in rows), rows=len(rows))
 
     async def _clear_pages(self, target: Horizon) -> Removed | None:
         entries = await self.ledger.rows(self._stale_from, stale_end(target), self._pages.size)

@@ -1,10 +1,10 @@
 """Taking a snapshot of a ledger while blocks go on (STO-51): one frozen view, streamed into chunks.
 
-What is in memory is a few pages of rows, one chunk, and the digests of the section at hand. A snapshot that
+What is in memory is a few pages of rows, one chunk, and one table of at most 65,536 chunks. A snapshot that
 is not finished is no snapshot: its chunks are used by the next one, or swept.
 """
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import cast
 
@@ -189,47 +189,30 @@ class _Work:
 
     async def section(self, number: int, rows: AsyncGenerator[Rows, None]) -> Section:
         """Keep one section's rows as chunks, and the tables that list them."""
-        cutter = Cutter(number)
-        entries: list[Entry] = []
+        cutter, tables = Cutter(number), _Tables(self)
         async with aclosing(rows) as pages:
             while True:
                 with self.pace.working():
                     page = await anext(pages, None)
                     if page is None:
                         break
-                    entries += await trio.to_thread.run_sync(self._keep, cutter, page)
+                    await trio.to_thread.run_sync(self._keep, cutter, page, tables)
                 await self.pace.rest()
                 self.rows += len(page)
                 if self.progress is not None:
                     self.progress(self.rows, 0)
-        entries += await trio.to_thread.run_sync(self._keep_last, cutter)
-        tables = await trio.to_thread.run_sync(self._keep_tables, entries)
-        return Section(
-            number,
-            sum(one.rows for one in entries),
-            sum(one.size_bytes for one in entries),
-            len(entries),
-            tables,
+        return await trio.to_thread.run_sync(
+            lambda: tables.section(number, [self._put(*each) for each in cutter.done()])
         )
 
-    def _keep(self, cutter: Cutter, page: Rows) -> list[Entry]:
-        entries = []
+    def _keep(self, cutter: Cutter, page: Rows, tables: "_Tables") -> None:
         for key, stored in page:
             value, sealed = split_seal(key, stored)
             for chunk, rows in cutter.add(key[1:], value, sealed):
-                entries.append(self._put(chunk, rows))
-        return entries
+                tables.add([self._put(chunk, rows)])
 
-    def _keep_last(self, cutter: Cutter) -> list[Entry]:
-        return [self._put(chunk, rows) for chunk, rows in cutter.done()]
-
-    def _keep_tables(self, entries: list[Entry]) -> tuple[bytes, ...]:
-        parts = range(0, len(entries), TABLE_ENTRIES_MAX)
-        if len(parts) > TABLES_MAX:
-            raise SnapshotRefused(
-                "the ledger is too large for one snapshot", f"{len(entries)} chunks", "Prune it first."
-            )
-        return tuple(self._put(encode_table(entries[at : at + TABLE_ENTRIES_MAX]), 0).digest for at in parts)
+    def put_table(self, entries: Sequence[Entry]) -> bytes:
+        return self._put(encode_table(entries), 0).digest
 
     def _put(self, blob: bytes, rows: int) -> Entry:
         digest, grown_bytes = self.folder.put(blob)
@@ -253,3 +236,38 @@ class _Work:
                 f"{free} bytes are free, {least} must stay",
                 "Free some, or set application.ledger.snapshot_path to another disk.",
             )
+
+
+@attrs.define
+class _Tables:
+    """The tables of a section: one is kept as soon as it is full, so that no more than one is in memory."""
+
+    work: _Work
+    _pending: list[Entry] = attrs.field(factory=list, init=False)
+    _done: list[bytes] = attrs.field(factory=list, init=False)
+    _rows: int = attrs.field(default=0, init=False)
+    _bytes: int = attrs.field(default=0, init=False)
+    _chunks: int = attrs.field(default=0, init=False)
+
+    def add(self, entries: Sequence[Entry]) -> None:
+        self._pending += entries
+        self._rows += sum(one.rows for one in entries)
+        self._bytes += sum(one.size_bytes for one in entries)
+        self._chunks += len(entries)
+        while len(self._pending) >= TABLE_ENTRIES_MAX:
+            self._keep(TABLE_ENTRIES_MAX)
+
+    def section(self, number: int, last: Sequence[Entry]) -> Section:
+        """All of it, with the entries that come last."""
+        self.add(last)
+        if self._pending:
+            self._keep(len(self._pending))
+        return Section(number, self._rows, self._bytes, self._chunks, tuple(self._done))
+
+    def _keep(self, count: int) -> None:
+        if len(self._done) == TABLES_MAX:
+            raise SnapshotRefused(
+                "the ledger is too large for one snapshot", f"{self._chunks} chunks", "Prune it first."
+            )
+        self._done.append(self.work.put_table(self._pending[:count]))
+        del self._pending[:count]

@@ -6,17 +6,18 @@ before and be proven final; every block that came along must be that of its head
 marker written, in one durable batch; before that there is no ledger. Believed is one thing: which
 transactions blocks had whose bodies did not come along. Nothing in a chain of headers tells that.
 
-Each chunk is written with the count of those done, in one batch, so a restore that broke goes on behind its
-last chunk. What is found wrong in a snapshot whose chunks are all as named is the maker's doing: nothing of
+The last batch of each chunk has the count of those done, so a restore that broke goes on behind its last
+chunk. What is found wrong in a snapshot whose chunks are all as named is the maker's doing: nothing of
 it stays.
 
-Memory is bounded whatever the state's size: see `supervm.storage.loading`.
+Memory is bounded whatever the state's size: one chunk, one table of 65,536, and a part of the tree, see
+`supervm.storage.loading`.
 
 `ChunkSource` says where chunks are from: a folder here, and whoever has them later.
 """
 
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from typing import Protocol
 
@@ -94,6 +95,8 @@ from supervm.types.genesis import Genesis
 from supervm.types.receipt import Receipt
 
 READ_AHEAD = 256
+BATCH_ROWS = 5_000
+
 _PROGRESS = struct.Struct("<B32sQ")
 _ORIGIN = struct.Struct("<BQ32s")
 
@@ -147,15 +150,16 @@ async def _check_final(header: BlockHeader, certificate: bytes, trust: Trust) ->
 async def read_genesis(manifest: Manifest, source: ChunkSource) -> Genesis:
     """The genesis that a snapshot brings, which makes the manifest's chain id. Raises `SnapshotError`s."""
     section = manifest.sections[0]
-    for entry in await _entries(section, source):
-        for _, value in await _rows(section, entry, source):
-            try:
-                genesis = Genesis.decode(value)
-            except InvalidInput as error:
-                raise damaged(entry.digest, f"it holds no genesis: {error}") from error
-            if genesis.chain_id != manifest.chain_id:
-                raise damaged(entry.digest, f"its genesis makes chain 0x{genesis.chain_id.hex()}")
-            return genesis
+    async with aclosing(_entries(section, source)) as entries:
+        async for entry in entries:
+            for _, value in await _rows(section, entry, source):
+                try:
+                    genesis = Genesis.decode(value)
+                except InvalidInput as error:
+                    raise damaged(entry.digest, f"it holds no genesis: {error}") from error
+                if genesis.chain_id != manifest.chain_id:
+                    raise damaged(entry.digest, f"its genesis makes chain 0x{genesis.chain_id.hex()}")
+                return genesis
     raise damaged(manifest.digest, "it has no genesis")
 
 
@@ -163,11 +167,12 @@ async def check_chunks(manifest: Manifest, source: ChunkSource, progress: Progre
     """Read every chunk once and check it against tables and manifest; no store is needed."""
     done = 0
     for section in manifest.sections:
-        for entry in await _entries(section, source):
-            await _rows(section, entry, source)
-            done += 1
-            if progress is not None:
-                progress(done, manifest.chunks)
+        async with aclosing(_entries(section, source)) as entries:
+            async for entry in entries:
+                await _rows(section, entry, source)
+                done += 1
+                if progress is not None:
+                    progress(done, manifest.chunks)
 
 
 async def restore_snapshot(
@@ -242,31 +247,44 @@ class _Restore:
         return sealed(RESTORE_KEY, _PROGRESS.pack(1, self.manifest.digest, done))
 
     async def write_chunks(self, done: int) -> None:
-        """Write every chunk from number `done` on, each in one batch with the count."""
+        """Write every chunk from number `done` on, in batches whose last has the count.
+
+        Small ones, since the rows of hashes lie all over the store: an engine with pages has as many dirty
+        ones in memory as a batch has rows. Of a chunk that was begun all is written again.
+        """
         number = 0
         for section in self.manifest.sections:
-            for entry in await _entries(section, self.source):
-                number += 1
-                if number <= done:
-                    continue
-                rows = await _rows(section, entry, self.source)
-                batch = await trio.to_thread.run_sync(self._batch, section, entry, rows)
-                await self.store.write([*batch, self._progress(number)], Durability.BUFFERED)
-                self._tell(number, self.manifest.chunks)
+            async with aclosing(_entries(section, self.source)) as entries:
+                async for entry in entries:
+                    number += 1
+                    if number <= done:
+                        continue
+                    rows = await _rows(section, entry, self.source)
+                    await trio.to_thread.run_sync(self._check, section, entry, rows)
+                    for at in range(0, len(rows), BATCH_ROWS):
+                        some = rows[at : at + BATCH_ROWS]
+                        batch = await trio.to_thread.run_sync(self._batch, section, some)
+                        if at + BATCH_ROWS >= len(rows):
+                            batch.append(self._progress(number))
+                        await self.store.write(batch, Durability.BUFFERED)
+                    self._tell(number, self.manifest.chunks)
 
-    def _batch(self, section: Section, entry: Entry, rows: Sequence[Row]) -> list[Operation]:
+    def _check(self, section: Section, entry: Entry, rows: Sequence[Row]) -> None:
+        """Raise `SnapshotDamaged` for a row that no ledger of this height has; none is written then."""
         space = bytes((section.section,))
         if section.section == GENESIS:
-            return []
-        batch: list[Operation] = []
+            return
         for key, value in rows:
             if not _fits(space, key, self.manifest):
                 raise damaged(entry.digest, f"no {section.name} row has key {key.hex() or 'none'}")
             if space == INDEX and not leads_within(key, value, self.manifest.height):
                 raise damaged(entry.digest, f"index row {key.hex()} leads to no place of this chain")
-            if space != STATE:
-                batch.append(sealed(space + key, value))
-        return entry_rows(rows) if space == STATE else batch
+
+    def _batch(self, section: Section, rows: Sequence[Row]) -> list[Operation]:
+        space = bytes((section.section,))
+        if section.section == GENESIS:
+            return []
+        return entry_rows(rows) if space == STATE else [sealed(space + key, value) for key, value in rows]
 
     async def check_blocks(self) -> None:
         """Headers from genesis up with their certificates, and every block and receipt that came along."""
@@ -374,20 +392,34 @@ async def read_origin(store: KeyValueStore) -> tuple[int, bytes] | None:
     return height, digest
 
 
-async def _entries(section: Section, source: ChunkSource) -> list[Entry]:
-    """The chunks of a section, in order, as its tables list them."""
-    found: list[Entry] = []
+async def _entries(section: Section, source: ChunkSource) -> AsyncGenerator[Entry, None]:
+    """The chunks of a section, in order, as its tables list them: one table is in memory at a time.
+
+    Before the first is given, all tables were added up.
+    """
+    entries: list[Entry] = []
+    rows = size_bytes = chunks = 0
     for table in section.tables:
-        blob = check_blob(table, await source.blob(table))
-        found += await trio.to_thread.run_sync(decode_table, table, blob)
-    sums = (sum(one.rows for one in found), sum(one.size_bytes for one in found), len(found))
-    if sums != (section.rows, section.size_bytes, section.chunks):
+        entries = await _table(table, source)
+        rows += sum(one.rows for one in entries)
+        size_bytes += sum(one.size_bytes for one in entries)
+        chunks += len(entries)
+    if (rows, size_bytes, chunks) != (section.rows, section.size_bytes, section.chunks):
         raise SnapshotDamaged(
             f"the tables of section {section.name} don't add up to what the manifest says",
-            f"rows, bytes and chunks are {sums}",
+            f"rows, bytes and chunks are {(rows, size_bytes, chunks)}",
             "Take the snapshot again from where it is from, or another one.",
         )
-    return found
+    for table in section.tables:
+        if len(section.tables) > 1:
+            entries = await _table(table, source)
+        for entry in entries:
+            yield entry
+
+
+async def _table(digest: bytes, source: ChunkSource) -> list[Entry]:
+    blob = check_blob(digest, await source.blob(digest))
+    return await trio.to_thread.run_sync(decode_table, digest, blob)
 
 
 async def _rows(section: Section, entry: Entry, source: ChunkSource) -> list[Row]:

@@ -2,7 +2,7 @@
 
 Pure functions of counts. Every window each part gets a rank by its score. It is moved to a hotter class when
 it ranked above its own for the last two windows, to a colder one after six below: so neither one question nor
-one quiet hour moves anything. A full disk moves what is cold at once.
+one quiet hour moves anything. A full disk moves what is cold at once, and a surge of questions what is asked.
 """
 
 import math
@@ -32,6 +32,7 @@ class Trigger(IntEnum):
 
     RANK = 0
     DISK = 1
+    SURGE = 2
 
     @property
     def word(self) -> str:
@@ -45,13 +46,17 @@ def _share(instance: object, attribute: "attrs.Attribute[float]", value: float) 
 
 @attrs.frozen(kw_only=True)
 class Thresholds:
-    """Shares of all units that are hot and warm; windows before a move; disk use at which the cold goes."""
+    """Shares of all units that are hot and warm; windows before a move; disk use at which the cold goes;
+    how many times its mean, and how often at least, a unit is asked for in a window when that is a surge.
+    """
 
     hot_share: float = attrs.field(default=0.01, validator=_share)
     warm_share: float = attrs.field(default=0.19, validator=_share)
     up_windows: int = attrs.field(default=2, validator=attrs.validators.in_(range(1, HISTORY_MAX + 1)))
     down_windows: int = attrs.field(default=6, validator=attrs.validators.in_(range(1, HISTORY_MAX + 1)))
     disk_use_max: float = attrs.field(default=0.85, validator=_share)
+    surge_times: float = attrs.field(default=10.0, validator=attrs.validators.ge(1))
+    surge_accesses_min: int = attrs.field(default=1_000, validator=attrs.validators.ge(1))
 
     @property
     def windows(self) -> int:
@@ -117,6 +122,11 @@ def decide(
     return None
 
 
+def surges(asked: int, mean: float, thresholds: Thresholds) -> bool:
+    """Whether `asked` accesses within a window are a surge, of what has `mean` in one (STO-91)."""
+    return asked >= thresholds.surge_accesses_min and asked > mean * thresholds.surge_times
+
+
 def rises(history: bytes, classes: Sequence[Temperature], thresholds: Thresholds) -> bool:
     """Whether the newest rank is what makes this unit rise, wherever it lies but in the hottest class."""
     below = [one for one in classes if one > Temperature.HOT]
@@ -138,6 +148,9 @@ def why(trigger: Trigger, here: Temperature, to: Temperature, thresholds: Thresh
     """A decision in words."""
     if trigger is Trigger.DISK:
         return f"cold, and the hot disk is more than {thresholds.disk_use_max:.0%} full"
+    if trigger is Trigger.SURGE:
+        times, least = thresholds.surge_times, thresholds.surge_accesses_min
+        return f"asked for {least} times in a window or more, and over {times:g} times its mean"
     if to < here:
         return f"ranked above {here.word} for {thresholds.up_windows} windows"
     return f"ranked below {here.word} for {thresholds.down_windows} windows"

@@ -35,7 +35,8 @@ from supervm.storage.pages import (
 )
 
 READ_BATCH = 4096  # pages asked for at once
-SLICES = 256  # subtrees at depth 2, one for each first byte of kh
+SLICE_DEPTH = 2
+SLICES = SLOTS**SLICE_DEPTH  # subtrees at that depth, one for each first byte of kh
 NO_SLOTS: Slots = (EMPTY,) * SLOTS
 
 Change = tuple[bytes, bytes]  # kh, and its new leaf; EMPTY removes it
@@ -197,10 +198,23 @@ def update(
     return Update(root, growth.written, growth.stale)
 
 
-def build_slice(leaves: list[Change], height: int) -> tuple[bytes, dict[bytes, bytes]]:
-    """The subtree of kh that share their first byte, from nothing: its slot at depth 2, and its pages."""
+def build_slice(
+    leaves: list[Change], height: int, depth: int = SLICE_DEPTH
+) -> tuple[bytes, dict[bytes, bytes]]:
+    """The subtree of kh that share their first `depth` nibbles, a byte if not said, from nothing: its slot
+    there, and its pages. `leaves` are sorted by kh.
+    """
     growth = _Growth({}, height)
-    return growth.slot(EMPTY, 2, leaves), growth.written
+    return growth.slot(EMPTY, depth, leaves), growth.written
+
+
+def join_slices(
+    slots: Sequence[bytes], path: bytes, depth: int, height: int
+) -> tuple[bytes, dict[bytes, bytes]]:
+    """The subtree at `depth` on the way to `path`, of its 16 parts in order: its slot, and the page of it."""
+    assert len(slots) == SLOTS
+    growth = _Growth({}, height)
+    return growth.settle(tuple(slots), depth, path), growth.written
 
 
 def build_crown(slices: Sequence[bytes], height: int) -> tuple[bytes, dict[bytes, bytes]]:

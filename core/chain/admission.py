@@ -36,6 +36,9 @@ TRIES = 16
 
 Answer = Admitted | Refused
 
+SHOWN_BYTES_MAX = 4_096
+"""Of the transaction that a refusal names; a longer one is there under its digest."""
+
 
 @attrs.define(eq=False)
 class Admission:
@@ -134,7 +137,7 @@ class Admission:
         lock = (nonce_lock(body.sender, body.nonce),)
         wrong = pool.refusal(digest, body.nonce, lock, nonce)
         if wrong is not None:
-            return self._count(wrong)
+            return self._count(self._shown(wrong))
         try:
             found = judge(transaction, state, chain.gas, chain.gas_state, pool.spending)
             if found.lane is Lane.FAST:
@@ -156,10 +159,17 @@ class Admission:
         )
         outcome = pool.add(entry, nonce, chain.now_s())
         if isinstance(outcome, Refused):
-            return self._count(outcome)
+            return self._count(self._shown(outcome))
         chain.tell_dropped(outcome)
         chain.news.admitted(entry, asked)
         return Admitted(digest=digest, lane=found.lane.name)
+
+    def _shown(self, wrong: Refused) -> Refused:
+        """With the bytes of what was signed first, unless they are much longer than what was sent."""
+        first = None if wrong.conflict is None else self._chain.pending(wrong.conflict)
+        if first is None or len(first[1]) > SHOWN_BYTES_MAX:
+            return wrong
+        return attrs.evolve(wrong, other=first[1])
 
     async def _past(self, transaction: Transaction, state: dict[bytes, bytes | None]) -> Answer:
         """The answer to a used nonce: known, if this very transaction used it."""

@@ -14,6 +14,8 @@ import trio
 
 from supervm.chain.admission import Admission, Answer
 from supervm.chain.claiming import examine_transactions, used_keys, used_slots
+from supervm.chain.contests import Contests
+from supervm.chain.doubling import doubts, locks_named
 from supervm.chain.events import EventLog
 from supervm.chain.examine import ChainRules
 from supervm.chain.examine import Examined as ExaminedBytes
@@ -41,6 +43,7 @@ from supervm.contracts.application import (
     EffectsMismatch,
     EffectsSource,
     Engine,
+    EpochEnder,
     Executed,
     ExecutedFacts,
     FastApplied,
@@ -64,6 +67,7 @@ from supervm.execution import (
     BlockResult,
 )
 from supervm.execution.engine import BlockEngine
+from supervm.execution.punishing import owing_in
 from supervm.kernel.component import Context, Health, HealthState
 from supervm.storage.errors import Pruned
 from supervm.storage.ledger import Ledger, Staged
@@ -81,7 +85,9 @@ from supervm.types.stakes import STAKES_KEY
 from supervm.types.state import ACCOUNT, Account
 from supervm.types.transaction import Lane, Transaction
 from supervm.types.validators import ValidatorSet
+from supervm.types.wrongs import DOUBLES_KEY, EQUIVOCATION, EVIDENCE, OFFENCES, Wrongs, wrongs_in
 
+KNOWN_OPERATIONS = (*ORDERING_OPERATIONS, EVIDENCE, EQUIVOCATION)
 DECODED_MAX = 4_096
 ROOTS_MAX = 256
 CERTIFIED_MAX = 100_000
@@ -165,9 +171,11 @@ class Chain:
         self._decoded: Recent[bytes, Transaction] = Recent(DECODED_MAX)
         self._roots: Recent[int, Roots] = Recent(ROOTS_MAX)
         self.fast = FastLane(gas, self._state, self._fast_now)
+        self.contests = Contests()
         self._certified: Recent[bytes, None] = Recent(CERTIFIED_MAX)
         self._effects_source: EffectsSource | None = None
         self._proving: dict[bytes, trio.Event] = {}
+        self.epoch_ender: EpochEnder | None = None
         tip = ledger.tip
         self._roots.put(tip.height, Roots(tip.state_root, tip.receipts_root, self.base_price))
         self._private_kinds: frozenset[int] = frozenset().union(
@@ -436,6 +444,14 @@ class Chain:
         finally:
             self._effects_source = before
 
+    @contextmanager
+    def epochs_ended_by(self, ender: EpochEnder) -> Iterator[None]:
+        before, self.epoch_ender = self.epoch_ender, ender
+        try:
+            yield
+        finally:
+            self.epoch_ender = before
+
     def effects_certificate(self, digest: bytes) -> bytes | None:
         """What proves a FAST transaction final ahead of its block, where this node has it."""
         return None if self._effects_source is None else self._effects_source.certificate(digest)
@@ -474,6 +490,21 @@ class Chain:
         decoded = [self.decode(data) for data in transactions]
         state = await self._state(used_keys(decoded))
         return used_slots(decoded, state), tuple(each.digest for each in decoded)
+
+    def locks_named(self, transaction: bytes) -> tuple[bytes, frozenset[bytes]] | None:
+        return locks_named(transaction, self.chain_id, self.genesis.limits)
+
+    def doubts(self, first: bytes, second: bytes, lock: bytes, epoch: int) -> str:
+        rules = attrs.evolve(self._rules(), epoch=epoch)
+        return doubts(first, second, lock, rules, self.examiner.checked)
+
+    def contested(self, transaction: bytes, other: bytes) -> None:
+        own, named = self.locks_named(transaction), self.locks_named(other)
+        if own is None or named is None or own[0] in self.contests:
+            return
+        common = own[1] & named[1]
+        if common and not self.doubts(transaction, other, min(common), self.epoch):
+            self.contests.put((own[0], transaction), (named[0], other))
 
     @property
     def oldest_block(self) -> int:
@@ -518,7 +549,7 @@ class Chain:
 
     async def verify(self, operations: Sequence[bytes]) -> str:
         await trio.lowlevel.checkpoint()
-        unknown = [each for each in operations if each[:1] not in ORDERING_OPERATIONS]
+        unknown = [each for each in operations if each[:1] not in KNOWN_OPERATIONS]
         return f"{len(unknown)} system operations that are not known" if unknown else ""
 
     async def execute(self, block: OrderedBlock) -> Executed:
@@ -530,9 +561,8 @@ class Chain:
                 raise WrongParent(
                     "the block doesn't follow the tip", block.height, f"the tip is at height {tip.height}"
                 )
-            if any(each[:1] not in ORDERING_OPERATIONS for each in block.operations):
-                raise BlockInvalid("a system operation that is not known", block.height)
             transactions = self._decode_all(block)
+            wrongs = await self._wrongs(block)
             began_s = self._ctx.clock.monotonic()
             given = BlockInput(
                 height=block.height,
@@ -546,6 +576,7 @@ class Chain:
                     lambda: self.ledger.known([each.digest for each in transactions])
                 ),
                 granted=self.genesis.validators,
+                wrongs=wrongs,
             )
             result = await self._run(given)
             staged = await self.mending.patiently(lambda: self.ledger.stage(result.changes, block.height))
@@ -565,6 +596,21 @@ class Chain:
                 self.sets.unchanged()
             self._pending = Pending(block, transactions, result, staged, executed, base_price)
             return executed
+
+    async def _wrongs(self, block: OrderedBlock) -> Wrongs:
+        """What a block says of wrongs, and who pays at its end. Raises `BlockInvalid`."""
+        if any(each[:1] not in KNOWN_OPERATIONS for each in block.operations):
+            raise BlockInvalid("a system operation that is not known", block.height)
+        owing = None
+        if block.ends_epoch:
+            owing = owing_in((await self._state([DOUBLES_KEY]))[DOUBLES_KEY])
+        try:
+            validators = self.sets.of_epoch(block.epoch)
+            return wrongs_in(block.operations, validators, self.genesis.limits, owing)
+        except InvalidInput as error:
+            raise BlockInvalid(
+                f"a system operation that voters don't let pass: {error}", block.height
+            ) from error
 
     async def _run(self, block: BlockInput) -> BlockResult:
         """Execute on the state at the tip, of which the engine keeps a part in memory."""
@@ -698,6 +744,16 @@ class Chain:
             if entry is not None:
                 # The engine asks next what they used up.
                 self._decoded.put(data, entry.transaction)
+        for each in pending.result.punished:
+            name = OFFENCES[each.kind]
+            self.ledger_figures.slashed.inc(offence=name)
+            self._ctx.log.warning(
+                "validator_punished",
+                key=each.public_key.hex(),
+                offence=name,
+                epoch=each.epoch,
+                slashed=each.slashed,
+            )
         self.news.committed(
             block,
             receipts,
@@ -795,6 +851,7 @@ def _is_block(ordered: OrderedBlock, block: Block) -> bool:
         and ordered.timestamp_ms == header.timestamp_ms
         and ordered.operations == block.body.system_operations
         and ordered.batches == tuple(batch.transactions for batch in block.batches)
+        and ordered.ends_epoch == (header.next_validators_digest != ZERO)
     )
 
 

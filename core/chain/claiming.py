@@ -40,11 +40,13 @@ def examine_transactions(
     refused = dict(wrong)
     nonces: dict[bytes, int] = {}
     balances: dict[Account, int] = {}
+    lanes: set[Lane] = set()
     for index, transaction in enumerate(transactions):
         if isinstance(transaction, PlainTransaction):
             said = transaction.plain
             lane = lane_of_plain(said)
             claims.append(claim_of_plain(transaction, lane))
+            lanes.add(lane)
             account = _account(state, said.sender)
             nonces[NONCE_LOCK + said.sender] = account.nonce
             balances[said.sender, NATIVE_TOKEN] = account.balance
@@ -54,7 +56,9 @@ def examine_transactions(
                     refused[index] = code
             continue
         objects = input_objects(transaction, state)
-        claim = claim_of(transaction, objects, lane_taken(transaction, objects))
+        lane = lane_taken(transaction, objects)
+        lanes.add(lane)
+        claim = claim_of(transaction, objects, lane)
         claims.append(claim)
         for each, _ in claim.spends:
             balances[each] = state_balance(state, *each)
@@ -77,7 +81,8 @@ def examine_transactions(
             check_inputs(transaction, objects, exact=True)
         except InvalidInput as error:
             refused[index] = error.code
-    return Examined(Facts(height, nonces, balances), tuple(claims), refused, gas_sum)
+    all_fast = lanes == {Lane.FAST}
+    return Examined(Facts(height, nonces, balances), tuple(claims), refused, gas_sum, all_fast=all_fast)
 
 
 def _refusal_of_plain(

@@ -12,6 +12,7 @@ from supervm.storage.ledger import LedgerStats
 from supervm.types.packed_receipts import ReceiptHead
 from supervm.types.receipt import Receipt
 from supervm.types.state import NATIVE_TOKEN
+from supervm.types.wrongs import OFFENCES
 
 CACHES = ("pages", "state")
 NATIVE, OTHER = "native", "other"
@@ -36,6 +37,7 @@ class LedgerFigures:
     _gas_used: Any
     _fees: Any
     _refused: Any
+    slashed: Any
     _codes: frozenset[str] = attrs.field(factory=lambda: frozenset(gas_codes()))
     _counted: dict[str, tuple[int, int]] = attrs.field(factory=lambda: dict.fromkeys(CACHES, (0, 0)))
 
@@ -53,9 +55,12 @@ class LedgerFigures:
             counter("supervm_gas_used_total", "Gas used in blocks, by lane", ("lane",)),
             counter("supervm_fees_charged_total", "Fees charged, in base units of the token", ("token",)),
             counter("supervm_gas_refused_total", "Transactions refused by the gas policy", ("reason",)),
+            counter("supervm_slashed_total", "Offences for which a validator was punished", ("offence",)),
         )
         for word in LANE_WORDS.values():
             made._gas_used.inc(0, lane=word)
+        for offence in OFFENCES.values():
+            made.slashed.inc(0, offence=offence)
         for token in (NATIVE, OTHER):
             made._fees.inc(0, token=token)
         for code in made._codes:

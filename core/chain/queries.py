@@ -7,6 +7,7 @@ read again until no block came between, a bounded number of times.
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, TypeVar
 
+import attrs
 import trio
 
 from supervm.chain.views import (
@@ -132,6 +133,12 @@ class Queries:
         return await self._transaction(digest)
 
     async def _transaction(self, digest: bytes) -> TransactionView:
+        view = await self._as_it_stands(digest)
+        if view.status not in (Status.PENDING, Status.UNKNOWN):
+            return view
+        return attrs.evolve(view, equivocation=self._chain.contests.get(digest))
+
+    async def _as_it_stands(self, digest: bytes) -> TransactionView:
         # A transaction goes from the mempool to the recent receipts in one step, so this order misses none.
         found = self._pending(digest) or self._recent(digest)
         if found is not None:

@@ -84,7 +84,9 @@ class TransactionView:
 
     `lane` and `data` (its canonical bytes) are there where the node has it, in the mempool or the chain.
     UNKNOWN: this node never had it, dropped it, or restarted before it was in a block.
-    `effects_certificate` proves one CERTIFIED, as its engine encodes it.
+    `effects_certificate` proves one CERTIFIED, as its engine encodes it. `equivocation`: this transaction and
+    another that its sender signed for the same nonce or object version: neither may get any further before
+    the epoch ends (CONS-16).
     """
 
     digest: bytes
@@ -95,6 +97,7 @@ class TransactionView:
     receipt: Receipt | None = None
     data: bytes | None = None
     effects_certificate: bytes | None = None
+    equivocation: tuple[bytes, bytes] | None = None
 
 
 @attrs.frozen(kw_only=True)

@@ -39,6 +39,7 @@ VERBS = {
         "supervm.cli.temperature:temperature",
         "Say what a tiered store would move between its classes, and why.",
     ),
+    "epoch": ("supervm.cli.epoch:epoch", "Have the epoch end early."),
     "migrate": ("supervm.cli.migrate:migrate", "Move a stopped node to another storage backend."),
     "prune": ("supervm.cli.prune:prune", "Remove old blocks and old state trees of a stopped node."),
     "audit": ("supervm.cli.audit:audit", "Check the chain of a node's audit log."),

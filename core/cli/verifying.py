@@ -1,7 +1,7 @@
 """Executing a data folder's chain again, beside it."""
 
 import tempfile
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, aclosing
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from supervm.contracts.storage import KeyValueStore
 from supervm.crypto.votes import verify_certificate
 from supervm.execution import BlockInput, BlockResult, block_keys, execute_block
 from supervm.execution.election import elect
+from supervm.execution.punishing import owing_in, wrong_keys
 from supervm.execution.working import GAS_STATE_KEY, Fetched
 from supervm.node.assembly import INSIDE
 from supervm.node.chain import open_chain
@@ -39,6 +40,7 @@ from supervm.types.genesis import Genesis
 from supervm.types.stakes import STAKES_KEY, stakes_of
 from supervm.types.transaction import Transaction
 from supervm.types.validators import ValidatorSet
+from supervm.types.wrongs import DOUBLES_KEY, Wrongs, wrongs_in
 
 Progress = Callable[[str, int], AbstractContextManager[Any]]
 
@@ -147,16 +149,30 @@ class ReplayRules:
     genesis: Genesis
     gas: GasPolicy
     gas_state: bytes
-    sets: list[tuple[int, bytes]] = attrs.Factory(list)
-    """Digests of the sets that stakes elect, by the height from which on."""
+    sets: list[tuple[int, ValidatorSet]] = attrs.Factory(list)
+    """The sets that stakes elect, by the height from which on."""
+    validators: ValidatorSet | None = None
+    """Of the epoch, where it isn't that of genesis."""
+    owing: tuple[bytes, ...] = ()
+    """The accounts that pay when the epoch ends (CONS-17)."""
 
     def touched(self, block: Block) -> Collection[bytes]:
-        return block_keys(_decoded(block, self.genesis), self.gas, self.gas_state)
+        return self._keys(_decoded(block, self.genesis), self._wrongs(block))
+
+    def _keys(self, transactions: Sequence[Transaction], wrongs: Wrongs) -> Collection[bytes]:
+        return block_keys(transactions, self.gas, self.gas_state) | wrong_keys(wrongs)
+
+    def _wrongs(self, block: Block) -> Wrongs:
+        """Raises `InvalidInput`."""
+        owing = self.owing if block.header.next_validators_digest != ZERO else None
+        validators = self.validators or self.genesis.validators
+        return wrongs_in(block.body.system_operations, validators, self.genesis.limits, owing)
 
     def execute(self, state: Mapping[bytes, bytes], block: Block) -> BlockResult:
         transactions = _decoded(block, self.genesis)
+        wrongs = self._wrongs(block)
         # Absent keys are given as such, so that a key that wasn't fetched is still told from them.
-        keys = block_keys(transactions, self.gas, self.gas_state)
+        keys = self._keys(transactions, wrongs)
         header = block.header
         given = BlockInput(
             height=header.height,
@@ -167,13 +183,17 @@ class ReplayRules:
             limits=self.genesis.limits,
             transactions=transactions,
             granted=self.genesis.validators,
+            wrongs=wrongs,
         )
         result = execute_block(Fetched({key: state.get(key) for key in keys}), given, self.gas)
         self.gas_state = result.changes.get(GAS_STATE_KEY) or self.gas_state
         if STAKES_KEY in result.changes:
             stakes = stakes_of(result.changes[STAKES_KEY])
             elected = elect(self.genesis.validators, stakes, self.genesis.native_decimals)
-            self.sets.append((header.height, elected.digest()))
+            if elected.members:
+                self.sets.append((header.height, elected))
+        if DOUBLES_KEY in result.changes:
+            self.owing = owing_in(result.changes[DOUBLES_KEY])
         self._check_next_set(header)
         return result
 
@@ -181,11 +201,13 @@ class ReplayRules:
         """The last block of an epoch names the set that its root height's state elects (CONS-54)."""
         if header.next_validators_digest == ZERO:
             return
-        elected = [digest for height, digest in self.sets if height <= header.root_height]
-        digest = elected[-1] if elected else self.genesis.validators.digest()
+        elected = [found for height, found in self.sets if height <= header.root_height]
+        following = elected[-1] if elected else self.genesis.validators
+        digest = following.digest()
         if digest != header.next_validators_digest:
             shown = header.next_validators_digest.hex()
             raise ChainMismatch(header.height, "next validator set", digest.hex(), shown)
+        self.validators = following
 
 
 def _decoded(block: Block, genesis: Genesis) -> tuple[Transaction, ...]:

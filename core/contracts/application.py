@@ -76,8 +76,9 @@ class Refused:
 
     `code` is one of EXEC-8, EXEC-20, GAS-21 or PRIV-10; `field` names the place, `value` the offending
     value as text, `mend` what would be right. `digest` is the transaction's, None where its bytes didn't
-    decode. `conflict` is the digest signed first, for `Equivocated` and `LockBusy`. `retry_after_s` is
-    set where the node is full or busy: the same bytes may be taken after that many seconds.
+    decode. `conflict` is the digest signed first, for `Equivocated` and `LockBusy`, and `other` are its bytes
+    where this node has them and they aren't long. `retry_after_s` is set where the node is full or busy: the
+    same bytes may be taken after that many seconds.
     """
 
     code: str
@@ -86,6 +87,7 @@ class Refused:
     mend: str
     digest: bytes | None = None
     conflict: bytes | None = None
+    other: bytes | None = None
     retry_after_s: float | None = None
 
     def __str__(self) -> str:
@@ -184,7 +186,8 @@ class OrderedBlock:
     """All that execution may know of a block: what was ordered, and nothing of how.
 
     `batches` are lists of canonical transaction bytes, in proposal order; `operations` are the encoded
-    system operations. An engine that orders raw transactions gives them as one batch.
+    system operations. An engine that orders raw transactions gives them as one batch. `ends_epoch`: it is
+    the last block of its epoch.
     """
 
     height: int
@@ -194,6 +197,7 @@ class OrderedBlock:
     timestamp_ms: int
     operations: tuple[bytes, ...]
     batches: tuple[tuple[bytes, ...], ...]
+    ends_epoch: bool = False
 
 
 @attrs.frozen(kw_only=True)
@@ -393,6 +397,31 @@ class SnapshotExchange(Protocol):
         """Nodes whose snapshots turned out wrong when they were restored."""
 
 
+@attrs.frozen(kw_only=True)
+class EpochWish:
+    """How far an epoch is from ending early (CONS-50), as one validator knows.
+
+    `weight` of `weight_of` want it; more than two thirds close it. `asked`: this one does. `closing`: it has
+    begun to close.
+    """
+
+    epoch: int
+    asked: bool
+    weight: int
+    weight_of: int
+    closing: bool
+
+
+class EpochEnder(Protocol):
+    """An engine whose operator may have an epoch end early."""
+
+    def wish(self) -> EpochWish | None:
+        """How far it is; None while this node is no validator."""
+
+    def end_epoch(self) -> EpochWish | None:
+        """Say that this validator wants it. Never blocks; again: says it again."""
+
+
 @runtime_checkable
 class CertifyingApplication(Application, Protocol):
     """An application whose transactions several validators certify before they order them (CONS-1..24).
@@ -421,9 +450,24 @@ class CertifyingApplication(Application, Protocol):
     def effects_from(self, source: EffectsSource) -> AbstractContextManager[None]:
         """Ask this source, for the length of a `with`, when a client asks about a FAST transaction."""
 
+    def epochs_ended_by(self, ender: EpochEnder) -> AbstractContextManager[None]:
+        """Ask this engine, for the length of a `with`, when the operator wants an epoch to end."""
+
     async def used_up(self, transactions: Sequence[bytes]) -> tuple[tuple[bytes, ...], tuple[bytes, ...]]:
         """Of the transactions of a committed block: the slots that the state has moved past (CONS-15), and
         their digests."""
+
+    def locks_named(self, transaction: bytes) -> tuple[bytes, frozenset[bytes]] | None:
+        """A transaction's digest, and of what it locks all that its bytes alone tell (CONS-70); None for
+        bytes that are no transaction of this chain."""
+
+    def doubts(self, first: bytes, second: bytes, lock: bytes, epoch: int) -> str:
+        """Why two transactions don't prove that their sender signed both for one lock, neither expired in
+        this epoch (CONS-17); empty if they do. Checks their signatures."""
+
+    def contested(self, transaction: bytes, other: bytes) -> None:
+        """A validator refused a transaction for this other one. If they prove that somebody signed both for
+        one lock, clients who ask are shown both (CONS-16); else nothing happens."""
 
     def next_validators(self, height: int) -> ValidatorSet:
         """The set that an epoch hands over to which ends on the state after this executed block (CONS-54)."""

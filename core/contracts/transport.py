@@ -6,6 +6,7 @@ transport vouches for it: a handler's `peer` is who really sent.
 What a transport keeps
     Requests: one answer or one error for each; at most once, so never retried by the transport. No order
     between two of them.
+    What is told: best effort, at most once, to the handler of a method, whose reply goes nowhere. No order.
     Broadcast: best effort. Some peers may not get it; nobody gets it twice; the sender doesn't.
     Streams: ordered and reliable until they break; a break is an error on both sides, never silence.
     Bounds: `LIMITS` unless stated; over them a typed error before anything is sent, or the sender waits.
@@ -170,6 +171,12 @@ class Transport(Protocol):
 
         Raises `Unreachable`, `DeadlineExceeded`, `MessageTooLarge`, `Overloaded`, `Refusal`.
         """
+
+    async def tell(
+        self, peer: bytes, method: int, payload: bytes, *, priority: Priority = Priority.NORMAL
+    ) -> None:
+        """Give a peer's handler what needs no answer, of at most `request_bytes_max`. Returns once queued,
+        and waits while there is no room. Raises `Unreachable`, `MessageTooLarge`."""
 
     async def broadcast(self, topic: str, payload: bytes, *, priority: Priority = Priority.NORMAL) -> None:
         """Tell every reachable peer. Returns once queued. Raises `MessageTooLarge`."""

@@ -31,6 +31,7 @@ from supervm.execution.objects import (
     transfer_object,
     use_inputs,
 )
+from supervm.execution.punishing import collect, note_double, punish
 from supervm.execution.staking import add_stake, leave_set, withdraw_stake
 from supervm.execution.supply import check_conservation
 from supervm.execution.tokens import burn, create_token, mint, transfer
@@ -57,6 +58,7 @@ from supervm.types.receipt import ObjectVersion, Receipt, Status
 from supervm.types.state import ACCOUNT, NATIVE_TOKEN, TOKEN, Account, Object
 from supervm.types.transaction import Body, Lane, Transaction
 from supervm.types.validators import NOBODY, ValidatorSet
+from supervm.types.wrongs import NO_WRONGS, Punished, Wrongs
 
 OPERATIONS: dict[type, Callable[[Turn, Any, int], None]] = {
     Transfer: transfer,
@@ -80,7 +82,7 @@ class BlockInput:
     """All that execution may know of a block. `timestamp_ms` is UTC milliseconds, from the header.
 
     `executed` are the digests, of those in this block, that earlier blocks have executed. `granted` is the
-    validator set of genesis, whose weights count beside stakes.
+    validator set of genesis, whose weights count beside stakes. `wrongs`: what its system operations say.
     """
 
     height: int
@@ -92,6 +94,7 @@ class BlockInput:
     proposer: bytes = NO_NODE
     executed: Collection[bytes] = frozenset()
     granted: ValidatorSet = NOBODY
+    wrongs: Wrongs = NO_WRONGS
 
 
 @attrs.frozen
@@ -99,13 +102,15 @@ class BlockResult:
     """What a block did. `changes`: state key to its new entry, None where it has none any more.
 
     `receipts` are in block order; their `index` is the transaction's place in the block. `reasons` say
-    in words why a digest failed or was void, for people: they are no part of anything hashed.
+    in words why a digest failed or was void, for people: they are no part of anything hashed. `punished`:
+    whom the block's evidence cost something.
     """
 
     changes: Mapping[bytes, bytes | None]
     receipts: Sequence[Receipt]
     receipts_root: bytes
     reasons: Mapping[bytes, str]
+    punished: tuple[Punished, ...] = ()
 
 
 @attrs.frozen
@@ -121,19 +126,22 @@ class BlockRun:
 
 
 def execute_block(state: StateReader, block: BlockInput, gas: GasPolicy) -> BlockResult:
-    """Apply a block's transactions in their order, then settle its fees.
+    """Apply what a block says of wrongs, then its transactions in their order, then settle its fees.
 
     `state` gives the entry of a key, or None: a dict of the whole state, or `Fetched` with at least
-    `block_keys`. It is not changed. Never raises for what a transaction holds.
+    `block_keys` and `wrong_keys`. It is not changed. Never raises for what a transaction holds.
     """
     working = WorkingState(state)
     run = BlockRun(block, gas, working.gas_state(), working)
+    punished = apply_wrongs(run)
     receipts: list[Receipt] = []
     executed = set(block.executed)
     for index, transaction in enumerate(block.transactions):
         if transaction.digest not in executed:
             executed.add(transaction.digest)
             receipts.append(execute_transaction(run, transaction, index))
+    if block.wrongs.collects:
+        run.charges.extend(collect(working, gas, run.gas_state))
     settle_fees(run)
     changed = working.changed()
     check_conservation(changed)
@@ -142,7 +150,18 @@ def execute_block(state: StateReader, block: BlockInput, gas: GasPolicy) -> Bloc
         tuple(receipts),
         merkle.root([receipt.encode() for receipt in receipts]),
         run.reasons,
+        punished,
     )
+
+
+def apply_wrongs(run: BlockRun) -> tuple[Punished, ...]:
+    """Punish whom the block's evidence names, and remember who signed twice, until the epoch ends."""
+    block, state = run.block, run.state
+    found = [punish(state, each, block.epoch, block.granted) for each in block.wrongs.offences]
+    for double in block.wrongs.doubles:
+        note_double(state, double)
+    state.savepoint()
+    return tuple(each for each in found if each is not None)
 
 
 def execute_transaction(run: BlockRun, transaction: Transaction, index: int) -> Receipt:

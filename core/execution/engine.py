@@ -13,6 +13,7 @@ executed. `TwinEngine` is the specification; `NativeEngine` is C, with a bounded
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import lru_cache
 from itertools import accumulate
 from typing import TYPE_CHECKING, Protocol
 
@@ -21,18 +22,27 @@ import attrs
 from supervm.contracts.gas import FixedRule, FixedRulePolicy, GasPolicy
 from supervm.execution.block import BlockInput, BlockResult, execute_block
 from supervm.execution.footprint import block_keys
+from supervm.execution.punishing import note_doubles, wrong_keys
 from supervm.execution.reasons import words, words_of_terms
 from supervm.execution.working import GAS_STATE_KEY, Fetched
 from supervm.hardware import fastpath
+from supervm.types.address import Suite, node_id_of
 from supervm.types.changes import PackedChanges
+from supervm.types.operations import STAKING
 from supervm.types.packed_receipts import PackedReceipts
+from supervm.types.stakes import STAKES_KEY
 from supervm.types.state import SYSTEM
+from supervm.types.transaction import Transaction
+from supervm.types.validators import ValidatorSet
+from supervm.types.wrongs import DOUBLES_KEY, OFFENCES_KEY
 
 if TYPE_CHECKING:
     from supervm.hardware.fastpath import engine as native
 
 Changes = Mapping[bytes, bytes | None]
 MODES = ("auto", "serial", "partitioned", "block_stm")
+SYSTEM_KEYS = (GAS_STATE_KEY, OFFENCES_KEY, DOUBLES_KEY)
+"""Every system value that a block may change, but the stakes: of those C doesn't know."""
 
 
 class BlockRun(Protocol):
@@ -91,7 +101,8 @@ class TwinEngine:
 
     @contextmanager
     def open_block(self, block: BlockInput, gas: GasPolicy, gas_state: bytes) -> Iterator[BlockRun]:
-        yield _TwinRun(block, gas, tuple(sorted(block_keys(block.transactions, gas, gas_state))))
+        keys = block_keys(block.transactions, gas, gas_state) | wrong_keys(block.wrongs)
+        yield _TwinRun(block, gas, tuple(sorted(keys)))
 
     def follow(self, changes: Changes) -> None:
         """It keeps nothing that could be old."""
@@ -108,17 +119,23 @@ class _NativeRun:
     inner: "native.NativeBlock"
     mode: "native.Mode"
     told: Callable[["native.Stats"], None]
+    beside: tuple[bytes, ...] = ()
+    """Keys that this block's proofs of equivocation need, which C doesn't."""
+    found: dict[bytes, bytes | None] = attrs.Factory(dict)
 
     def missing(self) -> Sequence[bytes]:
-        return self.inner.missing()
+        return [*self.inner.missing(), *self.beside]
 
     def supply(self, values: Sequence[bytes | None]) -> None:
-        self.inner.supply(values)
+        own = len(values) - len(self.beside)
+        self.inner.supply(values[:own])
+        self.found = dict(zip(self.beside, values[own:], strict=True))
 
     def execute(self) -> BlockResult:
         self.inner.execute(self.mode)
         self.told(self.inner.stats())
         changes = PackedChanges(*self.inner.packed_changes())
+        changes = changes.beside(note_doubles(Fetched(self.found), self.block.wrongs.doubles))
         root = self.inner.receipts_root()
         return BlockResult(changes, PackedReceipts(self.inner.receipts(), root), root, self._reasons())
 
@@ -134,7 +151,8 @@ class _NativeRun:
 class NativeEngine:
     """The C engine, with at most `bytes_max` of the state in memory, on `threads` threads.
 
-    A gas policy or an operation that C doesn't know is executed by the specification. `seed`: 32 random
+    A gas policy or an operation that C doesn't know is executed by the specification, and so is a block that
+    takes from a stake or collects from equivocators: there are few of them in an epoch. `seed`: 32 random
     bytes.
     """
 
@@ -153,7 +171,8 @@ class NativeEngine:
         self, block: BlockInput, gas: GasPolicy, gas_state: bytes
     ) -> AbstractContextManager[BlockRun]:
         rule = gas.fixed_rule(gas_state) if isinstance(gas, FixedRulePolicy) else None
-        if rule is None:
+        odd = not fits_c(block.granted) and any(map(_stakes, block.transactions))
+        if rule is None or odd or block.wrongs.offences or block.wrongs.collects:
             return self._twin.open_block(block, gas, gas_state)
         return self._open(block, gas, gas_state, rule)
 
@@ -173,20 +192,21 @@ class NativeEngine:
                     )
                 )
             except self._unknown:
-                # An operation that C doesn't know, since these were decoded: stakes are rare.
+                # An operation that C doesn't know, since these were decoded.
                 yield stack.enter_context(self._twin.open_block(block, gas, gas_state))
             else:
-                yield _NativeRun(block, gas, gas_state, inner, self._mode, self._told)
+                beside = tuple(sorted(wrong_keys(block.wrongs)))
+                yield _NativeRun(block, gas, gas_state, inner, self._mode, self._told, beside)
 
     def _told(self, stats: "native.Stats") -> None:
         self.last = stats
 
     def follow(self, changes: Changes) -> None:
-        if isinstance(changes, PackedChanges) and GAS_STATE_KEY not in changes:
+        if isinstance(changes, PackedChanges) and not any(key in changes for key in SYSTEM_KEYS):
             self._inner.load(changes.data, changes.count)
             return
-        # Of system values C knows none.
-        kept = [(key, value) for key, value in changes.items() if key[:1] != SYSTEM]
+        # Of system values C knows the stakes alone.
+        kept = [(key, value) for key, value in changes.items() if key[:1] != SYSTEM or key == STAKES_KEY]
         self._inner.load(pack_entries(kept), len(kept))
 
     def forget(self) -> None:
@@ -210,7 +230,28 @@ def native_facts(block: BlockInput, gas: GasPolicy, rule: FixedRule) -> "native.
         gas={name: getattr(schedule, name) for name in native.GAS_FIELDS},
         price=rule.price,
         collector=rule.collector,
+        granted=granted_bytes(block.granted),
     )
+
+
+def _stakes(transaction: Transaction) -> bool:
+    return any(isinstance(each, STAKING) for each in transaction.operations)
+
+
+@lru_cache(4)
+def fits_c(granted: ValidatorSet) -> bool:
+    """Whether each member of genesis is known by its key, as C takes it to be."""
+    keys = {each.public_key for each in granted.members}
+    return len(keys) == len(granted.members) and all(
+        each.node_id == node_id_of(Suite.ED25519, each.public_key) for each in granted.members
+    )
+
+
+@lru_cache(4)
+def granted_bytes(granted: ValidatorSet) -> bytes:
+    """The set of genesis as C has it: ed25519 key and weight of each member, ascending by key."""
+    members = sorted(granted.members, key=lambda each: each.public_key)
+    return b"".join([each.public_key + each.weight.to_bytes(8, "little") for each in members])
 
 
 def pack_entries(entries: Sequence[tuple[bytes, bytes | None]]) -> bytes:

@@ -12,6 +12,8 @@ from supervm.execution.footprint import fee_terms
 from supervm.execution.lanes import check_kind
 from supervm.types.transaction import Access, Transaction
 
+STAKE_KEY = "validators vote with ed25519: stake from an account of that suite"
+
 Words = Callable[[int, int, str, str], str]
 """From two numbers and two ids in hex. What they are depends on the code."""
 
@@ -40,6 +42,19 @@ _WORDS: dict[str, Words] = {
         f"object 0x{i} is declared with {_access(a - 1)} only" if a else f"object 0x{i} is not declared"
     ),
     Code.ACCESS_USED: lambda a, _b, i, _o: f"{_access(a)} of object 0x{i} was used",
+    Code.STAKE_KEY: lambda _a, _b, _i, _o: STAKE_KEY,
+    Code.STAKE_TOO_LOW: lambda a, b, _i, _o: f"{a} base units would be at stake, the least are {b}",
+    Code.STAKES_FULL: lambda a, _b, _i, _o: f"{a} keys have stakes",
+    Code.STAKE_UNKNOWN: lambda a, _b, _i, _o: (
+        "this key has no stake" if a else "this key neither has a stake nor was named by genesis"
+    ),
+    Code.STAKE_LEAVING: lambda a, b, _i, _o: (
+        f"it asked to leave in epoch {a}" + (": withdraw first" if b else "")
+    ),
+    Code.STAKE_BOUND: lambda a, b, _i, _o: (
+        f"this is epoch {a}, " + (f"it is free in epoch {b}" if b else "it never asked to leave")
+    ),
+    Code.LAST_VALIDATOR: lambda _a, _b, _i, _o: "nobody else would validate",
     Code.WRONG_CHAIN: lambda _a, _b, i, _o: f"signed for chain 0x{i}",
     Code.EXPIRED: lambda a, b, _i, _o: f"expired with epoch {a}, this is {b}",
     Code.NONCE_USED: lambda a, b, _i, _o: f"the nonce is {a}, the next one is {b}",

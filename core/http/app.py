@@ -13,6 +13,7 @@ from starlette.types import ASGIApp
 
 from supervm.contracts.storage import StorageError
 from supervm.http import (
+    epochs,
     events,
     ledger,
     migration,
@@ -66,6 +67,8 @@ ROUTES: tuple[Route, ...] = (
     Route("/v1/migration", migration.migration),
     Route("/v1/migration/{to}", migration.begin, methods=["POST"]),
     Route("/v1/temperature", temperature.temperature),
+    Route("/v1/epoch", epochs.epoch),
+    Route("/v1/epoch/end", epochs.end, methods=["POST"]),
     Route("/v1/plugins", plugins.plugins),
     Route("/v1/plugins/{id}/load", plugins.load, methods=["POST"]),
     Route("/v1/plugins/{id}/unload", plugins.unload, methods=["POST"]),

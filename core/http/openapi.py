@@ -353,6 +353,28 @@ PATHS: dict[str, Schema] = {
             security=[{"token": []}],
         )
     },
+    "/v1/epoch": get(
+        "node",
+        "epoch",
+        "How far the epoch is from ending early: more than two thirds of the weight close it",
+        answer("What this validator knows", ref("EpochEnd")),
+        e409="This node doesn't vote on that",
+    ),
+    "/v1/epoch/end": {
+        "post": operation(
+            "node",
+            "end_epoch",
+            "Sign that the epoch should end, and tell all validators",
+            {"202": answer("It is said", ref("EpochEnd"))},
+            {
+                403: "The node has no api.token, so nobody may",
+                408: "A body came, and too slowly",
+                409: "This node doesn't vote on that",
+                413: "A body came, and too large",
+            },
+            security=[{"token": []}],
+        )
+    },
     "/v1/temperature": get(
         "node",
         "temperature",

@@ -18,7 +18,7 @@ from supervm.chain.views import (
     SnapshotView,
     TransactionView,
 )
-from supervm.contracts.application import NodeIdentity, Refused
+from supervm.contracts.application import EpochEnder, NodeIdentity, Refused
 from supervm.contracts.storage import Tempered
 from supervm.telemetry.metrics import Registry
 from supervm.types.handover import HandOver
@@ -240,6 +240,10 @@ class Ledger(Protocol):
 
     @property
     def events(self) -> Events: ...
+
+    @property
+    def epoch_ender(self) -> EpochEnder | None:
+        """None where no engine ends epochs early."""
 
     async def submit(self, transactions: Sequence[bytes]) -> Sequence[Admitted | Refused]:
         """Take or refuse each, in order. Taken means: checked and in the mempool, not yet durable."""

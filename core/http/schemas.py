@@ -90,6 +90,7 @@ SCHEMAS: dict[str, Schema] = {
             "field": text("The place in a refused transaction"),
             "digest": ref("Bytes32"),
             "conflict": ref("Bytes32"),
+            "conflict_bytes": ref("Bytes"),
             "accepted": count("Of many: how many were taken"),
             "refused": count("Of many: how many were not"),
             "transactions": array(ref("SubmissionEntry")),
@@ -184,6 +185,11 @@ SCHEMAS: dict[str, Schema] = {
         effects_certificate={
             **nullable(ref("Bytes")),
             "description": "Proves a certified one final: a quorum's signatures of its effects, encoded",
+        },
+        equivocation={
+            **nullable(array(ref("Bytes"))),
+            "description": "Of one that gets no further: its bytes and those of another that was signed for "
+            "the same nonce or object version, so that neither may before the epoch ends",
         },
     ),
     "ObjectVersion": closed("An object at a version", id=ref("Bytes32"), version=ref("U64")),
@@ -337,6 +343,14 @@ SCHEMAS: dict[str, Schema] = {
         changed=ref("U64"),
         problem=text("Why it failed; empty where it didn't"),
     ),
+    "EpochEnd": closed(
+        "How far the epoch is from ending early, as this validator knows",
+        epoch=ref("U64"),
+        asked={"type": "boolean", "description": "This validator wants it"},
+        weight=ref("U64"),
+        weight_of=ref("U64"),
+        closing={"type": "boolean", "description": "It closes, early or by its length"},
+    ),
     "Temperature": closed(
         "What of the store lies in which class, and what would move and why",
         classes=array(ref("StorageClass")),
@@ -348,6 +362,8 @@ SCHEMAS: dict[str, Schema] = {
             up_windows=count("Windows above its class before a unit moves up"),
             down_windows=count("Windows below it before it moves down"),
             disk_use_max=share("Of the hot disk, beyond which what is cold goes at once"),
+            surge_times={"type": "number", "minimum": 1, "description": "Times its mean that make a surge"},
+            surge_accesses_min=count("Accesses in a window without which there is none"),
         ),
         units=ref("U64"),
         counted=count("Units whose accesses are counted; the others were asked for less"),
@@ -369,7 +385,10 @@ SCHEMAS: dict[str, Schema] = {
         "What belongs into another class",
         source=text("The class that it lies in"),
         target=text("The class that it belongs to"),
-        trigger=text("rank: by how it is asked for; disk: the hot disk is full", enum=["rank", "disk"]),
+        trigger=text(
+            "rank: by how it is asked for; disk: the hot disk is full; surge: asked for far more than before",
+            enum=["rank", "disk", "surge"],
+        ),
         why=text("In words"),
         units=ref("U64"),
         rows=ref("U64"),

@@ -11,7 +11,7 @@ from supervm.chain.views import (
     SnapshotView,
     TransactionView,
 )
-from supervm.contracts.application import Refused
+from supervm.contracts.application import EpochWish, Refused
 from supervm.contracts.routing import NodeEntry, Service
 from supervm.contracts.storage import TemperatureReport
 from supervm.http.ports import MoveState, PluginFacts
@@ -68,6 +68,16 @@ def token(token_id: bytes, found: Token) -> Json:
     }
 
 
+def epoch(wish: EpochWish) -> Json:
+    return {
+        "epoch": str(wish.epoch),
+        "asked": wish.asked,
+        "weight": str(wish.weight),
+        "weight_of": str(wish.weight_of),
+        "closing": wish.closing,
+    }
+
+
 def transaction(view: TransactionView) -> Json:
     return {
         "digest": format_hex(view.digest),
@@ -79,6 +89,9 @@ def transaction(view: TransactionView) -> Json:
         "bytes": format_hex(view.data) if view.data is not None else None,
         "effects_certificate": (
             format_hex(view.effects_certificate) if view.effects_certificate is not None else None
+        ),
+        "equivocation": (
+            [format_hex(each) for each in view.equivocation] if view.equivocation is not None else None
         ),
     }
 
@@ -317,6 +330,8 @@ def refusal(found: Refused) -> Problem:
         extra["digest"] = format_hex(found.digest)
     if found.conflict is not None:
         extra["conflict"] = format_hex(found.conflict)
+    if found.other is not None:
+        extra["conflict_bytes"] = format_hex(found.other)
     return Problem(
         status=503 if found.code in UNABLE else 429 if found.retry_after_s is not None else 422,
         code=found.code,

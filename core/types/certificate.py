@@ -168,15 +168,23 @@ def signed_by_quorum(
     bitmap: bytes, signatures: tuple[bytes, ...], validators: ValidatorSet
 ) -> list[tuple[bytes, bytes]]:
     """Return (public key, signature) of each signer of a bitmap that is a quorum; else `ProofInvalid`."""
+    signed = signed_by_some(bitmap, signatures, validators)
+    weight = sum(validators.members[number].weight for number in numbers_of(bitmap))
+    if not validators.is_quorum(weight):
+        mend = f"more than two thirds of {validators.total_weight}"
+        raise ProofInvalid("NoQuorum", "the votes weigh too little", weight, mend)
+    return signed
+
+
+def signed_by_some(
+    bitmap: bytes, signatures: tuple[bytes, ...], validators: ValidatorSet
+) -> list[tuple[bytes, bytes]]:
+    """As `signed_by_quorum`, whatever they weigh together."""
     numbers = numbers_of(bitmap)
     count = len(validators.members)
     if len(bitmap) != (count + 7) // 8 or (numbers and numbers[-1] >= count):
         raise ProofInvalid("ProofInvalid", "the bitmap is not of this validator set", bitmap, f"{count} bits")
     if len(numbers) != len(signatures):
         raise ProofInvalid("ProofInvalid", "bitmap and signatures differ", len(signatures), f"{len(numbers)}")
-    weight = sum(validators.members[number].weight for number in numbers)
-    if not validators.is_quorum(weight):
-        mend = f"more than two thirds of {validators.total_weight}"
-        raise ProofInvalid("NoQuorum", "the votes weigh too little", weight, mend)
     keys = (validators.members[number].public_key for number in numbers)
     return list(zip(keys, signatures, strict=True))

@@ -33,6 +33,13 @@ class PackedChanges(Mapping[bytes, bytes | None]):
         made._found = dict(changes)
         return made
 
+    def beside(self, others: Mapping[bytes, bytes | None]) -> "PackedChanges":
+        """These and others, of other keys."""
+        if not others:
+            return self
+        more = PackedChanges.of(others)
+        return PackedChanges(self.data + more.data, self.count + more.count)
+
     def unpack(self) -> dict[bytes, bytes | None]:
         """The dict, made now where it wasn't yet: for a thread, before the event loop looks anything up."""
         if self._found is None:

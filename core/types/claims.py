@@ -140,7 +140,8 @@ class Examined:
 
     `claims`: of each transaction of the batch, in its order; of refused ones too, as far as their bytes
     say, since others may have certified them. `refused`: by index the code. `gas` is their sum by the
-    header's rule. `malformed` says what is wrong with the batch as such; empty if nothing is.
+    header's rule. `malformed` says what is wrong with the batch as such; empty if nothing is. `all_fast`:
+    every transaction travels as FAST, so that none waits for its block to be final.
     """
 
     facts: Facts
@@ -148,6 +149,7 @@ class Examined:
     refused: Mapping[int, str] = attrs.Factory(dict)
     gas: int = 0
     malformed: str = ""
+    all_fast: bool = False
 
 
 EXECUTED_CODES = frozenset({"AlreadyExecuted", "NonceUsed"})

@@ -68,7 +68,8 @@ class InvariantBroken(EngineError):
 @attrs.frozen(kw_only=True)
 class Facts:
     """What holds for a block. `gas` are the numbers of a gas schedule by name; `price` is in micro base units
-    of the native token per gas; `collector` is the address that fees go to, None where they are burned."""
+    of the native token per gas; `collector` is the address that fees go to, None where they are burned.
+    `granted`: of each member of genesis its ed25519 key and weight u64, ascending by key."""
 
     height: int
     epoch: int
@@ -81,6 +82,7 @@ class Facts:
     gas: dict[str, int]
     price: int
     collector: bytes | None
+    granted: bytes = b""
 
 
 @attrs.frozen(kw_only=True)
@@ -199,12 +201,14 @@ class NativeEngine:
         assert offsets.typecode == U64 and count >= 0 and offsets[-1] <= len(data)
         assert digests is None or len(digests) == 32 * count
         made, at = ffi.new("svm_block **"), ffi.new("uint32_t *")
+        granted = ffi.from_buffer(facts.granted)
         held = (
-            _facts(facts),
+            _facts(facts, granted),
             ffi.from_buffer(data),
             ffi.from_buffer("uint64_t[]", offsets),
             ffi.NULL if digests is None else ffi.from_buffer(digests),
             ffi.from_buffer(b"".join(executed)),
+            granted,
         )
         _check(
             lib.svm_block_new(
@@ -322,7 +326,10 @@ def _detail(found: Any) -> Detail:
     )
 
 
-def _facts(facts: Facts) -> Any:
+GRANTED_BYTES = 40
+
+
+def _facts(facts: Facts, granted: Any) -> Any:
     made = ffi.new("svm_block_facts *")
     for name in (
         "height",
@@ -340,6 +347,8 @@ def _facts(facts: Facts) -> Any:
     made.chain_id = facts.chain_id
     made.collects = facts.collector is not None
     made.collector = facts.collector or bytes(32)
+    made.granted = ffi.cast("uint8_t *", granted)
+    made.granted_count = len(facts.granted) // GRANTED_BYTES
     return made
 
 

@@ -79,6 +79,13 @@ static uint32_t other_operation_size(const uint8_t *at, size_t left, const svm_b
     case SVM_OP_OBJECT_DELETE:
         size = 1 + SVM_ID;
         break;
+    case SVM_OP_STAKE_ADD:
+        size = 1 + 16;
+        break;
+    case SVM_OP_STAKE_LEAVE:
+    case SVM_OP_STAKE_WITHDRAW:
+        size = 1;
+        break;
     default:
         return 0;
     }
@@ -104,6 +111,9 @@ static uint32_t operation_keys(const uint8_t *at) {
     case SVM_OP_TOKEN_CREATE:
     case SVM_OP_MINT:
     case SVM_OP_BURN:
+    case SVM_OP_STAKE_ADD:
+    case SVM_OP_STAKE_LEAVE:
+    case SVM_OP_STAKE_WITHDRAW:
         return 2;
     case SVM_OP_OBJECT_CREATE:
         return 1;
@@ -136,7 +146,7 @@ static bool read_operations(svm_tx *tx, uint32_t payload_size, const svm_block_f
         if (at[0] == SVM_OP_TRANSFER) {
             tx->transfers = 1;
             outputs += svm_get_u16(at + 33);
-        } else if (at[0] == SVM_OP_MINT || at[0] == SVM_OP_BURN) {
+        } else if (at[0] == SVM_OP_MINT || at[0] == SVM_OP_BURN || at[0] >= SVM_OP_STAKE_ADD) {
             tx->moves_supply = 1;
         } else if (at[0] == SVM_OP_TOKEN_CREATE || at[0] == SVM_OP_OBJECT_CREATE) {
             tx->creates++;
@@ -163,6 +173,7 @@ static bool read_transaction(svm_tx *tx, const uint8_t *data, size_t size, const
     tx->size = (uint32_t)size;
     tx->body_size = record.body_end;
     tx->payload_at = record.payload;
+    tx->authorization_at = record.authorization;
     const uint32_t relays = svm_get_u16(data + SVM_AT_RELAYS);
     tx->inputs_at = SVM_AT_AFTER_RELAYS + relays * SVM_ID + 2;
     tx->inputs = (uint16_t)svm_get_u16(data + tx->inputs_at - 2);
@@ -309,6 +320,12 @@ static void put_operation(const decoding *job, const svm_tx *tx, const uint8_t *
     case SVM_OP_BURN:
         put_key(engine, (*next)++, SVM_TOKEN, at + 1, NULL);
         put_balance(engine, (*next)++, sender, at + 1);
+        break;
+    case SVM_OP_STAKE_ADD:
+    case SVM_OP_STAKE_LEAVE:
+    case SVM_OP_STAKE_WITHDRAW:
+        put_key(engine, (*next)++, SVM_SYSTEM, svm_stakes_id, NULL);
+        put_key(engine, (*next)++, SVM_ACCOUNT, svm_escrow, NULL);
         break;
     case SVM_OP_OBJECT_CREATE:
         made_id(OBJECT_DOMAIN, digest, (*objects)++, *names);

@@ -181,10 +181,11 @@ static bool list_missing(svm_block *block) {
     uint8_t *out = block->missing_bytes;
     for (uint32_t i = 0; i < block->missing_count; i++) {
         const svm_entry *entry = svm_entry_at(block->engine, block->missing[i]);
-        *out++ = (uint8_t)(1 + SVM_ID + (entry->token != NULL ? SVM_ID : 0));
+        const uint32_t name = entry->space == SVM_SYSTEM ? SVM_STAKES_NAME : SVM_ID;
+        *out++ = (uint8_t)svm_key_size(entry->space);
         *out++ = entry->space;
-        memcpy(out, entry->id, SVM_ID);
-        out += SVM_ID;
+        memcpy(out, entry->id, name);
+        out += name;
         if (entry->token != NULL) {
             memcpy(out, entry->token, SVM_ID);
             out += SVM_ID;

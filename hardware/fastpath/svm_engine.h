@@ -58,6 +58,9 @@ typedef struct {
     uint64_t price;
     uint32_t collects;
     uint8_t collector[32];
+    /* The set of genesis: ed25519 key and u64 weight, at least 1, of each; ascending by key. */
+    const uint8_t *granted;
+    uint32_t granted_count;
 } svm_block_facts;
 
 /* Nanoseconds of each phase, and counts. */

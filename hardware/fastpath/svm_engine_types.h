@@ -14,8 +14,9 @@
 
 typedef unsigned __int128 svm_u128;
 
-/* State entries, by the first byte of their keys. */
-enum svm_space { SVM_ACCOUNT = 1, SVM_BALANCE = 2, SVM_TOKEN = 3, SVM_OBJECT = 4 };
+/* State entries, by the first byte of their keys. Of system values only the stakes are known here: bytes, kept as
+ * the data of an object, whose other fields are zero. */
+enum svm_space { SVM_ACCOUNT = 1, SVM_BALANCE = 2, SVM_TOKEN = 3, SVM_OBJECT = 4, SVM_SYSTEM = 5 };
 
 enum svm_owner { SVM_OWNED = 0, SVM_SHARED = 1, SVM_IMMUTABLE = 2 };
 enum svm_lane { SVM_AUTO = 0, SVM_FAST = 1, SVM_ORDERED = 2, SVM_PRIVATE = 3 };
@@ -32,7 +33,10 @@ enum svm_operation {
     SVM_OP_OBJECT_TRANSFER = 6,
     SVM_OP_OBJECT_SHARE = 7,
     SVM_OP_OBJECT_FREEZE = 8,
-    SVM_OP_OBJECT_DELETE = 9
+    SVM_OP_OBJECT_DELETE = 9,
+    SVM_OP_STAKE_ADD = 16,
+    SVM_OP_STAKE_LEAVE = 17,
+    SVM_OP_STAKE_WITHDRAW = 18
 };
 
 enum svm_code {
@@ -54,6 +58,13 @@ enum svm_code {
     SVM_IMMUTABLE_OBJECT,
     SVM_UNDECLARED_ACCESS,
     SVM_ACCESS_USED,
+    SVM_STAKE_KEY,
+    SVM_STAKE_TOO_LOW,
+    SVM_STAKES_FULL,
+    SVM_STAKE_UNKNOWN,
+    SVM_STAKE_LEAVING,
+    SVM_STAKE_BOUND,
+    SVM_LAST_VALIDATOR,
     SVM_WRONG_CHAIN,
     SVM_EXPIRED,
     SVM_PAYLOAD_UNKNOWN,
@@ -91,6 +102,10 @@ enum {
     SVM_ACCOUNT_VALUE = 33, /* bytes of the encoded entry */
     SVM_BALANCE_VALUE = 17,
     SVM_OBJECT_HEAD = 51, /* before the data */
+    SVM_STAKES_HEAD = 3,  /* of the stakes: format, count */
+    SVM_STAKE = 57,       /* key, amount, epoch in which it left, whether genesis' weight counts */
+    SVM_STAKES_NAME = 6,  /* bytes of the name of the stakes, which is their key after the space */
+    SVM_GRANTED = 40,
     SVM_NO_EFFECTS = 2 + 2 + 2 + 2 + 4, /* of a receipt: created, written, deleted, events, return value, all empty */
     SVM_CHUNK = 256       /* transactions of one task */
 };
@@ -171,7 +186,14 @@ static inline void svm_copy(uint8_t *to, const uint8_t *from, size_t size) {
 
 static inline bool svm_same_id(const uint8_t *a, const uint8_t *b) { return memcmp(a, b, SVM_ID) == 0; }
 
-extern const uint8_t svm_zeros[SVM_ID]; /* the native token */
+extern const uint8_t svm_zeros[SVM_ID];      /* the native token */
+extern const uint8_t svm_stakes_id[SVM_ID];  /* stands for the id of the stakes: their name, then zeros */
+extern const uint8_t svm_escrow[SVM_ID];     /* the account of staked coins: see supervm.types.stakes */
+
+/* Bytes of a state key, with its space. */
+static inline uint32_t svm_key_size(uint8_t space) {
+    return space == SVM_BALANCE ? 1 + 2 * SVM_ID : space == SVM_SYSTEM ? 1 + SVM_STAKES_NAME : 1 + SVM_ID;
+}
 
 /* Memory that is given back all at once. `svm_arena_take` gives NULL where there is none. */
 typedef struct svm_arena_block svm_arena_block;
@@ -367,12 +389,12 @@ typedef struct {
     const uint8_t *data;
     uint64_t suites_gas;
     uint32_t size, body_size;
-    uint32_t inputs_at, payload_at; /* offsets from data */
+    uint32_t inputs_at, payload_at, authorization_at; /* offsets from data */
     uint32_t keys, keys_count;
     uint16_t inputs, operations;
     uint16_t kind;
     uint8_t lane, sponsored;
-    uint8_t transfers, moves_supply; /* whether there is such an operation */
+    uint8_t transfers, moves_supply; /* whether there is such an operation; one on stakes counts with the latter */
     uint8_t creates;                 /* operations that make a token or an object */
     uint8_t skip;                    /* executed before */
 } svm_tx;

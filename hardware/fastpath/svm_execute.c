@@ -1,6 +1,7 @@
 /* Executing a transaction. The text is in svm_execute_body.h; here is what it stands on: values straight in
  * the slots, or over the versions of Block-STM. */
 #include "svm_engine_types.h"
+#include "svm_blake3.h"
 #include "svm_stm.h"
 
 #include <stdlib.h>
@@ -24,6 +25,13 @@ static const char *const CODE_NAMES[SVM_CODES] = {
     [SVM_IMMUTABLE_OBJECT] = "ImmutableObject",
     [SVM_UNDECLARED_ACCESS] = "UndeclaredAccess",
     [SVM_ACCESS_USED] = "AccessUsed",
+    [SVM_STAKE_KEY] = "StakeKey",
+    [SVM_STAKE_TOO_LOW] = "StakeTooLow",
+    [SVM_STAKES_FULL] = "StakesFull",
+    [SVM_STAKE_UNKNOWN] = "StakeUnknown",
+    [SVM_STAKE_LEAVING] = "StakeLeaving",
+    [SVM_STAKE_BOUND] = "StakeBound",
+    [SVM_LAST_VALIDATOR] = "LastValidator",
     [SVM_WRONG_CHAIN] = "WrongChain",
     [SVM_EXPIRED] = "Expired",
     [SVM_PAYLOAD_UNKNOWN] = "PayloadUnknown",
@@ -195,6 +203,187 @@ static bool emit(svm_worker *w, const uint8_t *emitter, const char *topic, const
     w->events_size = (uint32_t)(at + 4 + size - w->events);
     w->events_count++;
     return true;
+}
+
+/* Stakes, as supervm.execution.staking and supervm.execution.election have them. */
+
+enum {
+    STAKES_MAX = 256,         /* keys with coins at stake */
+    SEATS = 100,              /* of a set, or as many as genesis named */
+    UNBONDING_EPOCHS = 14,
+    MINIMUM_COINS = 100000,
+    STAKE_AMOUNT = SVM_ID,    /* where a record has them */
+    STAKE_LEFT = SVM_ID + 16,
+    STAKE_GRANTED = SVM_ID + 16 + 8
+};
+
+/* What a key has at stake, or what genesis gave it. */
+typedef struct {
+    svm_u128 amount;
+    uint64_t left;
+    bool granted;
+    bool recorded;   /* there is a record of it */
+    bool named;      /* genesis named it */
+    uint32_t place;  /* of its record, or where that belongs */
+} stake;
+
+static uint32_t stakes_count(const svm_object *stakes) { return stakes != NULL ? svm_get_u16(stakes->data + 1) : 0; }
+
+static const uint8_t *stake_at(const svm_object *stakes, uint32_t place) {
+    return stakes->data + SVM_STAKES_HEAD + (size_t)place * SVM_STAKE;
+}
+
+/* Of rows that begin with a key and ascend by it: the first that isn't below, and whether it is this key's. */
+static bool find_row(const uint8_t *rows, uint32_t count, uint32_t size, const uint8_t *key, uint32_t *place) {
+    uint32_t low = 0, high = count;
+    while (low < high) {
+        const uint32_t middle = (low + high) / 2;
+        if (memcmp(rows + (size_t)middle * size, key, SVM_ID) < 0) {
+            low = middle + 1;
+        } else {
+            high = middle;
+        }
+    }
+    *place = low;
+    return low < count && svm_same_id(rows + (size_t)low * size, key);
+}
+
+static stake find_stake(const svm_block_facts *facts, const svm_object *stakes, const uint8_t *key) {
+    stake found;
+    uint32_t place;
+    memset(&found, 0, sizeof found);
+    found.named = find_row(facts->granted, facts->granted_count, SVM_GRANTED, key, &place);
+    found.granted = found.named;
+    if (stakes != NULL) {
+        found.recorded = find_row(stake_at(stakes, 0), stakes_count(stakes), SVM_STAKE, key, &found.place);
+    }
+    if (found.recorded) {
+        const uint8_t *record = stake_at(stakes, found.place);
+        found.amount = svm_get_u128(record + STAKE_AMOUNT);
+        found.left = svm_get_u64(record + STAKE_LEFT);
+        found.granted = record[STAKE_GRANTED] != 0;
+    }
+    return found;
+}
+
+/* Keys that have coins at stake. */
+static uint32_t stakes_used(const svm_object *stakes) {
+    uint32_t used = 0;
+    for (uint32_t i = 0; i < stakes_count(stakes); i++) {
+        used += svm_get_u128(stake_at(stakes, i) + STAKE_AMOUNT) != 0;
+    }
+    return used;
+}
+
+/* The stakes with this record of a key, or without one. NULL: none is left, or there is no memory (`broken`). */
+static const svm_object *with_stake(svm_worker *w, const svm_object *stakes, const uint8_t *key, const stake *own,
+                                    bool keep) {
+    const uint32_t count = stakes_count(stakes), before = own->place;
+    const uint32_t after = count - before - (own->recorded ? 1 : 0), now = before + after + (keep ? 1 : 0);
+    if (now == 0) {
+        return NULL;
+    }
+    svm_object *next = new_object(w, NULL);
+    uint8_t *data = svm_arena_take(&w->arena, SVM_STAKES_HEAD + (size_t)now * SVM_STAKE);
+    if (next == NULL || data == NULL) {
+        w->error = SVM_ENGINE_NO_MEMORY;
+        w->broken = true;
+        return NULL;
+    }
+    next->data = data;
+    next->size = SVM_STAKES_HEAD + now * SVM_STAKE;
+    data[0] = 1;
+    svm_put_u16(data + 1, now);
+    data += SVM_STAKES_HEAD;
+    if (before != 0) {
+        memcpy(data, stake_at(stakes, 0), (size_t)before * SVM_STAKE);
+    }
+    data += (size_t)before * SVM_STAKE;
+    if (keep) {
+        memcpy(data, key, SVM_ID);
+        svm_put_u128(data + STAKE_AMOUNT, own->amount);
+        svm_put_u64(data + STAKE_LEFT, own->left);
+        data[STAKE_GRANTED] = own->granted;
+        data += SVM_STAKE;
+    }
+    if (after != 0) {
+        memcpy(data, stake_at(stakes, count - after), (size_t)after * SVM_STAKE);
+    }
+    return next;
+}
+
+/* The coins that give a weight of one, and are the least to stake: 100,000. */
+static svm_u128 stake_unit(svm_worker *w) {
+    const svm_token *native = w->block->slots[w->block->supply_slot].before.token;
+    if (native == NULL) {
+        w->broken = true;
+        return 1;
+    }
+    svm_u128 unit = MINIMUM_COINS;
+    for (uint32_t i = 0; i < native->decimals; i++) {
+        unit *= 10;
+    }
+    return unit;
+}
+
+static int heavier(const void *a, const void *b) {
+    const svm_u128 one = *(const svm_u128 *)a, other = *(const svm_u128 *)b;
+    return one > other ? -1 : one < other;
+}
+
+/* Whether these stakes, of which there are some, elect anybody: who has the weight of one and doesn't leave, the
+ * heaviest first as far as there are seats, unless their weights pass 64 bits. */
+static bool elects_somebody(svm_worker *w, const svm_object *stakes) {
+    const svm_block_facts *facts = &w->block->facts;
+    const uint32_t count = stakes_count(stakes), seats = facts->granted_count > SEATS ? facts->granted_count : SEATS;
+    const svm_u128 unit = stake_unit(w);
+    svm_u128 *weights = svm_arena_take(&w->arena, ((size_t)count + facts->granted_count + 1) * sizeof *weights);
+    uint32_t found = 0;
+    if (weights == NULL) {
+        w->error = SVM_ENGINE_NO_MEMORY;
+        w->broken = true;
+        return true;
+    }
+    for (uint32_t i = 0; i < count; i++) {
+        const uint8_t *record = stake_at(stakes, i);
+        uint32_t place;
+        if (svm_get_u64(record + STAKE_LEFT) != 0) {
+            continue;
+        }
+        svm_u128 weight = svm_get_u128(record + STAKE_AMOUNT) / unit;
+        if (record[STAKE_GRANTED] && find_row(facts->granted, facts->granted_count, SVM_GRANTED, record, &place)) {
+            weight += svm_get_u64(facts->granted + (size_t)place * SVM_GRANTED + SVM_ID);
+        }
+        if (weight != 0) {
+            weights[found++] = weight;
+        }
+    }
+    for (uint32_t i = 0; i < facts->granted_count; i++) {
+        const uint8_t *member = facts->granted + (size_t)i * SVM_GRANTED;
+        uint32_t place;
+        if (!find_row(stake_at(stakes, 0), count, SVM_STAKE, member, &place)) {
+            weights[found++] = svm_get_u64(member + SVM_ID);
+        }
+    }
+    if (found > seats) {
+        qsort(weights, found, sizeof *weights, heavier);
+        found = seats;
+    }
+    svm_u128 sum = 0;
+    for (uint32_t i = 0; i < found; i++) {
+        sum += weights[i];
+    }
+    return found != 0 && sum >> 64 == 0;
+}
+
+/* The identity of who votes with an ed25519 key (NET-10). */
+static void node_of(const uint8_t *key, uint8_t out[SVM_ID]) {
+    static const char DOMAIN[] = "supervm/node/v1";
+    uint8_t input[sizeof DOMAIN - 1 + 1 + SVM_ID];
+    memcpy(input, DOMAIN, sizeof DOMAIN - 1);
+    input[sizeof DOMAIN - 1] = 1;
+    memcpy(input + sizeof DOMAIN, key, SVM_ID);
+    svm_blake3(input, sizeof input, out);
 }
 
 static uint8_t *put_versions(uint8_t *out, const svm_version *versions, uint32_t count) {

@@ -553,6 +553,111 @@ static bool X(delete_object)(svm_worker *w, const uint8_t *at) {
     return true;
 }
 
+/* What operations on stakes have in common: they are paid for, and the sender's key votes. */
+static bool X(begin_stake)(svm_worker *w, const svm_object *stakes) {
+    if (!X(use_entry)(w) || !X(use_entry)(w) ||
+        !use_gas(w, w->block->facts.gas.entry_write_byte * (stakes != NULL ? stakes->size : 0))) {
+        return false;
+    }
+    return w->tx->data[w->tx->authorization_at] == 1 || fail(w, SVM_STAKE_KEY, NULL, 0, 0);
+}
+
+static bool X(add_stake)(svm_worker *w, const uint8_t *at, uint32_t entry, uint32_t escrow) {
+    const svm_object *stakes = X(value)(w, entry)->object;
+    const svm_u128 added = svm_get_u128(at + 1);
+    uint8_t node[SVM_ID];
+    if (!X(begin_stake)(w, stakes)) {
+        return false;
+    }
+    const uint8_t *key = w->tx->data + w->tx->authorization_at + 5;
+    stake own = find_stake(&w->block->facts, stakes, key);
+    if (!own.recorded && !own.named && stakes_used(stakes) >= STAKES_MAX) {
+        return fail(w, SVM_STAKES_FULL, NULL, STAKES_MAX, 0);
+    }
+    if (own.left != 0 && own.amount != 0) {
+        return fail(w, SVM_STAKE_LEAVING, NULL, own.left, 1);
+    }
+    const svm_u128 amount = own.amount + added, least = stake_unit(w);
+    const bool carry = amount < added;
+    if (carry || amount < least) {
+        fail(w, SVM_STAKE_TOO_LOW, NULL, amount, least);
+        w->detail.first[2] = carry;
+        return false;
+    }
+    if (!X(debit)(w, w->slots[0], svm_zeros, added, 0)) {
+        return false;
+    }
+    X(add)(w, escrow, true, added);
+    own.amount = amount;
+    own.left = 0;
+    X(change)(w, entry)->object = with_stake(w, stakes, key, &own, true);
+    node_of(key, node);
+    return emit(w, node, "stake.added", at + 1, 16);
+}
+
+static bool X(leave_set)(svm_worker *w, uint32_t entry) {
+    const svm_object *stakes = X(value)(w, entry)->object;
+    uint8_t node[SVM_ID], epoch[8];
+    if (!X(begin_stake)(w, stakes)) {
+        return false;
+    }
+    const uint8_t *key = w->tx->data + w->tx->authorization_at + 5;
+    stake own = find_stake(&w->block->facts, stakes, key);
+    if (!own.granted && own.amount == 0) {
+        return fail(w, SVM_STAKE_UNKNOWN, NULL, 0, 0);
+    }
+    if (own.left != 0) {
+        return fail(w, SVM_STAKE_LEAVING, NULL, own.left, 0);
+    }
+    own.left = w->block->facts.epoch;
+    own.granted = false;
+    const svm_object *after = with_stake(w, stakes, key, &own, true);
+    if (after != NULL && !elects_somebody(w, after)) {
+        return fail(w, SVM_LAST_VALIDATOR, NULL, 0, 0);
+    }
+    X(change)(w, entry)->object = after;
+    node_of(key, node);
+    svm_put_u64(epoch, own.left);
+    return emit(w, node, "stake.left", epoch, sizeof epoch);
+}
+
+static bool X(withdraw_stake)(svm_worker *w, uint32_t entry, uint32_t escrow) {
+    const svm_object *stakes = X(value)(w, entry)->object;
+    const uint64_t now = w->block->facts.epoch;
+    uint8_t node[SVM_ID], paid[16];
+    if (!X(begin_stake)(w, stakes)) {
+        return false;
+    }
+    const uint8_t *key = w->tx->data + w->tx->authorization_at + 5;
+    stake own = find_stake(&w->block->facts, stakes, key);
+    if (own.amount == 0) {
+        return fail(w, SVM_STAKE_UNKNOWN, NULL, 1, 0);
+    }
+    const svm_u128 free_in = own.left != 0 ? (svm_u128)own.left + UNBONDING_EPOCHS : 0;
+    if (own.left == 0 || now < free_in) {
+        return fail(w, SVM_STAKE_BOUND, NULL, now, free_in);
+    }
+    X(subtract)(w, escrow, true, own.amount);
+    X(add)(w, w->slots[0], true, own.amount);
+    svm_put_u128(paid, own.amount);
+    own.amount = 0;
+    X(change)(w, entry)->object = with_stake(w, stakes, key, &own, own.named);
+    node_of(key, node);
+    return emit(w, node, "stake.withdrawn", paid, sizeof paid);
+}
+
+static bool X(run_stake)(svm_worker *w, const uint8_t *at, const uint32_t **slots) {
+    const uint32_t entry = *(*slots)++, escrow = *(*slots)++;
+    switch (at[0]) {
+    case SVM_OP_STAKE_ADD:
+        return X(add_stake)(w, at, entry, escrow);
+    case SVM_OP_STAKE_LEAVE:
+        return X(leave_set)(w, entry);
+    default:
+        return X(withdraw_stake)(w, entry, escrow);
+    }
+}
+
 static bool X(run_operation)(svm_worker *w, const uint8_t *at, const uint32_t **slots) {
     switch (at[0]) {
     case SVM_OP_TRANSFER:
@@ -573,8 +678,10 @@ static bool X(run_operation)(svm_worker *w, const uint8_t *at, const uint32_t **
         return X(share_object)(w, at);
     case SVM_OP_OBJECT_FREEZE:
         return X(freeze_object)(w, at);
-    default:
+    case SVM_OP_OBJECT_DELETE:
         return X(delete_object)(w, at);
+    default:
+        return X(run_stake)(w, at, slots);
     }
 }
 
@@ -595,6 +702,11 @@ static uint32_t X(operation_size)(const uint8_t *at) {
         return 37 + svm_get_u32(at + 33);
     case SVM_OP_OBJECT_TRANSFER:
         return 1 + SVM_ID + SVM_ID;
+    case SVM_OP_STAKE_ADD:
+        return 1 + 16;
+    case SVM_OP_STAKE_LEAVE:
+    case SVM_OP_STAKE_WITHDRAW:
+        return 1;
     default:
         return 1 + SVM_ID;
     }

@@ -141,7 +141,6 @@ static inline bool is_changed(const svm_slot *slot) {
     return slot->changed != 0 && !svm_value_same(slot->space, &slot->now, &slot->before);
 }
 
-static inline uint32_t key_size(uint8_t space) { return space == SVM_BALANCE ? 1 + 2 * SVM_ID : 1 + SVM_ID; }
 
 static void measure_chunk(void *context, uint32_t chunk) {
     changing *job = context;
@@ -167,7 +166,7 @@ static void measure_chunk(void *context, uint32_t chunk) {
             continue;
         }
         count++;
-        size += 1 + key_size(slot->space) + 4;
+        size += 1 + svm_key_size(slot->space) + 4;
         if (slot->space == SVM_OBJECT) {
             size += slot->now.object != NULL ? SVM_OBJECT_HEAD + (uint64_t)slot->now.object->size : 0;
             continue;
@@ -197,10 +196,15 @@ static void write_chunk(void *context, uint32_t chunk) {
             continue;
         }
         const svm_key *key = &block->keys[slot->key];
-        out[0] = (uint8_t)key_size(slot->space);
+        out[0] = (uint8_t)svm_key_size(slot->space);
         out[1] = slot->space;
-        memcpy(out + 2, key->id, SVM_ID);
-        out += 2 + SVM_ID;
+        if (slot->space == SVM_SYSTEM) {
+            memcpy(out + 2, key->id, SVM_STAKES_NAME);
+            out += 2 + SVM_STAKES_NAME;
+        } else {
+            memcpy(out + 2, key->id, SVM_ID);
+            out += 2 + SVM_ID;
+        }
         if (slot->space == SVM_OBJECT && slot->now.object != NULL) {
             svm_put_u32(out, SVM_OBJECT_HEAD + slot->now.object->size);
             out = svm_object_write(slot->now.object, out + 4);

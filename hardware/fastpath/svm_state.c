@@ -11,6 +11,10 @@
 #endif
 
 const uint8_t svm_zeros[SVM_ID];
+const uint8_t svm_stakes_id[SVM_ID] = {'s', 't', 'a', 'k', 'e', 's'};
+const uint8_t svm_escrow[SVM_ID] = {0x75, 0x73, 0xc9, 0x30, 0xdb, 0x0b, 0x5f, 0x38, 0x33, 0xca, 0x93,
+                                    0x6c, 0xa9, 0x81, 0xec, 0x4a, 0x43, 0x57, 0xb5, 0xf0, 0x6d, 0x87,
+                                    0xfa, 0x56, 0x35, 0x28, 0x55, 0x72, 0x08, 0x35, 0xdc, 0x52};
 
 /* Arena: blocks of growing size, newest first. */
 struct svm_arena_block {
@@ -170,11 +174,13 @@ uint32_t svm_engine_entry(svm_engine *engine, const svm_key *key) {
 
 /* Values. */
 
+static inline bool is_object(uint8_t space) { return space == SVM_OBJECT || space == SVM_SYSTEM; }
+
 static size_t owned_bytes(const svm_entry *entry) {
     if (entry->space == SVM_TOKEN && entry->value.token != NULL) {
         return sizeof(svm_token);
     }
-    if (entry->space == SVM_OBJECT && entry->value.object != NULL) {
+    if (is_object(entry->space) && entry->value.object != NULL) {
         return sizeof(svm_object) + entry->value.object->size;
     }
     return 0;
@@ -184,14 +190,14 @@ static void forget_value(svm_engine *engine, svm_entry *entry) {
     engine->bytes -= owned_bytes(entry);
     if (entry->space == SVM_TOKEN) {
         free((void *)(uintptr_t)entry->value.token);
-    } else if (entry->space == SVM_OBJECT) {
+    } else if (is_object(entry->space)) {
         free((void *)(uintptr_t)entry->value.object);
     }
     memset(&entry->value, 0, sizeof entry->value);
 }
 
 bool svm_engine_store(svm_engine *engine, svm_entry *entry, svm_value value) {
-    if (entry->space == SVM_OBJECT && value.object != NULL) {
+    if (is_object(entry->space) && value.object != NULL) {
         const svm_object *from = value.object;
         svm_object *to;
         if (entry->value.object != NULL && entry->value.object->size == from->size) {
@@ -289,6 +295,27 @@ static bool read_object(const uint8_t *b, uint32_t size, svm_object *object) {
     return object->kind != SVM_SHARED || all_zero(object->owner + 8, SVM_ID - 8);
 }
 
+/* The stakes: strictly ascending by key. */
+static bool read_stakes(const uint8_t *b, uint32_t size, svm_object *stakes) {
+    if (size < SVM_STAKES_HEAD || b[0] != 1) {
+        return false;
+    }
+    const uint32_t count = svm_get_u16(b + 1);
+    if (size != SVM_STAKES_HEAD + count * SVM_STAKE) {
+        return false;
+    }
+    for (uint32_t i = 0; i < count; i++) {
+        const uint8_t *record = b + SVM_STAKES_HEAD + i * SVM_STAKE;
+        if (record[SVM_STAKE - 1] > 1 || (i != 0 && memcmp(record - SVM_STAKE, record, SVM_ID) >= 0)) {
+            return false;
+        }
+    }
+    memset(stakes, 0, sizeof *stakes);
+    stakes->size = size;
+    stakes->data = b;
+    return true;
+}
+
 bool svm_engine_read(svm_engine *engine, svm_entry *entry, const uint8_t *b, uint32_t size, bool *no_memory) {
     svm_value value;
     svm_token token;
@@ -319,6 +346,12 @@ bool svm_engine_read(svm_engine *engine, svm_entry *entry, const uint8_t *b, uin
             }
             value.token = &token;
             break;
+        case SVM_SYSTEM:
+            if (!read_stakes(b, size, &object)) {
+                return false;
+            }
+            value.object = &object;
+            break;
         default:
             if (!read_object(b, size, &object)) {
                 return false;
@@ -343,6 +376,8 @@ uint32_t svm_value_size(uint8_t space, const svm_value *value) {
         return (value->balance.low | value->balance.high) != 0 ? SVM_BALANCE_VALUE : 0;
     case SVM_TOKEN:
         return value->token == NULL ? 0 : 5u + value->token->symbol_size + 1 + SVM_ID + 1 + 16;
+    case SVM_SYSTEM:
+        return value->object == NULL ? 0 : value->object->size;
     default:
         return value->object == NULL ? 0 : SVM_OBJECT_HEAD + value->object->size;
     }
@@ -373,6 +408,9 @@ uint8_t *svm_value_write(uint8_t space, const svm_value *value, uint8_t *out) {
         svm_put_u128(out, token->supply);
         return out + 16;
     }
+    case SVM_SYSTEM:
+        memcpy(out - 1, value->object->data, value->object->size);
+        return out - 1 + value->object->size;
     default:
         return svm_object_write(value->object, out - 1);
     }
@@ -552,11 +590,15 @@ void svm_engine_stats(const svm_engine *engine, svm_cache_stats *stats) {
 
 static bool read_key(const uint8_t *bytes, uint32_t size, svm_key *key) {
     memset(key, 0, sizeof *key);
-    if (size == 0 || bytes[0] < SVM_ACCOUNT || bytes[0] > SVM_OBJECT) {
+    if (size == 0 || bytes[0] < SVM_ACCOUNT || bytes[0] > SVM_SYSTEM) {
         return false;
     }
     key->space = bytes[0];
     key->id = bytes + 1;
+    if (key->space == SVM_SYSTEM) {
+        key->id = svm_stakes_id;
+        return size == 1 + SVM_STAKES_NAME && memcmp(bytes + 1, svm_stakes_id, SVM_STAKES_NAME) == 0;
+    }
     if (key->space == SVM_BALANCE) {
         key->token = bytes + 1 + SVM_ID;
         return size == 1 + 2 * SVM_ID;

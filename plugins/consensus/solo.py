@@ -347,6 +347,7 @@ class Solo:
                 timestamp_ms=timestamp_ms,
                 operations=operations,
                 batches=tuple(batch.transactions for batch in batches),
+                ends_epoch=last_of_epoch,
             )
         )
         facts = await application.header(height)

@@ -13,7 +13,6 @@ An entry goes after `ttl_s`: where the store below is shared with other writers,
 may be; alone on its store, the cache is never stale. Hot keys are fetched ahead before they would be missed.
 """
 
-import importlib
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
@@ -29,6 +28,7 @@ from supervm.contracts.storage import (
     DeleteRange,
     Durability,
     KeyValueStore,
+    Operation,
     Put,
     Reader,
     StorageError,
@@ -40,6 +40,7 @@ from supervm.contracts.storage import (
     check_batch,
     check_keys,
 )
+from supervm.plugins.storage.below import backend_below
 from supervm.plugins.storage.lru import HotKeys, RowCache, covering, within
 from supervm.plugins.storage.reads import Reads
 from supervm.plugins.storage.scan import Row
@@ -169,12 +170,10 @@ class CachedStore(Reads):
         operations = tuple(batch)
         self._refuse_if_ended()
         if len(operations) <= SLICE:
-            check_batch(operations)
+            keys, span = _touched(operations)
         else:
             # Before anything of it is forgotten, and not in the event loop.
-            await trio.to_thread.run_sync(check_batch, operations)
-        keys = frozenset(each.key for each in operations if isinstance(each, Put | Delete))
-        span = covering([each for each in operations if isinstance(each, DeleteRange)])
+            keys, span = await trio.to_thread.run_sync(_touched, operations)
         writing = _Writing(keys, span, not self._writing)
         for other in self._writing:
             other.alone = False
@@ -303,6 +302,13 @@ class CachedStore(Reads):
             raise type(self._failure)(self._failure.problem, self._failure.subject, self._failure.mend)
 
 
+def _touched(operations: Sequence[Operation]) -> tuple[frozenset[bytes], DeleteRange | None]:
+    """Check a batch as any store does; the keys that it touches, and a range that covers its ranges."""
+    check_batch(operations)
+    keys = frozenset(each.key for each in operations if isinstance(each, Put | Delete))
+    return keys, covering([each for each in operations if isinstance(each, DeleteRange)])
+
+
 class _Metrics:
     """Sets `cached_*` from each `StoreStats`."""
 
@@ -331,21 +337,13 @@ class _Metrics:
 async def open_cached(ctx: Context, config: CachedConfig) -> AsyncIterator[CachedStore]:
     """Open the backend below and the cache over it. Raises what that one raises.
 
-    `StorageError` where `options` has one that it does not know, or not a value it takes.
+    `StorageError` where this machine can't run it, or where `options` has one that it does not know, or not a
+    value it takes.
     """
-    module = await trio.to_thread.run_sync(importlib.import_module, f"supervm.plugins.storage.{config.over}")
-    component: Component = getattr(module, config.over)
-    options = dict(config.options)
-    if config.path:
-        options["path"] = config.path
-    try:
-        given = component.config(**options)
-    except (TypeError, ValueError) as error:
-        raise StorageError(
-            f"storage {config.over} can't be opened with these options: {error}",
-            "storage.cached.options",
-            f"See `supervm plugins show {config.over}`.",
-        ) from error
+    options = {**config.options, **({"path": config.path} if config.path else {})}
+    component, given = await trio.to_thread.run_sync(
+        backend_below, config.over, options, "the store below", "storage.cached."
+    )
     async with component.open(ctx, given) as below:
         store = CachedStore(ctx, config, below)
         scope = trio.CancelScope()

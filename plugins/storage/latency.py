@@ -16,7 +16,9 @@ class Latency:
         self._write = metrics.summary(
             "supervm_storage_write_ms", "Milliseconds until a batch was acknowledged", ("durability",)
         )
-        self._sync = metrics.summary("supervm_storage_sync_ms", "Milliseconds of one sync of the log")
+        self._sync = metrics.summary(
+            "supervm_storage_sync_ms", "Milliseconds in which a group of batches was applied and synced"
+        )
         self._read = metrics.summary("supervm_storage_read_ms", "Milliseconds of one read or page")
         self._bytes = metrics.gauge("supervm_storage_bytes", "Bytes that the store takes")
         self._corruptions = metrics.counter(
@@ -40,7 +42,7 @@ class Latency:
         self._write.observe((self._now() - began) * 1000, durability=durability.name.lower())
 
     def synced(self, seconds: float) -> None:
-        """Record one sync that succeeded."""
+        """Record one group that was applied and synced."""
         self._sync.observe(seconds * 1000)
 
     def corrupted(self) -> None:

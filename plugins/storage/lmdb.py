@@ -15,12 +15,11 @@ import errno
 import mmap
 import threading
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import attrs
-import trio
 
 from supervm.api import Component, Context, Role
 from supervm.contracts.storage import (
@@ -44,14 +43,13 @@ from supervm.plugins.storage.folder import (
     disk_bytes,
     folder_bytes,
     free_bytes,
-    locked_folder,
-    open_folder,
     os_error,
     write_marker,
 )
+from supervm.plugins.storage.opening import opened_in_folder
 from supervm.plugins.storage.runs import Deletes, Puts, runs_of
 from supervm.plugins.storage.scan import Page, PageBuilder, Span
-from supervm.plugins.storage.threaded import READERS, ThreadedStore, served
+from supervm.plugins.storage.threaded import READERS, ThreadedStore
 
 BINDING = Binding("lmdb", extra="lmdb", database="LMDB")
 FILE = "data.mdb"
@@ -482,16 +480,8 @@ async def open_lmdb(ctx: Context, config: LmdbConfig) -> AsyncIterator[ThreadedS
     Raises `Unsupported` where the binding is not installed, and any `StorageError`.
     """
     await BINDING.load()
-    folder = Path(config.path) if config.path else ctx.data_dir
-    with ExitStack() as stack:
-        await trio.to_thread.run_sync(open_folder, folder)
-        stack.enter_context(locked_folder(folder))
-        engine = await trio.to_thread.run_sync(LmdbEngine, folder, config)
-        store = ThreadedStore(
-            ctx, engine, snapshot_age_s_max=config.snapshot_age_s_max, snapshots_max=config.snapshots_max
-        )
-        async with served(ctx, store, LmdbMetrics(ctx).report):
-            yield store
+    async with opened_in_folder(ctx, config, LmdbEngine, LmdbMetrics(ctx).report) as (store, _):
+        yield store
 
 
 lmdb = Component(

@@ -4,7 +4,7 @@ No I/O and no clock of its own: whoever asks says what time it is.
 """
 
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence, Set
 from itertools import compress
 
 import attrs
@@ -81,9 +81,11 @@ class RowCache:
         self.bytes += cost
         self.counts.prefetched += prefetched
 
-    def forget(self, keys: Iterable[bytes], span: DeleteRange | None = None) -> None:
-        """Forget these keys and what lies in this range, at the cost of a look at every key."""
-        for key in keys:
+    def forget(self, keys: Set[bytes], span: DeleteRange | None = None) -> None:
+        """Forget these keys and what lies in this range, at the cost of a look at every key that is here."""
+        # A batch may have a million, of which few are here.
+        few = len(keys) <= len(self._entries)
+        for key in keys if few else list(filter(keys.__contains__, dict.keys(self._entries))):
             self._drop(key)
         if span is None:
             return

@@ -213,11 +213,20 @@ class MemoryStore(Reads):
         self._rows = _Rows()
 
     async def load(self, file: trio.Path) -> None:
-        """Take the rows of a checkpoint. Raises `StoreCorrupt`, `StoreTooNew` or an `OSError`."""
+        """Take the rows of a checkpoint. Raises `StoreCorrupt`, `StoreTooNew`, `DiskFull` or an `OSError`."""
         for count, (key, value) in enumerate(_parse_rows(await file.read_bytes(), Path(file))):
             self._rows.set(key, value)
+            self._check_bytes()
             if count % SLICE == 0:
                 await trio.lowlevel.checkpoint()
+
+    def _check_bytes(self) -> None:
+        if self._rows.bytes > self._config.bytes_max:
+            raise DiskFull(
+                f"{self._rows.bytes} bytes of keys and values",
+                "bytes_max",
+                f"The limit is {self._config.bytes_max}: raise it, or delete first.",
+            )
 
     async def _get_many(self, keys: Sequence[bytes], view: _View | None) -> list[bytes | None]:
         keys = tuple(keys)
@@ -284,12 +293,7 @@ class MemoryStore(Reads):
                 rows.set(key, value)
                 if count % SLICE == 0:
                     await trio.lowlevel.cancel_shielded_checkpoint()
-            if rows.bytes > self._config.bytes_max:
-                raise DiskFull(
-                    f"{rows.bytes} bytes of keys and values",
-                    "bytes_max",
-                    f"The limit is {self._config.bytes_max}: raise it, or delete first.",
-                )
+            self._check_bytes()
         except BaseException:
             rows.views.remove(view)
             for key, value in view.before.items():

@@ -1,7 +1,8 @@
 """What the hot class keeps in the place of a value that was moved: where it went, how long it is, its digest.
 
 A pointer begins with the store's mark: 16 bytes drawn when the store was made, which nobody outside knows.
-So no value is ever taken for a pointer, and no value need be changed to tell them apart.
+So no value is ever taken for a pointer, and no value need be changed to tell them apart. What is as long as a
+pointer and begins almost as the mark is a damaged pointer, and no value either: by chance one in 10^26 is.
 """
 
 import struct
@@ -17,6 +18,7 @@ MARK_BYTES = 16
 DIGEST_BYTES = 16
 _FIELDS = struct.Struct(f"<BI{DIGEST_BYTES}s")
 POINTER_BYTES = MARK_BYTES + _FIELDS.size
+DAMAGED_BITS_MAX = 8
 
 
 @attrs.frozen
@@ -41,16 +43,24 @@ class Pointer:
 
 
 def is_pointer(mark: bytes, stored: bytes | None) -> bool:
-    return stored is not None and stored.startswith(mark)
+    """Whether a stored row is a pointer, be it a damaged one that `read_pointer` refuses."""
+    if stored is None:
+        return False
+    return stored.startswith(mark) or (len(stored) == POINTER_BYTES and _begins_almost_as(mark, stored))
 
 
 def read_pointer(mark: bytes, key: bytes, stored: bytes) -> Pointer:
-    """The pointer that a row with the mark is; raises `StoreCorrupt` for one that is damaged."""
-    if len(stored) == POINTER_BYTES:
+    """The pointer that such a row is; raises `StoreCorrupt` for one that is damaged."""
+    if len(stored) == POINTER_BYTES and stored.startswith(mark):
         number, size_bytes, digest = _FIELDS.unpack_from(stored, MARK_BYTES)
         if number in (Temperature.WARM, Temperature.COLD):
             return Pointer(Temperature(number), size_bytes, digest)
     raise StoreCorrupt("a damaged pointer to a moved row", key[:32].hex(), "Restore from a checkpoint.")
+
+
+def _begins_almost_as(mark: bytes, stored: bytes) -> bool:
+    differ = int.from_bytes(mark, "big") ^ int.from_bytes(stored[:MARK_BYTES], "big")
+    return differ.bit_count() <= DAMAGED_BITS_MAX
 
 
 def _digest(key: bytes, value: bytes) -> bytes:

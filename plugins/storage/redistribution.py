@@ -3,13 +3,15 @@ reason.
 
 Every window each unit that is counted gets a rank. Then the rows that may move are looked through in the
 order of their keys, in pages: what a decision says belongs elsewhere is moved, in its page, before the next
-one is read. What just became hot goes first. After that the copies are swept: each is checked against its
-pointer, and those that nothing points to go once they have been kept for an hour. All of it takes a share
-of the time and so many bytes a second, and waits while writes wait for the engine (STO-91 to STO-94).
+one is read. What just became hot goes first; what surges does not even wait for the window. After that the
+copies are swept: each is checked against its pointer, and those that nothing points to go once they have been
+kept for an hour. All of it takes a share of the time and so many bytes a second, and waits while writes wait
+for the engine (STO-91 to STO-94).
 """
 
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
+from itertools import islice
 from typing import Any
 
 import attrs
@@ -39,10 +41,12 @@ from supervm.storage.temperature import (
     history_of,
     rank,
     rises,
+    surges,
     why,
 )
 
 RISING_MAX = 10_000
+SURGES_MAX = 1_000
 HELD_MAX = 10_000
 ACCESSES_COUNTED_MAX = 1_000
 SWEPT_PAGES_MIN = 64
@@ -135,6 +139,9 @@ class Redistribution:
         self.moved = Moved()
         self._shelves: Shelves | None = None
         self._rising: deque[bytes] = deque(maxlen=RISING_MAX)
+        # Units that surged, and the window until which they stay hot; of them those not yet brought up.
+        self._surged: dict[bytes, int] = {}
+        self._surging: deque[bytes] = deque(maxlen=SURGES_MAX)
         # Units whose old copies stay until then.
         self._held: dict[bytes, float] = {}
         self._swept: dict[Temperature, bytes] = {}
@@ -158,15 +165,23 @@ class Redistribution:
         return tuple(sorted(self.shelves.classes))
 
     def accessed(self, keys: Iterable[bytes]) -> None:
-        """Count reads or writes of rows that may move; of one call the first thousand units."""
+        """Count reads or writes of rows that may move; of one call, those among the first thousand."""
         now_s, spaces = self.clock.monotonic(), self.shelves.spaces
-        size, counted = self.rules.unit_bytes, 0
-        for key in keys:
+        size, least = self.rules.unit_bytes, self.rules.thresholds.surge_accesses_min
+        for key in islice(keys, ACCESSES_COUNTED_MAX):
             if key in spaces:
-                self.heat.count(key[:size], now_s)
-                counted += 1
-                if counted >= ACCESSES_COUNTED_MAX:
-                    return
+                unit = key[:size]
+                asked = self.heat.count(unit, now_s)
+                if asked >= least and unit not in self._surged:
+                    self._look_for_surge(unit, asked, now_s)
+
+    def _look_for_surge(self, unit: bytes, asked: int, now_s: float) -> None:
+        """Note a unit that surges. At the bound no more are, until some of those before are done."""
+        thresholds = self.rules.thresholds
+        mean = self.heat.mean(unit, now_s, self.rules.window_s)
+        if len(self._surged) < SURGES_MAX and surges(asked, mean, thresholds):
+            self._surged[unit] = self.heat.windows + thresholds.down_windows
+            self._surging.append(unit)
 
     async def run(self) -> None:
         """End windows and move, for good."""
@@ -183,14 +198,14 @@ class Redistribution:
             rising = await trio.to_thread.run_sync(self._rank, now_s)
             self._rising.extend(rising)
         await self._save(await trio.to_thread.run_sync(self.heat.encode, now_s))
+        self._surged = {unit: until for unit, until in self._surged.items() if until > self.heat.windows}
         self._full.clear()
         self._window_ended.set()
         self._window_ended = trio.Event()
 
     async def once(self) -> Plan:
         """One round: what rises, all in its order, the copies."""
-        if not self.rules.dry_run:
-            await self._rise()
+        await self._rise(self._rising)
         plan = await self.look_through(Pace(self.clock, self.rules.share), act=not self.rules.dry_run)
         if not self.rules.dry_run:
             await self._sweep(plan.pages)
@@ -250,6 +265,8 @@ class Redistribution:
 
     def _decision(self, unit: bytes, here: Temperature, tight: bool) -> Decision | None:
         heat, thresholds = self.heat, self.rules.thresholds
+        if unit in self._surged and not tight:
+            return Decision(HOT, Trigger.SURGE) if here > HOT else None
         history = heat.histories.get(unit, b"") if unit in heat else None
         ranks = history_of(history, heat.windows, thresholds)
         return decide(here, ranks, self.classes, thresholds, disk_tight=tight)
@@ -265,19 +282,22 @@ class Redistribution:
 
     # Moving
 
-    async def _rise(self) -> None:
-        """Bring up what has just become hot, before all else is looked through."""
+    async def _rise(self, units: deque[bytes]) -> None:
+        """Bring up what has just become hot, or surges, before all else is looked through."""
+        if self.rules.dry_run:
+            return
         pace = Pace(self.clock, self.rules.share)
-        for _ in range(len(self._rising)):
-            unit = self._rising.popleft()
+        for _ in range(len(units)):
+            unit = units.popleft()
             start: bytes | None = unit
             while start is not None:
+                tight = await self._disk_is_tight()
                 with pace.working():
                     rows, start = await self.shelves.stored(start, prefix_end(unit), PAGE_ROWS_MAX)
                     await self._move(
                         {
                             reason: keys
-                            for reason, keys in self._decide(rows, Plan(), False).items()
+                            for reason, keys in self._decide(rows, Plan(), tight).items()
                             if reason[1] < reason[0]
                         }
                     )
@@ -377,6 +397,8 @@ class Redistribution:
                 await self.once()
             while not ended.is_set() and not await self._has_to_hurry():
                 await self.clock.sleep(min(LOOK_S, self.rules.window_s))
+                with self._tolerant("surge"):
+                    await self._rise(self._surging)
 
     async def _has_to_hurry(self) -> bool:
         """Whether the disk asks for a round before the window ends, and there is something it would move."""

@@ -18,12 +18,11 @@ import re
 import threading
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
 import attrs
-import trio
 
 from supervm.api import Component, Context, Role
 from supervm.contracts.storage import (
@@ -48,16 +47,15 @@ from supervm.plugins.storage.folder import (
     disk_bytes,
     folder_bytes,
     free_bytes,
-    locked_folder,
-    open_folder,
     os_error,
     prove_room,
     write_marker,
 )
+from supervm.plugins.storage.opening import opened_in_folder
 from supervm.plugins.storage.rocksdb_stats import RocksdbMetrics, parse_statistics
 from supervm.plugins.storage.runs import Deletes, Puts, runs_of
 from supervm.plugins.storage.scan import Page, PageBuilder, Span
-from supervm.plugins.storage.threaded import Stalled, ThreadedStore, served
+from supervm.plugins.storage.threaded import Stalled, ThreadedStore
 
 BINDING = Binding("rocksdict", extra="rocksdb", database="RocksDB")
 # Not zlib: the binding takes it and compresses nothing.
@@ -459,25 +457,17 @@ async def open_rocksdb(ctx: Context, config: RocksdbConfig) -> AsyncIterator[Thr
     Raises `Unsupported` where the binding is not installed, and any `StorageError`.
     """
     await BINDING.load()
-    folder = Path(config.path) if config.path else ctx.data_dir
-    with ExitStack() as stack:
-        await trio.to_thread.run_sync(open_folder, folder)
-        stack.enter_context(locked_folder(folder))
-        engine = await trio.to_thread.run_sync(RocksdbEngine, folder, config)
-        if engine.compression != config.compression:
-            ctx.log.warning("compression_unavailable", asked=config.compression, used=engine.compression)
+    async with opened_in_folder(ctx, config, RocksdbEngine, RocksdbMetrics(ctx).report) as (store, engine):
+        if (used := engine.compression) != config.compression:
+            ctx.log.warning("compression_unavailable", asked=config.compression, used=used)
             ctx.publish(
                 "mode_changed",
                 component=f"{ctx.role}.{ctx.name}",
                 old=config.compression,
-                new=engine.compression,
+                new=used,
                 cause="this build has no such compressor",
             )
-        store = ThreadedStore(
-            ctx, engine, snapshot_age_s_max=config.snapshot_age_s_max, snapshots_max=config.snapshots_max
-        )
-        async with served(ctx, store, RocksdbMetrics(ctx).report):
-            yield store
+        yield store
 
 
 rocksdb = Component(

@@ -83,7 +83,8 @@ class Footprint:
 def footprint(batch: WriteBatch, spaces: Spaces, mark: bytes) -> Footprint:
     """Check a batch as any store does, and tell what it touches.
 
-    Raises `BadKey`, `TooLarge`; `StorageError` for a value that begins with the store's own mark.
+    Raises `BadKey`, `TooLarge`; `StorageError` for a value that begins with the store's own mark, or would be
+    taken for a damaged pointer.
     """
     check_batch(batch)
     keys, spans = [], []
@@ -93,7 +94,7 @@ def footprint(batch: WriteBatch, spaces: Spaces, mark: bytes) -> Footprint:
                 spans.append(each)
         elif each.key in spaces:
             keys.append(each.key)
-        if isinstance(each, Put) and each.value.startswith(mark):
+        if isinstance(each, Put) and is_pointer(mark, each.value):
             raise StorageError("a value begins with this store's mark", each.key[:32].hex(), "Encode it.")
     return Footprint(frozenset(keys), covering(spans))
 
@@ -268,7 +269,7 @@ class Shelves(Reads):
         moved: dict[Temperature, dict[int, Pointer]] = {}
         mark = self._mark
         for place, value in enumerate(stored):
-            if value is not None and value.startswith(mark):
+            if value is not None and is_pointer(mark, value):
                 pointer = read_pointer(mark, keys[place], value)
                 moved.setdefault(pointer.temperature, {})[place] = pointer
         return moved
@@ -323,7 +324,8 @@ class Shelves(Reads):
         """Move rows to a class, at most a page of them; cancelled, some were and the others weren't.
 
         One that is gone, is there already, or is being written is left. Raises `DiskFull` of the class that
-        they go to, with nothing moved, and `StoreCorrupt` where it gives back something else.
+        they go to, with nothing moved, and `StoreCorrupt` where it gives back something else, or the hot
+        class does when it is read a second time.
         """
         assert len(keys) <= PAGE_ROWS_MAX
         async with self._moving:
@@ -331,24 +333,34 @@ class Shelves(Reads):
             for touches in self._writing:
                 self._staged -= touches.touched(self._staged)
             try:
-                values = await self._movable([key for key in keys if key in self._staged], to)
+                stored = await self._elsewhere([key for key in keys if key in self._staged], to)
+                resolved = await self._resolved(list(stored), list(stored.values()))
+                values = {
+                    key: value for key, value in zip(stored, resolved, strict=True) if value is not None
+                }
                 if to is not HOT:
                     values = await self._copied(values, to)
+                await self._check_again({key: stored[key] for key in values})
                 return await self._switched(values, to, len(keys))
             finally:
                 self._staged = set()
 
-    async def _movable(self, keys: list[bytes], to: Temperature) -> dict[bytes, bytes]:
-        """The values of those rows that are elsewhere."""
+    async def _elsewhere(self, keys: list[bytes], to: Temperature) -> dict[bytes, bytes]:
+        """Rows that are elsewhere, as the hot class has them."""
         stored = await self.hot.get_many(keys)
-        elsewhere = [
-            (key, value)
+        return {
+            key: value
             for key, value in zip(keys, stored, strict=True)
             if value is not None and self.place(key, value)[0] is not to
-        ]
-        values = await self._resolved([key for key, _ in elsewhere], [value for _, value in elsewhere])
-        found = zip(elsewhere, values, strict=True)
-        return {key: value for (key, _), value in found if value is not None}
+        }
+
+    async def _check_again(self, stored: dict[bytes, bytes]) -> None:
+        """Read once more what the switch gives up: one bad reading must not become what is there."""
+        again = await self.hot.get_many(list(stored))
+        for (key, before), now in zip(stored.items(), again, strict=True):
+            # Whoever wrote it meanwhile took it from those that are staged.
+            if now != before and key in self._staged:
+                raise StoreCorrupt("two readings of a row differ", key[:32].hex(), "Check the hot disk.")
 
     async def _copied(self, values: dict[bytes, bytes], to: Temperature) -> dict[bytes, bytes]:
         """Copy rows, durably, and read them back. One with an older copy there waits until that has gone."""

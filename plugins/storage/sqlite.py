@@ -9,11 +9,10 @@ Memory: each connection has a page cache of its own, filled as it reads.
 import sqlite3
 import threading
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 import attrs
-import trio
 
 from supervm.api import Component, Context, Role
 from supervm.contracts.storage import (
@@ -37,14 +36,13 @@ from supervm.plugins.storage.folder import (
     disk_bytes,
     folder_bytes,
     free_bytes,
-    locked_folder,
-    open_folder,
     os_error,
     write_marker,
 )
+from supervm.plugins.storage.opening import opened_in_folder
 from supervm.plugins.storage.runs import Deletes, Puts, Run, runs_of
 from supervm.plugins.storage.scan import Page, PageBuilder, Span
-from supervm.plugins.storage.threaded import READERS, ThreadedStore, served
+from supervm.plugins.storage.threaded import READERS, ThreadedStore
 
 FILE = "store.sqlite"
 APPLICATION_ID = 0x53565031  # "SVP1", so that another program's database is never taken for a store
@@ -365,16 +363,8 @@ def _translate(error: sqlite3.Error, file: Path) -> StorageError:
 @asynccontextmanager
 async def open_sqlite(ctx: Context, config: SqliteConfig) -> AsyncIterator[ThreadedStore]:
     """Open the store in its folder, making it on first use. Raises any `StorageError`."""
-    folder = Path(config.path) if config.path else ctx.data_dir
-    with ExitStack() as stack:
-        await trio.to_thread.run_sync(open_folder, folder)
-        stack.enter_context(locked_folder(folder))
-        engine = await trio.to_thread.run_sync(SqliteEngine, folder, config)
-        store = ThreadedStore(
-            ctx, engine, snapshot_age_s_max=config.snapshot_age_s_max, snapshots_max=config.snapshots_max
-        )
-        async with served(ctx, store, lambda stats: None):
-            yield store
+    async with opened_in_folder(ctx, config, SqliteEngine) as (store, _):
+        yield store
 
 
 sqlite = Component(

@@ -9,6 +9,7 @@ store: what is on the disk is unknown from then on (STO-7).
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -164,8 +165,8 @@ class ThreadedStore(Reads):
             size_bytes = await self._run(self._readers, check_batch, operations)
         else:
             size_bytes = check_batch(operations)
-            await trio.lowlevel.checkpoint()
         if not operations and durability is not Durability.DURABLE:
+            await trio.lowlevel.checkpoint()
             return
         with self._latency.write(durability):
             async with self._waiting:
@@ -186,6 +187,8 @@ class ThreadedStore(Reads):
         return await self._run(self._readers, self._engine.get_property, name)
 
     async def stats(self) -> StoreStats:
+        # Asked every few seconds: so a view that is too old is closed though nobody opens another.
+        self._close_expired()
         stats = await self._run(self._readers, self._engine.stats)
         extras = {**stats.extras, "write_stall_micros": self._stalled_s * 1e6}
         stats = attrs.evolve(stats, snapshots_open=len(self._views), stalled_s=self._stalled_s, extras=extras)
@@ -274,7 +277,7 @@ class ThreadedStore(Reads):
         """Apply batches as one. Where the disk is too full for all, each is tried alone."""
         operations: Sequence[Operation] = group[0].operations
         if len(group) > 1:
-            operations = [operation for pending in group for operation in pending.operations]
+            operations = list(chain.from_iterable(pending.operations for pending in group))
         error: StorageError | None = None
         try:
             await self._commit(operations, max(pending.durability for pending in group))
@@ -295,11 +298,9 @@ class ThreadedStore(Reads):
 
     async def _commit(self, operations: Sequence[Operation], durability: Durability) -> None:
         try:
-            await self._apply(operations, durability)
-            began_s = self._clock.monotonic()
-            await self._run(self._writer, self._engine.settle, durability)
+            taken_s = await self._apply_and_settle(operations, durability)
             if durability is Durability.DURABLE:
-                self._latency.synced(self._clock.monotonic() - began_s)
+                self._latency.synced(taken_s)
         except DiskFull:
             raise
         except StorageError as error:
@@ -312,12 +313,19 @@ class ThreadedStore(Reads):
             self._fail(failure)
             raise failure from bug
 
-    async def _apply(self, operations: Sequence[Operation], durability: Durability) -> None:
+    async def _apply_and_settle(self, operations: Sequence[Operation], durability: Durability) -> float:
+        """Both in one call of a thread, since a call costs as much as many a sync; how long that took."""
         began_s = self._clock.monotonic()
+
+        def apply_and_settle() -> None:
+            self._engine.apply(operations, durability)
+            self._engine.settle(durability)
+
         while True:
             try:
-                await self._run(self._writer, self._engine.apply, operations, durability)
-                return
+                written_s = self._clock.monotonic()
+                await self._run(self._writer, apply_and_settle)
+                return self._clock.monotonic() - written_s
             except Stalled:
                 if self._clock.monotonic() - began_s > STALL_S_MAX:
                     raise StoreFailed(
@@ -380,8 +388,7 @@ class ThreadedStore(Reads):
 
     async def _open_view(self) -> _View:
         self._refuse_if_failed()
-        for view in [v for v in self._views if self._expired(v)]:
-            self._close_view(view)
+        self._close_expired()
         if len(self._views) + self._views_opening >= self._snapshots_max:
             raise SnapshotsExhausted(
                 f"{self._snapshots_max} snapshots and scans are open",
@@ -396,6 +403,10 @@ class ThreadedStore(Reads):
         view = _View(opened, self._clock.monotonic())
         self._views.add(view)
         return view
+
+    def _close_expired(self) -> None:
+        for view in [v for v in self._views if self._expired(v)]:
+            self._close_view(view)
 
     def _close_view(self, view: _View) -> None:
         """Close now, or when the last call that uses it is done. Nothing here waits for the disk."""

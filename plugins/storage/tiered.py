@@ -4,7 +4,6 @@ The hot class is a whole store that every batch goes to; rows of the spaces that
 others and back in the background (`supervm.plugins.storage.shelves` says how none is lost on the way).
 """
 
-import importlib
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import (
     AbstractAsyncContextManager,
@@ -33,6 +32,7 @@ from supervm.contracts.storage import (
     Unsupported,
     WriteBatch,
 )
+from supervm.plugins.storage.below import backend_below
 from supervm.plugins.storage.class_folders import (
     StoreFacts,
     claim,
@@ -80,6 +80,8 @@ class TieredConfig:
     key names the unit that is hot or cold as one. `value_bytes_min`: smaller values stay. `hot_share`,
     `warm_share`: of the units. A unit moves up after `up_windows` windows of `window_s` above its class,
     down after `down_windows` below. `disk_use_max`: of the hot disk; beyond it what is cold goes at once.
+    `surge_times`: a unit asked for so many times its mean in a window, and `surge_accesses_min` times, goes
+    to the hot class at once.
     `share`: of the time that moving may take. `keep_copies_s`: how long an old copy stays. `dry_run`: move
     nothing, only tell.
     """
@@ -105,6 +107,8 @@ class TieredConfig:
     up_windows: int = 2
     down_windows: int = 6
     disk_use_max: float = 0.85
+    surge_times: float = 10.0
+    surge_accesses_min: int = 1_000
     share: float = attrs.field(default=0.1, validator=[_positive, attrs.validators.le(1)])
     bytes_per_s_max: int = attrs.field(default=16 * 2**20, validator=attrs.validators.ge(1))
     keep_copies_s: float = attrs.field(default=3600.0, validator=attrs.validators.ge(0))
@@ -122,6 +126,8 @@ class TieredConfig:
                 up_windows=self.up_windows,
                 down_windows=self.down_windows,
                 disk_use_max=self.disk_use_max,
+                surge_times=self.surge_times,
+                surge_accesses_min=self.surge_accesses_min,
             ),
             unit_bytes=self.unit_bytes,
             value_bytes_min=self.value_bytes_min,
@@ -282,7 +288,7 @@ def _leave(scope: AbstractContextManager[Path], error: BaseException) -> None:
             raise
 
 
-def _claimed(folder: Path, places: Mapping[Temperature, ClassPlace], chance: Any) -> StoreFacts:
+def claimed(folder: Path, places: Mapping[Temperature, ClassPlace], chance: Any) -> StoreFacts:
     """The store's facts, with every class claimed. Raises what `claim` and the folder's marker do."""
     made = check_marker(folder, "tiered")
     facts = read_store(folder)
@@ -308,22 +314,8 @@ def _claimed(folder: Path, places: Mapping[Temperature, ClassPlace], chance: Any
 
 def _backend(place: ClassPlace, temperature: Temperature) -> tuple[Component, Any]:
     """The component of a class and its configuration."""
-    module = importlib.import_module(f"supervm.plugins.storage.{place.over}")
-    component: Component = getattr(module, place.over)
-    if obstacle := component.available():
-        raise StorageError(
-            f"class {temperature.word} can't be over {place.over}: {obstacle}",
-            f"storage.tiered.{temperature.word}_over",
-            "Choose another.",
-        )
-    try:
-        return component, component.config(**{**place.options, "path": str(place.folder)})
-    except (TypeError, ValueError) as error:
-        raise StorageError(
-            f"class {temperature.word} can't be opened with these options: {error}",
-            f"storage.tiered.{temperature.word}_options",
-            f"See `supervm plugins show {place.over}`.",
-        ) from error
+    word, options = temperature.word, {**place.options, "path": str(place.folder)}
+    return backend_below(place.over, options, f"class {word}", f"storage.tiered.{word}_")
 
 
 def _read_heat(folder: Path, ctx: Context, config: TieredConfig, now_s: float) -> HeatTable:
@@ -355,7 +347,7 @@ async def open_tiered(ctx: Context, config: TieredConfig) -> AsyncIterator[Tiere
         components = await trio.to_thread.run_sync(
             lambda: {one: _backend(place, one) for one, place in places.items()}
         )
-        facts = await trio.to_thread.run_sync(_claimed, folder, places, ctx.random)
+        facts = await trio.to_thread.run_sync(claimed, folder, places, ctx.random)
         classes: dict[Temperature, KeyValueStore] = {}
         for temperature, (component, given) in components.items():
             # The families of a backend's metrics are the hot one's: of the others `tiered_*` tells.

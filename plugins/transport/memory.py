@@ -27,6 +27,7 @@ from supervm.plugins.transport.registry import Registry, count_dropped
 from supervm.plugins.transport.streams import StreamPair
 
 BROADCASTS_IN_FLIGHT_MAX = 512
+TOLD_IN_FLIGHT_MAX = 4_096
 
 
 def _node_id(instance: object, attribute: "attrs.Attribute[str]", value: str) -> None:
@@ -66,6 +67,7 @@ class MemoryTransport:
     _under_way: dict[bytes, int] = attrs.Factory(dict)
     _rtt_ms: dict[bytes, float] = attrs.Factory(dict)
     _broadcasts_in_flight: int = 0
+    _told_in_flight: int = 0
     _streams: dict[bytes, set[StreamPair]] = attrs.Factory(dict)
 
     def __attrs_post_init__(self) -> None:
@@ -105,6 +107,16 @@ class MemoryTransport:
             self._under_way[peer] -= 1
             if not self._under_way[peer]:
                 del self._under_way[peer]
+
+    async def tell(
+        self, peer: bytes, method: int, payload: bytes, *, priority: Priority = Priority.NORMAL
+    ) -> None:
+        self._check_size(payload, self.limits.request_bytes_max, peer)
+        target = self._target(peer)
+        await trio.lowlevel.checkpoint()
+        delay_s = self.network.delay_s(self.node_id, peer)
+        if delay_s is not None:
+            target.hear(self.node_id, method, payload, delay_s)
 
     async def broadcast(self, topic: str, payload: bytes, *, priority: Priority = Priority.NORMAL) -> None:
         self._check_size(payload, self.limits.broadcast_bytes_max, b"")
@@ -151,6 +163,22 @@ class MemoryTransport:
             finally:
                 self._broadcasts_in_flight -= 1
             self._served.deliver(message.peer, topic, message.payload)
+
+        self.ctx.nursery.start_soon(deliver)
+
+    def hear(self, peer: bytes, method: int, payload: bytes, delay_s: float) -> None:
+        """Give a handler what it is told, after its delay; over the bound it is dropped."""
+        if self._told_in_flight >= TOLD_IN_FLIGHT_MAX:
+            count_dropped(self.ctx)
+            return
+        self._told_in_flight += 1
+
+        async def deliver() -> None:
+            try:
+                await self.ctx.clock.sleep(delay_s)
+                await self.answer(peer, method, payload)
+            finally:
+                self._told_in_flight -= 1
 
         self.ctx.nursery.start_soon(deliver)
 

@@ -116,5 +116,5 @@ class Registry:
 
 
 def count_dropped(ctx: Context) -> None:
-    """A broadcast reached no queue of its receiver, or of a peer."""
+    """A broadcast, or what was told, reached nobody here, or no queue of a peer."""
     ctx.metrics.counter("transport_broadcasts_dropped_total", "Broadcasts dropped").inc()

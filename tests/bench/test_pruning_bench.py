@@ -22,8 +22,7 @@ SMALL = {"blocks": 60, "block": 2, "accounts": 30, "window": 5, "storage": "memo
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     """So small that a sweep of few blocks is many pieces, and has several windows of each kind."""
     monkeypatch.setattr("supervm.bench.pruning.KEPT_MIN", 16)
-    monkeypatch.setattr("supervm.storage.pruning.BLOCKS_MAX", 4)
-    monkeypatch.setattr("supervm.storage.pruning.BLOCKS_LEAST", 4)
+    monkeypatch.setattr("supervm.storage.pruning.ROWS_LEAST", 8)
     monkeypatch.setattr("supervm.storage.pruning.DELETES_MAX", 16)
     monkeypatch.setattr("supervm.storage.pruning.PAGES_LEAST", 8)
 

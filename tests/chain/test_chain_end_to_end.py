@@ -12,6 +12,7 @@ from trio.testing import wait_all_tasks_blocked
 from supervm.chain import component
 from supervm.chain.application import Chain
 from supervm.chain.component import LedgerOptions
+from supervm.chain.contests import Contests
 from supervm.chain.views import Admitted
 from supervm.contracts.application import Refused
 from supervm.contracts.gas import price_of
@@ -148,6 +149,32 @@ async def test_a_second_transaction_for_a_nonce_is_refused_and_the_first_is_name
         (answer,) = await node.chain.submit([second.data])
         assert isinstance(answer, Refused)
         assert (answer.code, answer.conflict) == ("Equivocated", first.digest)
+        assert answer.other == first.data
+
+
+async def test_who_asks_for_a_contested_transaction_is_shown_both(world: World, run: Run) -> None:
+    async with run(world, engine=None) as node:
+        first, second, apart = (world.transfer(0, nonce, key(77).address, 5 + nonce) for nonce in (0, 0, 1))
+        second = world.transfer(0, 0, key(77).address, 9)
+        await node.chain.submit([first.data])
+        forged = second.data[:-1] + bytes([second.data[-1] ^ 1])
+        for other in (apart.data, forged, first.data, b"rubbish"):
+            node.chain.contested(first.data, other)
+            assert (await node.chain.queries.transaction(first.digest)).equivocation is None
+        node.chain.contested(first.data, second.data)
+        shown = await node.chain.queries.transaction(first.digest)
+        assert (shown.status, shown.equivocation) == (Status.PENDING, (first.data, second.data))
+        loser = await node.chain.queries.transaction(second.digest)
+        assert (loser.status, loser.equivocation) == (Status.UNKNOWN, (second.data, first.data))
+
+
+def test_contested_transactions_are_kept_within_a_bound() -> None:
+    kept = Contests(bytes_max=1_000)
+    for at in range(20):
+        names = bytes([at, 1]), bytes([at, 2])
+        kept.put((names[0], b"a" * 100), (names[1], b"b" * 100))
+    assert bytes([0, 1]) not in kept and kept.get(bytes([19, 2])) == (b"b" * 100, b"a" * 100)
+    assert sum(bytes([at, 1]) in kept for at in range(20)) <= 3
 
 
 async def test_transactions_behind_a_gap_wait_and_then_run_in_order(world: World, run: Run) -> None:

@@ -23,6 +23,7 @@ from supervm.plugins.consensus.bft.batch_events import (
     BlockFinal,
     BuilderEvent,
     Certified,
+    Contested,
     Leaders,
     Learned,
     Offer,
@@ -571,7 +572,7 @@ class World:
                     self._build(node, output)
                 case Returned(data, code):
                     self._returned(node, data, code)
-                case Certified():
+                case Certified() | Contested():
                     pass
                 case Halt(reason):
                     raise Broken(f"node {node.number} halts: {reason}")

@@ -157,12 +157,14 @@ BUGS = {
     ),
     "views between not nullified": Planted(
         machine=IgnoresGaps,
-        seed=142,
+        seed=8,
         profile="byzantine",
         changes={
             "weights": (1, 1, 1, 1),
             "tricks": ((1, Trick.STALE_PARENT),),
-            "delay_us": (500, 200_000),
+            "delay_us": (500, 400_000),
+            "loss": 0.2,
+            "work_us": tuple(range(0, 1_000_000, 20_000)),
         },
         oracles=frozenset({"agreement", "halt"}),
     ),

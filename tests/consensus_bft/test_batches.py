@@ -14,6 +14,7 @@ from supervm.plugins.consensus.bft.batch_events import (
     BlockExecuted,
     BlockFinal,
     Certified,
+    Contested,
     EpochCloses,
     Leaders,
     Learned,
@@ -39,6 +40,7 @@ from supervm.plugins.consensus.bft.events import (
     Received,
     Send,
     SetTimer,
+    Stream,
     TimedOut,
 )
 from supervm.plugins.consensus.bft.fetching import Get, Got, WantDigest, What
@@ -203,6 +205,45 @@ def test_what_was_accepted_is_known_with_its_certificate_and_after_a_restart_wit
     assert again.table.certified(second.slots[0]) == second.transaction and first.slots[0] not in again.table
 
 
+class FastDesk(Desk):
+    """Transactions of ALICE travel as FAST."""
+
+    def examine(self, batch: Batch) -> Examined:
+        fast = {claim(ALICE, nonce).transaction for nonce in range(9)}
+        return attrs.evolve(super().examine(batch), all_fast=fast.issuperset(batch.transactions))
+
+
+def test_batches_of_fast_alone_are_work_after_a_rest_others_at_once_and_none_once_a_block_holds_it() -> None:
+    desk = FastDesk()
+    batches = {}
+    for name, claims in {
+        "fast": [claim(ALICE, 0)],
+        "mixed": [claim(ALICE, 1), claim(BOB, 0)],
+        "later": [claim(ALICE, 2)],
+    }.items():
+        now_s = 5.0 if name == "later" else 1.0
+        after = [each.digest() for each in batches.values()]
+        batch = batches[name] = batch_of(claims, after=after)
+        desk.claims |= {each.transaction: each for each in claims}
+        assert code(answer(desk.step(Received(IDS[1], batch), now_s))) == "accept"
+        desk.step(Received(IDS[1], certificate_of(batch)), now_s)
+    assert len(desk.voter.duties()) == desk.voter.duties_count == 3
+    of = {batch.digest(): name for name, batch in batches.items()}
+
+    def work(now_s: float) -> list[str]:
+        return [of[each] for each in desk.voter.work(int(now_s * 1e6), 2_000_000)]
+
+    assert work(2.9) == ["mixed"]
+    assert work(3.0) == work(6.9) == ["mixed", "fast"]
+    assert work(7.0) == ["mixed", "fast", "later"]
+    desk.step(BlockFinal(1, (batches["mixed"].digest(), batches["fast"].digest())), 7.0)
+    assert work(7.0) == ["later"] and desk.voter.duties_count == 1
+    again = FastDesk()
+    again.voter.restore(desk.log)  # type: ignore[arg-type]
+    found = list(again.voter.work(0, 2_000_000))
+    assert len(found) == again.voter.duties_count > 0, "nobody knows since when they were held"
+
+
 def test_a_batch_is_refused_for_its_header_before_anything_is_kept_of_it() -> None:
     desk = Desk(VoterBounds(held_bytes_max=4 * 64, open_max=2))
     one = [claim(ALICE, 0)]
@@ -274,6 +315,7 @@ def test_a_proof_of_equivocation_goes_to_the_leaders_once_an_account() -> None:
         ]
     (send,) = sent
     assert send.to == (IDS[2], IDS[3])  # type: ignore[attr-defined]
+    assert send.stream is Stream.VOTES  # type: ignore[attr-defined]
     proof = desk.voter.equivocations[ALICE]
     assert {proof.first, proof.second} == {claim(ALICE, 0, salt).transaction for salt in ("", "x")}
     assert proof.lock == claim(ALICE, 0).slots[0]
@@ -449,8 +491,7 @@ class Shop:
         return self.step(Offer(tuple(Offered(each.transaction, each, 1) for each in claims)))
 
     def seal(self, *claims: Claim) -> Batch:
-        self.offer(*claims)
-        return sealed(self.step(TimedOut("seal")))[0]
+        return (sealed(self.offer(*claims)) or sealed(self.step(TimedOut("seal"))))[0]
 
     def accept(self, batch: Batch, *numbers: int) -> list[object]:
         said = vote_message(CHAIN, 1, VoteKind.ACCEPT, 0, batch.digest())
@@ -512,6 +553,25 @@ def test_while_enough_are_under_vote_what_comes_goes_into_one_batch() -> None:
     # One that is refused holds up nobody: others needn't wait until it is known what becomes of it.
     shop.refuse(second, 3, 0)
     assert shop.seal(claim(b"E" * 32, 0)).header.count == 1
+
+
+def test_the_first_after_a_pause_is_sealed_at_once_if_nothing_is_under_vote() -> None:
+    shop = Shop(seal_us=20_000)
+    first = sealed(shop.offer(claim(ALICE, 0)))[0]
+    shop.now_us = 20_000
+    assert sealed(shop.offer(claim(BOB, 0))) == [], "one is under vote"
+    assert sealed(shop.step(TimedOut("seal")))[0].header.count == 1
+    shop.accept(first, 0, 1, 2)
+    shop.now_us = 30_000
+    assert sealed(shop.offer(claim(b"C" * 32, 0))) == [], "one is under vote, and the last came just before"
+    shop = Shop(seal_us=20_000)
+    batch = sealed(shop.offer(claim(ALICE, 0)))[0]
+    shop.accept(batch, 0, 1, 2)
+    shop.now_us = 19_999
+    outputs = shop.offer(claim(BOB, 0))
+    assert sealed(outputs) == [] and SetTimer("seal", 20_000) in outputs, "more will come"
+    assert sealed(shop.offer(claim(b"C" * 32, 0))) == []
+    assert sealed(shop.step(TimedOut("seal")))[0].header.count == 2
 
 
 def test_a_full_batch_is_sealed_however_many_are_under_vote() -> None:
@@ -583,6 +643,21 @@ def test_what_more_than_f_refuse_is_dropped_without_waiting_and_what_one_refuses
     shop.refuse(other, 1, 0)
     shop.refuse(other, 2, 0)
     assert sealed(shop.accept(other, 3))[0].transactions == (claim(b"D" * 32, 0).transaction,)
+
+
+def test_what_a_validator_shows_against_a_transaction_is_told_once() -> None:
+    shop = Shop()
+    batch = shop.seal(claim(ALICE, 0), claim(BOB, 0))
+    told: list[object] = []
+    for number in (2, 3):
+        refusals = (
+            Refusal(0, "LockBusy", b"another"),
+            Refusal(1, "NonceGap"),
+            Refusal(7, "LockBusy", b"none"),
+        )
+        said = Refuse(1, batch.digest(), number, refusals=refusals)
+        told += [each for each in shop.step(Received(IDS[number], said)) if isinstance(each, Contested)]
+    assert told == [Contested(claim(ALICE, 0).transaction, b"another")]
 
 
 def test_more_than_f_must_say_that_a_refusal_is_for_good() -> None:
@@ -773,8 +848,7 @@ def test_a_batch_is_certified_with_real_signatures() -> None:
         for each in members
     ]
     builder = Builder(known[0], of[members[0].node_id].sign)
-    builder.step(Offer((Offered(b"data", claim(ALICE, 0), 1),)), NOW)
-    (batch,) = sealed(builder.step(TimedOut("seal"), NOW))
+    (batch,) = sealed(builder.step(Offer((Offered(b"data", claim(ALICE, 0), 1),)), NOW))
     made: list[object] = []
     for fact in known[:3]:
         voter = BatchVoter(fact, of[fact.node_id].sign, height=0)

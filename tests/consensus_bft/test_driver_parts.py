@@ -178,11 +178,15 @@ class Wire:
         self.reachable = True
 
     async def request(self, peer: bytes, method: int, payload: bytes, **how: Any) -> bytes:
+        await self.tell(peer, method, payload)
+        await self.let.wait()
+        return b""
+
+    async def tell(self, peer: bytes, method: int, payload: bytes, **how: Any) -> None:
+        await trio.lowlevel.checkpoint()
         if not self.reachable:
             raise Unreachable("away", peer)
         self.sent.append((peer, method, unpack(payload)))
-        await self.let.wait()
-        return b""
 
 
 async def test_a_queue_at_its_bound_loses_its_oldest_and_the_streams_dont_wait_for_each_other(

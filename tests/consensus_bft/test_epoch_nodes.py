@@ -12,6 +12,7 @@ from supervm.chain.validator_sets import sets_by_digest
 from supervm.cli.verifying import Finality, ReplayRules
 from supervm.client.proof import check_proof
 from supervm.execution.election import MINIMUM_COINS
+from supervm.execution.footprint import nonce_lock
 from supervm.http import views
 from supervm.plugins.consensus.bft.batch_events import EpochCloses
 from supervm.plugins.consensus.bft.driver.closer import Closer
@@ -23,19 +24,22 @@ from supervm.plugins.consensus.bft.driver.validator import Validator
 from supervm.plugins.consensus.bft.epochs.closing import ClosingOutput
 from supervm.plugins.consensus.bft.epochs.operations import SystemOperations
 from supervm.plugins.consensus.bft.events import Log, Send
-from supervm.plugins.consensus.bft.messages import EpochDone, Message
+from supervm.plugins.consensus.bft.messages import EpochDone, Equivocation, Message
+from supervm.plugins.consensus.bft.offences import Evidence, Offence
 from supervm.plugins.consensus.bft.views import View
 from supervm.plugins.consensus.bft.votes import ViewVote
 from supervm.plugins.storage import supervm_components as stores
 from supervm.storage.verify import Replay, verify_chain
 from supervm.testing.context import opened
 from supervm.types.block import BlockHeader
+from supervm.types.certificate import VoteKind, vote_message
 from supervm.types.digests import ZERO
 from supervm.types.errors import ProofInvalid
 from supervm.types.operations import StakeAdd, StakeLeave
 from supervm.types.state import Account, account_key
+from supervm.types.wrongs import RESERVE
 
-from .network import Network, network
+from .network import FUNDS, PRICE, Network, network
 
 QUICK = BftConfig(block_interval_min_ms=10, block_interval_max_ms=30)
 STAKE = 2 * MINIMUM_COINS * 10**9
@@ -114,6 +118,60 @@ async def test_a_validator_joins_by_a_stake_another_leaves_and_the_sets_hand_ove
         assert all((each.validators_digest == new) == (each.height > handed.height) for each in chain)
         await a_light_client_follows(net, 2)
         assert await the_chain_verifies(net, 2, tmp_path) > handed.height
+
+
+async def test_who_signs_two_things_pays_and_a_validator_loses_its_place(tmp_path: Path) -> None:
+    async with network(tmp_path, config=QUICK, epoch_blocks=12) as net:
+        joins = net.signed(net.validators[3], 0, StakeAdd(STAKE))
+        await net.nodes[0].chain.submit([joins.data])
+        await net.agree(await net.committed(0, joins.digest, LONG_S))
+        life = net.nodes[0].engine.life
+        assert isinstance(life, Validator)
+        # What one of them did, and what a user did, as one node comes to know of it.
+        said = [notarize(net, 3, life.epoch, name) for name in (b"one", b"two")]
+        life._core.accuse(Evidence(Offence.NOTARIZES, *said))
+        twice = sorted(net.transfer(0, TO, amount, nonce=5).data for amount in (1, 2))
+        lock = nonce_lock(net.users[0].address, 5)
+        life._core.received(net.validators[1].node_id, Equivocation(twice[0], twice[1], lock))
+        ids = [each.node_id for each in net.validators]
+        chain = net.nodes[1].chain
+        with trio.fail_after(LONG_S):
+            while chain.validators(chain.epoch).number_of(ids[3]) is not None:
+                await chain.ledger.wait_above(chain.ledger.tip.height)
+        for number in (0, 2, 3):
+            await begun(net, number, chain.ledger.tip_header.epoch)
+        await net.agree(chain.ledger.tip.height)
+        assert await net.balance(1, RESERVE) == STAKE // 20
+        assert await net.balance(1, net.users[0].address) == FUNDS - 1_000_000 * PRICE // 1_000_000
+        await the_chain_verifies(net, 2, tmp_path)
+
+
+def notarize(net: Network, number: int, epoch: int, block: bytes) -> ViewVote:
+    pair = net.validators[number]
+    at = net.nodes[0].chain.validators(epoch).number_of(pair.node_id)
+    assert at is not None
+    name = block.ljust(32, b".")
+    message = vote_message(net.genesis.chain_id, epoch, VoteKind.NOTARIZE, 7, name)
+    return ViewVote(VoteKind.NOTARIZE, epoch, 7, name, at, pair.sign(message))
+
+
+async def test_an_epoch_ends_early_when_the_operators_of_a_quorum_ask(tmp_path: Path) -> None:
+    async with network(tmp_path, config=QUICK) as net:
+        for number in (0, 1):
+            wish = net.nodes[number].engine.end_epoch()
+            assert wish is not None and wish.asked and not wish.closing
+        ledger = net.nodes[0].chain.ledger
+        with trio.fail_after(LONG_S):
+            while (known := net.nodes[0].engine.wish()) is not None and known.weight < 2:
+                await ledger.wait_above(ledger.tip.height)
+        await net.reached(0, net.nodes[0].height + 8, LONG_S)
+        known = net.nodes[0].engine.wish()
+        assert known is not None and (known.weight, known.weight_of, known.closing) == (2, 4, False)
+        assert net.nodes[2].chain.epoch_ender is net.nodes[2].engine
+        net.nodes[2].engine.end_epoch()
+        await begun(net, 3, 2)
+        await net.agree(net.nodes[3].height)
+        assert net.nodes[3].height < 200, "it ended long before its length"
 
 
 async def a_light_client_follows(net: Network, number: int) -> None:

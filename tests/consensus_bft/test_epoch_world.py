@@ -25,6 +25,7 @@ PLAN = EpochPlan(
 
 
 def test_no_seed_violates_an_oracle_and_epochs_go_on_after_healing() -> None:
+    """CONS-91, CONS-95: clients keep back batches until the epoch closes, disks are lost."""
     for seed in range(5 * SCALE):
         outcome = run_epochs(draw_epoch_plan(seed))
         assert outcome.oracle == "", f"seed {seed}: {outcome.problem}"
@@ -43,6 +44,7 @@ def test_a_validator_that_was_off_for_epochs_catches_up_and_takes_part_again() -
 
 
 def test_a_validator_that_lost_its_disk_is_silent_and_then_votes_again() -> None:
+    """CONS-95, by CONS-67."""
     outcome = run_epochs(attrs.evolve(PLAN, lost=((2, 1 * SECOND, 1_500_000),)))
     assert outcome.oracle == "", outcome.problem
     assert outcome.rejoined == {2}

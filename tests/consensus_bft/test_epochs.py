@@ -8,9 +8,11 @@ from supervm.plugins.consensus.bft.batch_events import EpochCloses
 from supervm.plugins.consensus.bft.branches import Branches
 from supervm.plugins.consensus.bft.effects_messages import Effect, Effects
 from supervm.plugins.consensus.bft.epochs.closing import Closing, ClosingFacts, ClosingState, EffectsStopped
+from supervm.plugins.consensus.bft.epochs.ending import Ending
 from supervm.plugins.consensus.bft.epochs.evidence import EvidenceBook, check_evidence
 from supervm.plugins.consensus.bft.epochs.handover import EARLY_A_PEER_MAX, EarlyMessages, next_epoch
 from supervm.plugins.consensus.bft.epochs.operations import (
+    PROOFS_MAX,
     WAITING_BYTES_MAX,
     SystemOperations,
     end_epoch,
@@ -23,8 +25,6 @@ from supervm.plugins.consensus.bft.events import (
     Log,
     Logged,
     Now,
-    Offended,
-    Received,
     Send,
 )
 from supervm.plugins.consensus.bft.messages import (
@@ -195,6 +195,11 @@ def test_operations_wait_once_each_and_epoch_dones_are_placed_first() -> None:
     true = TRUTH.block(1)
     waiting.placed(Block(true.header, attrs.evolve(true.body, system_operations=(encode(done),))))
     assert waiting.pick(branch, True).operations == (encode(proof),)  # type: ignore[arg-type]
+    other = Block(
+        true.header, attrs.evolve(true.body, system_operations=(encode(attrs.evolve(proof, second=b"d")),))
+    )
+    waiting.placed(other)
+    assert waiting.pick(branch, True).operations == () and not waiting.add(proof) and waiting.holds(proof)  # type: ignore[arg-type]
     waiting.closing = True
     assert SystemOperations.waits(waiting, branch, False)  # type: ignore[arg-type]
 
@@ -213,7 +218,7 @@ def test_what_waits_is_bounded_but_epoch_dones_always_find_room() -> None:
 
 
 def judged(*operations: bytes, problem: str = "") -> str:
-    return judge_operations(operations, CHAIN, 1, SET, lambda data: {data[:1]}, lambda proof: problem)
+    return judge_operations(operations, CHAIN, 1, SET, named, lambda proof: problem)
 
 
 def test_operations_are_judged_by_their_bytes_and_the_set() -> None:
@@ -225,8 +230,32 @@ def test_operations_are_judged_by_their_bytes_and_the_set() -> None:
     assert "another epoch" in judged(encode(attrs.evolve(good, epoch=3)))
     assert "contradict" in judged(encode(notarizes(other=b"one")))
     proof = encode(Equivocation(b"a", b"b", b"lock"))
+    assert judged(*[proof] * PROOFS_MAX) == ""
+    assert "more than" in judged(*[proof] * (PROOFS_MAX + 1))
     assert judged(proof) == "" and judged(proof, problem="no conflict") == "no conflict"
     assert judged(encode(ViewVote(VoteKind.NULLIFY, 1, 1, NO_DIGEST, 0, bytes(64)))) != ""
+
+
+def test_who_asks_tells_all_and_a_quorum_closes_the_epoch() -> None:
+    message = vote_message(CHAIN, 1, VoteKind.END_EPOCH)
+    machines = [
+        Ending(CHAIN, 1, SET, n, lambda text, n=n: signature(n, text))  # type: ignore[misc]
+        for n in range(4)
+    ]
+    one = machines[0]
+    assert one.gathered is None and one.remind((node_id(1),)) == []
+    (send,) = one.ask()
+    assert send.to is ALL and send.message == EndEpoch(1, bytes([1]), (signature(0, message),))
+    assert not one.take(send.message) and not one.take(EndEpoch(2, bytes([2]), (bytes(64),)))
+    for number in (2, 3):
+        assert not one.is_complete
+        (said,) = machines[number].ask()
+        assert isinstance(said.message, EndEpoch) and one.take(said.message)
+    assert one.is_complete and one.gathered is not None and one.weight == 3
+    assert judged(encode(one.gathered)) == ""
+    (again,) = one.remind((node_id(3), node_id(1)))
+    assert again.to == (node_id(3), node_id(1)) and again.message == one.gathered
+    assert machines[1].remind((node_id(1),)) == [], "who didn't ask says nothing"
 
 
 # Evidence.
@@ -258,6 +287,11 @@ def accepted(transaction: bytes, validator: int = 1) -> AcceptedTransaction:
     return AcceptedTransaction(accept, header, transaction, 0, merkle.path(others, 0))
 
 
+def named(data: bytes) -> tuple[bytes, frozenset[bytes]]:
+    """A transaction's name is its first two bytes, its lock the first."""
+    return data[:2], frozenset({data[:1]})
+
+
 GOOD = {
     "two notarize": notarizes(),
     "two proposals": Evidence(Offence.PROPOSALS, vote(VoteKind.PROPOSAL), vote(VoteKind.PROPOSAL, b"two")),
@@ -279,6 +313,7 @@ BAD = {
     "the same effects": Evidence(Offence.EFFECTS, effects(b"one"), effects(b"one")),
     "another lock": Evidence(Offence.ACCEPTS, accepted(b"s1"), accepted(b"r2")),
     "one transaction": Evidence(Offence.ACCEPTS, accepted(b"s1"), accepted(b"s1")),
+    "one transaction, signed again": Evidence(Offence.ACCEPTS, accepted(b"s1"), accepted(b"s1 again")),
     "an accept of another batch": Evidence(
         Offence.ACCEPTS, attrs.evolve(first, header=attrs.evolve(first.header, sequence=99)), accepted(b"s2")
     ),
@@ -290,7 +325,7 @@ BAD = {
 
 @pytest.mark.parametrize("name", GOOD)
 def test_two_statements_that_contradict_each_other_prove_who_made_them(name: str) -> None:
-    proven = check_evidence(GOOD[name], CHAIN, 1, SET, lambda data: {data[:1]})
+    proven = check_evidence(GOOD[name], CHAIN, 1, SET, named)
     assert (proven.validator, proven.offence) == (1, GOOD[name].offence)
     assert len(proven.claims) == 2 and {key for key, _, _ in proven.claims} == {SET.members[1].public_key}
 
@@ -298,16 +333,16 @@ def test_two_statements_that_contradict_each_other_prove_who_made_them(name: str
 @pytest.mark.parametrize("name", BAD)
 def test_what_contradicts_nothing_proves_nothing(name: str) -> None:
     with pytest.raises(ProofInvalid):
-        check_evidence(BAD[name], CHAIN, 1, SET, lambda data: {data[:1]})
+        check_evidence(BAD[name], CHAIN, 1, SET, named)
 
 
 def test_evidence_goes_to_all_once_a_validator_and_offence() -> None:
     book = EvidenceBook(SET)
-    (send,) = book.step(Offended(notarizes()))
+    (send,) = book.take(notarizes())
     assert send.to is ALL and send.message == notarizes()
-    assert book.step(Received(node_id(3), notarizes(b"three"))) == []
-    assert len(book.step(Received(node_id(3), GOOD["finalize and nullify"]))) == 1
-    assert book.step(Received(node_id(3), BAD["of nobody"])) == []
+    assert book.knows(notarizes(b"three")) and book.take(notarizes(b"three")) == []
+    assert len(book.take(GOOD["finalize and nullify"])) == 1
+    assert book.take(BAD["of nobody"]) == []
 
 
 # The next epoch.

@@ -301,6 +301,7 @@ def test_the_claim_of_a_transaction_is_what_its_bytes_and_owners_say() -> None:
 
 @pytest.mark.parametrize("sponsors", [False, True])
 def test_certified_debits_are_covered_in_every_order_that_after_allows(sponsors: bool) -> None:
+    """CONS-96: debits of an account's own nonces and of those that it sponsors, and credits, race."""
     certificates = 0
     for seed in range(RUNS):
         model = Model(seed, sponsors=sponsors)

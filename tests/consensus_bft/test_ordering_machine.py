@@ -12,6 +12,7 @@ from supervm.plugins.consensus.bft.events import (
     Received,
     Send,
     SetTimer,
+    TimedOut,
 )
 from supervm.plugins.consensus.bft.fetching import WantViews
 from supervm.plugins.consensus.bft.offences import Offence
@@ -89,7 +90,22 @@ def test_a_vote_for_an_older_view_is_answered_with_the_entry_once_a_delay(machin
         certificates_in(machine.step(vote(VoteKind.NULLIFY, 2, 3), at(us)), (node_id(3),))
         for us in (10, 300_000, 375_010)
     ]
-    assert [[each.view for each in answer] for answer in answers] == [[4], [], [4]]
+    assert [[each.view for each in answer] for answer in answers] == [[], [], [4]], "all were sent it"
+
+
+@pytest.mark.parametrize("kind", [VoteKind.NULLIFY, VoteKind.NOTARIZE])
+def test_a_leader_has_longer_where_it_rests_and_nobody_rests_after_a_view_without_a_block(
+    machine: Ordering, kind: VoteKind
+) -> None:
+    view = next(each for each in range(4, 9) if machine.leader_of(each + 1) != machine.own)
+    digest = NO_DIGEST if kind is VoteKind.NULLIFY else BLOCK
+    entry = Certificate(kind, 1, view, digest, bitmap_of((1, 2, 3), 4), (bytes(64),) * 3)
+    machine.step(Received(node_id(1), entry), at(1_000))
+    outputs = machine.step(TimedOut("empty"), at(11_000))
+    given = {each.name: each.delay_us for each in outputs if isinstance(each, SetTimer)}
+    rest_us = 0 if kind is VoteKind.NULLIFY else machine.settings.interval_min_us - 10_000
+    assert given["leader"] == 2 * machine.delay_us + rest_us
+    assert given["advance"] == 3 * machine.delay_us + rest_us
 
 
 @pytest.mark.parametrize(

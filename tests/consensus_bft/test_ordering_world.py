@@ -39,7 +39,7 @@ def test_one_validator_alone_makes_its_blocks_final() -> None:
 
 
 def test_idle_for_long_and_then_work_is_final_within_10_delays() -> None:
-    """Ten minutes; an hour from a scale of 6 on."""
+    """CONS-95. Ten minutes; an hour from a scale of 6 on."""
     minutes = 10 * min(SCALE, 6)
     plan = Plan(seed=1, weights=(1, 1, 1, 1), skews_ms=(0,) * 4, heal_us=60 * minutes * SECOND)
     outcome = run_plan(plan)

@@ -10,6 +10,7 @@ from supervm.plugins.gas.flat import FlatConfig, FlatPolicy
 from supervm.types.digests import Digest
 from supervm.types.limits import Limits
 from supervm.types.transaction import Transaction
+from supervm.types.validators import NOBODY, ValidatorSet
 from tests.differential.making import CHAIN, EPOCH
 from tests.differential.ways import WAYS, EngineError, Unequal, Way, applied, start
 
@@ -24,6 +25,7 @@ class Block:
     height: int
     transactions: tuple[bytes, ...]
     executed: tuple[Digest, ...] = ()
+    epoch: int = EPOCH
 
 
 @attrs.frozen
@@ -39,6 +41,7 @@ class Case:
     state: dict[bytes, bytes]
     blocks: tuple[Block, ...]
     chance: int | None = None
+    granted: ValidatorSet = NOBODY
 
     @property
     def gas(self) -> FlatPolicy:
@@ -49,12 +52,13 @@ class Case:
         return [
             BlockInput(
                 height=block.height,
-                epoch=EPOCH,
+                epoch=block.epoch,
                 timestamp_ms=1,
                 chain_id=CHAIN,
                 limits=self.limits,
                 transactions=tuple(Transaction.decode(data, self.limits) for data in block.transactions),
                 executed=frozenset(block.executed),
+                granted=self.granted,
             )
             for block in self.blocks
         ]
@@ -74,10 +78,16 @@ def case_of(
         limits,
         {key: value for key, value in state.items() if key != GAS_STATE_KEY},
         tuple(
-            Block(each.height, tuple(t.data for t in each.transactions), tuple(sorted(each.executed)))
+            Block(
+                each.height,
+                tuple(t.data for t in each.transactions),
+                tuple(sorted(each.executed)),
+                each.epoch,
+            )
             for each in blocks
         ),
         chance,
+        blocks[0].granted if blocks else NOBODY,
     )
 
 

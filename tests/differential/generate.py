@@ -7,6 +7,7 @@ import attrs
 
 from supervm.execution import GAS_STATE_KEY, BlockInput
 from supervm.plugins.gas.flat import FlatConfig, FlatPolicy
+from supervm.types.address import Suite, address_of, node_id_of
 from supervm.types.codec import U64_MAX, U128_MAX
 from supervm.types.limits import Limits
 from supervm.types.state import (
@@ -21,8 +22,10 @@ from supervm.types.state import (
     token_key,
 )
 from supervm.types.transaction import Transaction
+from supervm.types.validators import NOBODY, Validator, ValidatorSet
 from tests.differential.making import CHAIN, EPOCH, FUNDS, Maker
 from tests.differential.profiles import CROWDED, ORDINARY, Profile
+from tests.differential.staking import Stakers
 
 ORDINARY_LIMITS = Limits(object_bytes_max=600)
 NARROW_LIMITS = Limits(
@@ -47,6 +50,11 @@ class World:
     people: list[bytes]
     height: int = 0
     recent: list[Transaction] = attrs.Factory(list)
+    epoch: int = EPOCH
+    granted: ValidatorSet = NOBODY
+    stakers: Stakers | None = None
+    epochs: int = 0
+    """How far the epoch goes on after a block."""
 
     def block(self) -> BlockInput:
         """The next block. Feed what comes of it to `follow`."""
@@ -61,6 +69,9 @@ class World:
             transactions.append(maker.signed(chance.choice(transactions).body, suite=1))
         if self.recent and chance.random() < 0.3:
             transactions.append(chance.choice(self.recent))
+        if self.stakers is not None:
+            for each in self.stakers.transactions(maker, self.epoch):
+                transactions.insert(self.stakers.chance.randint(0, len(transactions)), each)
         return self.block_of(transactions)
 
     def block_of(self, transactions: Sequence[Transaction]) -> BlockInput:
@@ -68,12 +79,13 @@ class World:
         earlier = {each.digest for each in self.recent}
         return BlockInput(
             height=self.height + 1,
-            epoch=EPOCH,
+            epoch=self.epoch,
             timestamp_ms=1,
             chain_id=CHAIN,
             limits=self.limits,
             transactions=tuple(transactions),
             executed=frozenset(each.digest for each in transactions if each.digest in earlier),
+            granted=self.granted,
         )
 
     def follow(self, block: BlockInput, changes: Mapping[bytes, bytes | None]) -> None:
@@ -84,6 +96,7 @@ class World:
             else:
                 self.state[key] = value
         self.height = block.height
+        self.epoch += self.epochs
         self.recent = list(block.transactions[-4:])
 
 
@@ -103,7 +116,25 @@ def world(seed: int, crowded: bool | None = None) -> World:
     _add_accounts(chance, state, people)
     for _ in range(chance.choice((0, 0, 10, 270))):
         _add_object(chance, state, people, limits)
-    return World(chance, gas, limits, CROWDED if crowded else ORDINARY, state, people)
+    made = World(chance, gas, limits, CROWDED if crowded else ORDINARY, state, people)
+    if seed % 2:
+        add_stakers(made, random.Random(f"stakes {seed}"))
+        made.epochs = 5 if seed % 8 == 7 else 0
+    return made
+
+
+def add_stakers(of: World, chance: random.Random) -> None:
+    """Keys that stake, leave and withdraw, some of them named by genesis."""
+    of.stakers = made = Stakers(chance)
+    named = chance.sample(made.keys, chance.choice((0, 1, 2, 5)))
+    members = [Validator(node_id_of(Suite.ED25519, key), key, chance.choice((1, 3, 2**62))) for key in named]
+    of.granted = ValidatorSet(tuple(sorted(members[:3], key=lambda each: each.node_id)))
+    record = Token.decode(of.state[token_key(NATIVE_TOKEN)])
+    if record.supply + len(made.keys) * FUNDS <= U128_MAX:
+        supply = record.supply + len(made.keys) * FUNDS
+        of.state[token_key(NATIVE_TOKEN)] = attrs.evolve(record, supply=supply).encode()
+        for key in made.keys:
+            of.state[account_key(address_of(Suite.ED25519, key))] = Account(balance=FUNDS).encode()
 
 
 def _add_accounts(chance: random.Random, state: dict[bytes, bytes], people: list[bytes]) -> None:

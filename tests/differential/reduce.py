@@ -200,15 +200,16 @@ def literal(case: Case) -> str:
     """Python that runs the case again."""
     blocks = "".join(
         f"        Block({block.height}, ({''.join(f'{data!r}, ' for data in block.transactions)}), "
-        f"{block.executed!r}),\n"
+        f"{block.executed!r}, {block.epoch}),\n"
         for block in case.blocks
     )
     entries = "".join(f"        {key!r}: {value!r},\n" for key, value in case.state.items())
     return (
         "from supervm.types.limits import Limits\n"
+        "from supervm.types.validators import Validator, ValidatorSet\n"
         "from tests.differential.case import Block, Case, difference\n\n"
         f"case = Case(\n    {case.price}, {case.collector!r},\n    {case.limits!r},\n"
-        f"    {{\n{entries}    }},\n    (\n{blocks}    ),\n    {case.chance},\n)\n"
+        f"    {{\n{entries}    }},\n    (\n{blocks}    ),\n    {case.chance},\n    {case.granted!r},\n)\n"
         "print(difference(case) or 'equal')\n"
     )
 

@@ -1,7 +1,8 @@
 """Faults by the hundred, and what came of them: `python -m tests.faults.figures [--faults N] [--seed S]`.
 
-N faults of each kind, spread over all work, beneath the ledger's rows and beneath the files that are written
-here; a tenth of N beneath each engine, whose every fault is two processes. `--only` rows, files or engines.
+N faults of each kind, spread over all work, beneath the ledger's rows, beneath one class of a tiered store
+while rows move between them, and beneath the files that are written here; a tenth of N beneath each engine,
+whose every fault is two processes. `--only` rows, classes, files or engines.
 Prints a line a kind and ends with 1 where anything was lost, told wrong, or ended in anything but an error of
 the storage contract or the process. The same seed has the same faults.
 
@@ -19,12 +20,17 @@ from collections import Counter
 from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import attrs
 import trio
 
-from tests.faults import backends, files, folders, store, work
+from tests.faults import backends, classes, files, folders, store, work
+
+ROWS_ON: dict[Literal["rows", "classes"], work.Disks] = {
+    "rows": store.faulty_disk,
+    "classes": classes.tiered_disk,
+}
 
 
 @attrs.define
@@ -56,15 +62,17 @@ class Figures:
         self.wrong += [f"{self.kind}: {at}: {each}" for each in outcome.wrong]
 
 
-async def of_rows(kind: store.Fault, faults: int, seed: int, path: Path) -> Figures:
-    """Faults beneath the ledger, in turns over its work."""
-    made = Figures("rows", kind)
+async def of_rows(
+    kind: store.Fault, faults: int, seed: int, path: Path, layer: Literal["rows", "classes"] = "rows"
+) -> Figures:
+    """Faults beneath the ledger, in turns over its work: of its store, or of one class of a tiered one."""
+    made, disks = Figures(layer, kind), ROWS_ON[layer]
     calls: dict[str, int] = {}
     for number, name in _turns(list(work.WORKS), store.Fault, kind, faults):
         if name not in calls:
-            calls[name] = await work.count_operations(name, kind, path / f"{name}-count")
+            calls[name] = await work.count_operations(name, kind, path / f"{name}-count", disks)
         at = random.Random(f"{seed}/{kind}/{number}").randint(1, calls[name])
-        made.take(await work.inject(name, kind, at, path / str(number), f"{seed}/{number}"))
+        made.take(await work.inject(name, kind, at, path / str(number), f"{seed}/{number}", disks))
     return made
 
 
@@ -127,9 +135,10 @@ async def run(faults: int, seed: int, only: str, path: Path) -> list[Figures]:
         print(line(made), flush=True)
 
     print(f"seed {seed}, {faults} faults of each kind\n\n{HEAD}", flush=True)
-    if only in ("", "rows"):
-        for kind in store.Fault:
-            tell(await of_rows(kind, faults, seed, path / f"rows-{kind.name}"))
+    for layer in ROWS_ON:
+        if only in ("", layer):
+            for kind in store.Fault:
+                tell(await of_rows(kind, faults, seed, path / f"{layer}-{kind.name}", layer))
     if only in ("", "files"):
         for file_kind in files.FileFault:
             tell(await of_files(file_kind, faults, seed, path / f"files-{file_kind.name}"))
@@ -145,7 +154,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--faults", type=int, default=100, help="of each kind (100)")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--only", choices=("rows", "files", "engines"), default="")
+    parser.add_argument("--only", choices=("rows", "classes", "files", "engines"), default="")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="faults-") as path:
         found = trio.run(run, asked.faults, asked.seed, asked.only, Path(path))

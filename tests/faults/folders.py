@@ -1,5 +1,8 @@
-"""Work on a faulty file system: the data folder's and a store's marker, snapshots, a checkpoint's file."""
+"""Work on a faulty file system: the data folder's and a store's marker, snapshots, a checkpoint's file, and
+what a store of classes writes of itself.
+"""
 
+import random
 from collections.abc import Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -7,10 +10,13 @@ from typing import Any
 
 import attrs
 
-from supervm.contracts.storage import DiskFull, Put, StorageError
+from supervm.contracts.storage import DiskFull, Put, StorageError, StoreCorrupt
 from supervm.plugins.storage import folder as stores
-from supervm.plugins.storage import memory
+from supervm.plugins.storage import memory, tiered
+from supervm.plugins.storage.class_folders import read_store, write_whole
+from supervm.plugins.storage.tiered import TieredConfig
 from supervm.storage.folder import open_folder, read_marker, switch_backend
+from supervm.storage.heat import Damaged, HeatTable
 from supervm.storage.snapshot_create import create_snapshot
 from supervm.storage.snapshot_folder import SnapshotFolder
 from supervm.storage.snapshot_restore import FolderSource, restore_snapshot
@@ -50,6 +56,7 @@ class World:
     ledger: Any  # a good one, to take snapshots of
     told: list[str] = attrs.Factory(list)
     may: list[str] = attrs.Factory(list)  # what may be there as well
+    scored: int = 0  # units whose scores are on disk
     gone: set[str] = attrs.Factory(set)  # snapshots that it began to remove
 
     @property
@@ -154,6 +161,53 @@ async def judge_checkpoint(world: World) -> int:
     return 1
 
 
+async def give_classes(world: World) -> None:
+    """A store of two classes, then of three; and its scores, twice."""
+    path = world.root / "tiered"
+    stores.open_folder(path)
+    for warm, asked in (("", 3), ("sqlite", 8)):
+        known = read_store(path)
+        if known is not None and len(known.classes) == 3:
+            warm = "sqlite"  # it was given before
+        places = TieredConfig(warm_over=warm).places(path)
+        facts = tiered.claimed(path, places, random.Random(asked))
+        world.told = [facts.mark.hex(), *(one.word for one in facts.classes)]
+        world.may.append(str(asked))
+        write_whole(path / tiered.HEAT_FILE, scores(asked))
+        world.scored = asked
+
+
+async def judge_classes(world: World) -> int:
+    path = world.root / "tiered"
+    if not world.told and not path.exists():
+        return 1
+    # As at the next start: with another mark, if it were to draw one.
+    facts = tiered.claimed(path, TieredConfig(warm_over="sqlite").places(path), random.Random(99))
+    if world.told and (facts.mark.hex() != world.told[0] or len(facts.classes) != 3):
+        raise AssertionError(f"the store's facts are {facts}")
+    heat = path / tiered.HEAT_FILE
+    if heat.exists():
+        try:
+            table = HeatTable.decode(heat.read_bytes(), 0.0, random.Random(1), units_max=50, half_life_s=1e9)
+        except Damaged as damage:
+            # They are forgotten then: `supervm.plugins.storage.tiered` goes on without.
+            raise StoreCorrupt("damaged scores", heat) from damage
+        except OSError as error:
+            raise stores.os_error(error, heat) from error
+        if str(len(table)) not in world.may or len(table) < world.scored:
+            raise AssertionError(f"scores of {len(table)} units")
+    elif world.scored:
+        raise AssertionError("the scores are gone")
+    return 1
+
+
+def scores(units: int) -> bytes:
+    table = HeatTable.empty(0.0, random.Random(1), units_max=50, half_life_s=1e9)
+    for number in range(units):
+        table.count(b"unit %d" % number, 0.0)
+    return table.encode(0.0)
+
+
 @asynccontextmanager
 async def one_memory(data: Path, path: str) -> Any:
     try:
@@ -169,6 +223,7 @@ WORKS: dict[str, tuple[Step, Step]] = {
     "store marker": (mark_store, judge_store),
     "snapshots": (keep_snapshots, judge_snapshots),
     "checkpoint": (write_checkpoint, judge_checkpoint),
+    "classes": (give_classes, judge_classes),
 }
 
 

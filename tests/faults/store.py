@@ -3,6 +3,7 @@
 `FaultyDisk` is a disk: rows in a `memory` store, what was synced of them, and the batches since. A
 `FaultyStore` is a store on it as long as one process runs; `FaultyDisk.opened` gives the next one. The fault
 comes at the n-th operation of its kind, and every choice is drawn from the seed: both make it happen again.
+Several disks that share one `Due` have the fault on one of them.
 """
 
 import random
@@ -62,19 +63,40 @@ class PowerLost(BaseException):
 
 
 @attrs.define
-class FaultyDisk:
-    """What is on the disk, and the one fault that it will have. `injected` says what happened, in words."""
+class Due:
+    """The one fault there will be, at the `at`-th operation (from 1) of its sort, on whichever of the disks
+    that share this. `injected` says what happened, in words.
+    """
 
-    store: Any  # the memory store that all is read from
     kind: Fault | None
     at: int
-    chance: random.Random
     operations: int = 0
     injected: str = ""
+
+    def now(self, reading: bool) -> bool:
+        """Count an operation; whether the fault is to come at it."""
+        if self.kind is None or self.injected or (self.kind in OF_READS) != reading:
+            return False
+        self.operations += 1
+        return self.operations >= self.at
+
+
+@attrs.define
+class FaultyDisk:
+    """What is on a disk that has a fault when it is due."""
+
+    store: Any  # the memory store that all is read from
+    due: Due
+    chance: random.Random
     damaged: tuple[bytes, ...] = ()  # the key of the row that was changed at rest, and where it is now
+    noticed: list[str] = attrs.Factory(list)  # errors that whoever worked here took for what they are
     _synced: dict[bytes, bytes] = attrs.Factory(dict)
     _since: list[WriteBatch] = attrs.Factory(list)
     _process: int = 0
+
+    @property
+    def kind(self) -> Fault | None:
+        return self.due.kind
 
     @asynccontextmanager
     async def opened(self) -> AsyncIterator["FaultyStore"]:
@@ -98,7 +120,7 @@ class FaultyDisk:
 
     def disarm(self) -> None:
         """The fault that didn't come yet doesn't come any more."""
-        self.at = NEVER
+        self.due.at = NEVER
 
     async def tear(self, batch: WriteBatch) -> None:
         """A part of the batch is there, and the rest never was: what no backend may leave."""
@@ -141,22 +163,16 @@ class FaultyDisk:
         self.damaged = damaged
         return True
 
-    def _due(self, reading: bool) -> bool:
-        if self.kind is None or self.injected or (self.kind in OF_READS) != reading:
-            return False
-        self.operations += 1
-        return self.operations >= self.at
-
     async def before_read(self) -> None:
-        if self.kind is Fault.READ_ERROR and self._due(reading=True):
-            self.injected = "a read failed"
+        if self.kind is Fault.READ_ERROR and self.due.now(reading=True):
+            self.due.injected = "a read failed"
             raise StoreFailed("injected: the disk doesn't read", "errno 5", "Check the disk.")
 
     def read(self, values: list[bytes | None]) -> list[bytes | None]:
         """The values, one of them with a bit flipped where it is time."""
         there = [number for number, value in enumerate(values) if value]
-        if self.kind is Fault.FLIP_ON_READ and there and self._due(reading=True):
-            self.injected = "a read gave a flipped bit"
+        if self.kind is Fault.FLIP_ON_READ and there and self.due.now(reading=True):
+            self.due.injected = "a read gave a flipped bit"
             number = self.chance.choice(there)
             value = values[number]
             assert value is not None
@@ -164,7 +180,7 @@ class FaultyDisk:
         return values
 
     async def write(self, batch: WriteBatch, durability: Durability) -> None:
-        if self._due(reading=False):
+        if self.due.now(reading=False):
             await self._fail(batch)
         await self._write(batch, durability)
 
@@ -180,26 +196,26 @@ class FaultyDisk:
         """What happens at the chosen write. Returns where the write itself goes on."""
         match self.kind:
             case Fault.DISK_FULL:
-                self.injected = "no space for a batch"
+                self.due.injected = "no space for a batch"
                 raise DiskFull("injected: no space left", "errno 28", "Free some.")
             case Fault.WRITE_ERROR:
-                self.injected = "a write failed"
+                self.due.injected = "a write failed"
                 raise StoreFailed("injected: the disk doesn't write", "errno 5", "Check the disk.")
             case Fault.SYNC_ERROR:
-                self.injected = "a sync failed"
+                self.due.injected = "a sync failed"
                 self._since.append(batch)
                 raise StoreFailed("injected: the disk doesn't sync", "errno 5", "Check the disk.")
             case Fault.POWER_LOSS:
-                self.injected = "the power failed"
+                self.due.injected = "the power failed"
                 self._since.append(batch)
                 raise PowerLost
             case Fault.SHORT_WRITE:
                 if len(batch) > 1:
-                    self.injected = "a part of a batch was written"
+                    self.due.injected = "a part of a batch was written"
                     await self.tear(batch)
                     raise PowerLost
             case _ if self.kind in AT_REST and await self.damage():
-                self.injected = f"row {self.damaged[0].hex()}"
+                self.due.injected = f"row {self.damaged[0].hex()}"
 
 
 def flipped(data: bytes, chance: random.Random) -> bytes:
@@ -307,7 +323,7 @@ async def faulty_disk(
     """An empty disk that fails so at its `at`-th operation (from 1) of the sort that `kind` is about."""
     try:
         async with opened(memory.memory, path) as store:
-            yield FaultyDisk(store, kind, at, random.Random(f"{seed}/{kind}/{at}"))
+            yield FaultyDisk(store, Due(kind, at), random.Random(f"{seed}/{kind}/{at}"))
     except BaseExceptionGroup as group:
         raise only_error(group) from None
 

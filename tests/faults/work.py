@@ -5,9 +5,9 @@ opened as a node would, asked everything, made to go on, pruned, and asked again
 """
 
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import attrs
 
@@ -24,6 +24,7 @@ from supervm.storage.snapshot_folder import SnapshotFolder
 from supervm.storage.snapshot_restore import FolderSource, restore_snapshot
 from supervm.storage.spaces import INDEX, Horizon
 from tests.faults.chain import CLOCK, GENESIS, ask_everything, grow, state_at, verified
+from tests.faults.classes import TieredDisk
 from tests.faults.store import AT_REST, LASTING, NEVER, Fault, FaultyDisk, PowerLost, faulty_disk
 from tests.storage.ledger_support import ledger_on
 from tests.storage.snapshot_support import IDENTITY, TRUST
@@ -62,11 +63,13 @@ class Acknowledged:
     bulk: int = -1  # rows
 
 
-Work = Callable[[FaultyDisk, Path, Acknowledged], Awaitable[None]]
+Disk: TypeAlias = FaultyDisk | TieredDisk
+Disks = Callable[..., AbstractAsyncContextManager[Disk]]
+Work = Callable[[Disk, Path, Acknowledged], Awaitable[None]]
 
 
 @asynccontextmanager
-async def on(disk: FaultyDisk) -> Any:
+async def on(disk: Disk) -> Any:
     """A ledger on the disk, as one process has it."""
     async with disk.opened() as store, ledger_on(store, genesis=GENESIS) as ledger:
         yield ledger
@@ -80,7 +83,7 @@ async def prune(ledger: Ledger, keep: int, told: Acknowledged) -> None:
     await Sweeper(ledger, Pace(CLOCK)).sweep()
 
 
-async def commit_blocks(disk: FaultyDisk, path: Path, told: Acknowledged) -> None:
+async def commit_blocks(disk: Disk, path: Path, told: Acknowledged) -> None:
     """Open, commit, ask, close, open again; prune on the way."""
     for blocks in (3, BLOCKS - 3):
         async with on(disk) as ledger:
@@ -92,7 +95,7 @@ async def commit_blocks(disk: FaultyDisk, path: Path, told: Acknowledged) -> Non
             await prune(ledger, 4, told)
 
 
-async def make_genesis_in_chunks(disk: FaultyDisk, path: Path, told: Acknowledged) -> None:
+async def make_genesis_in_chunks(disk: Disk, path: Path, told: Acknowledged) -> None:
     """A first state that takes many batches."""
     with replaced(creation, CHUNK_OPERATIONS=9):
         async with on(disk) as ledger:
@@ -100,7 +103,7 @@ async def make_genesis_in_chunks(disk: FaultyDisk, path: Path, told: Acknowledge
             told.height = await grow(ledger)
 
 
-async def take_snapshot(disk: FaultyDisk, path: Path, told: Acknowledged) -> None:
+async def take_snapshot(disk: Disk, path: Path, told: Acknowledged) -> None:
     """A snapshot of it, which must then restore to the same rows."""
     async with on(disk) as ledger:
         for _ in range(4):
@@ -115,7 +118,7 @@ async def take_snapshot(disk: FaultyDisk, path: Path, told: Acknowledged) -> Non
             assert not answers.wrong + answers.refused, answers.wrong
 
 
-async def restore(disk: FaultyDisk, path: Path, told: Acknowledged) -> None:
+async def restore(disk: Disk, path: Path, told: Acknowledged) -> None:
     """A ledger made of a snapshot that is on a good disk."""
     folder = SnapshotFolder(path / "snapshots")
     async with faulty_disk(path / "source") as good, on(good) as ledger:
@@ -128,7 +131,7 @@ async def restore(disk: FaultyDisk, path: Path, told: Acknowledged) -> None:
         told.height = 4
 
 
-async def migrate_to(disk: FaultyDisk, path: Path, told: Acknowledged) -> None:
+async def migrate_to(disk: Disk, path: Path, told: Acknowledged) -> None:
     """The rows of a good store onto it."""
     with replaced(migration, ROWS_MAX=40):
         async with faulty_disk(path / "source") as good:
@@ -140,7 +143,7 @@ async def migrate_to(disk: FaultyDisk, path: Path, told: Acknowledged) -> None:
             told.height = 3
 
 
-async def migrate_from(disk: FaultyDisk, path: Path, told: Acknowledged) -> None:
+async def migrate_from(disk: Disk, path: Path, told: Acknowledged) -> None:
     """Its rows onto a good store, which must then be the same ledger."""
     async with on(disk) as ledger:
         for _ in range(3):
@@ -156,7 +159,7 @@ async def migrate_from(disk: FaultyDisk, path: Path, told: Acknowledged) -> None
                 assert disk.damaged or not answers.refused, answers.refused
 
 
-async def import_rows(disk: FaultyDisk, path: Path, told: Acknowledged) -> None:
+async def import_rows(disk: Disk, path: Path, told: Acknowledged) -> None:
     """Rows written in chunks under a mark, gone on with from where the mark stands."""
     async with on(disk) as ledger:
         told.height = await grow(ledger)
@@ -196,26 +199,29 @@ def replaced(module: Any, **values: Any) -> Iterator[None]:
             setattr(module, name, value)
 
 
-async def count_operations(name: str, kind: Fault, path: Path) -> int:
+async def count_operations(name: str, kind: Fault, path: Path, disks: Disks = faulty_disk) -> int:
     """How many operations of this work the fault could come at."""
-    async with faulty_disk(path, kind, at=NEVER) as disk:
+    async with disks(path, kind, NEVER) as disk:
         await WORKS[name](disk, path, Acknowledged())
-        return disk.operations
+        return disk.due.operations
 
 
-async def inject(name: str, kind: Fault, at: int, path: Path, seed: object = 0) -> Outcome:
+async def inject(
+    name: str, kind: Fault, at: int, path: Path, seed: object = 0, disks: Disks = faulty_disk
+) -> Outcome:
     """Do the work with the fault at its `at`-th operation; then start again and judge."""
     outcome = Outcome(kind, name, at)
     told = Acknowledged()
-    async with faulty_disk(path / "disk", kind, at, seed) as disk:
+    async with disks(path / "disk", kind, at, seed) as disk:
         await _work(name, disk, path, told, outcome)
-        outcome.injected = disk.injected
+        outcome.noticed += disk.noticed
+        outcome.injected = disk.due.injected
         if not outcome.wrong:
             await _start_again(name, disk, path, told, outcome)
     return outcome
 
 
-async def _work(name: str, disk: FaultyDisk, path: Path, told: Acknowledged, outcome: Outcome) -> None:
+async def _work(name: str, disk: Disk, path: Path, told: Acknowledged, outcome: Outcome) -> None:
     try:
         await WORKS[name](disk, path, told)
     except StorageError as error:
@@ -234,7 +240,7 @@ async def _work(name: str, disk: FaultyDisk, path: Path, told: Acknowledged, out
     await disk.restart()
 
 
-async def _start_again(name: str, disk: FaultyDisk, path: Path, told: Acknowledged, outcome: Outcome) -> None:
+async def _start_again(name: str, disk: Disk, path: Path, told: Acknowledged, outcome: Outcome) -> None:
     """Open what is there as a node would; judge all it says, twice, with blocks and pruning in between."""
     try:
         try:
@@ -258,7 +264,7 @@ async def _start_again(name: str, disk: FaultyDisk, path: Path, told: Acknowledg
         outcome.recovered = not outcome.wrong
 
 
-async def _go_on(name: str, disk: FaultyDisk, path: Path, told: Acknowledged, outcome: Outcome) -> None:
+async def _go_on(name: str, disk: Disk, path: Path, told: Acknowledged, outcome: Outcome) -> None:
     try:
         await WORKS[name](disk, path / "again", told)
     except NotEmpty:
@@ -284,7 +290,7 @@ async def _ask(ledger: Ledger, told: Acknowledged, outcome: Outcome, damaged: by
             outcome.wrong += [f"{what}: not found, and nothing tells why" for what in answers.lacking]
 
 
-async def _judge(ledger: Ledger, disk: FaultyDisk, told: Acknowledged, outcome: Outcome) -> None:
+async def _judge(ledger: Ledger, disk: Disk, told: Acknowledged, outcome: Outcome) -> None:
     damaged = disk.damaged[0] if disk.damaged else b""
     tip = ledger.tip.height
     if not told.height <= tip <= told.height + (1 if told.height >= 0 else BLOCKS):
@@ -310,7 +316,7 @@ async def _judge(ledger: Ledger, disk: FaultyDisk, told: Acknowledged, outcome: 
         outcome.wrong.append("the tree is not that of the state")
 
 
-def _check_named(disk: FaultyDisk, error: StorageError, outcome: Outcome) -> None:
+def _check_named(disk: Disk, error: StorageError, outcome: Outcome) -> None:
     names = [key.hex() for key in disk.damaged]
     if disk.kind in AT_REST and names and not any(name in str(error) for name in names):
         outcome.named = False

@@ -20,7 +20,7 @@ from supervm.chain.views import (
     SnapshotView,
     TransactionView,
 )
-from supervm.contracts.application import NodeIdentity, Refused
+from supervm.contracts.application import EpochWish, NodeIdentity, Refused
 from supervm.contracts.storage import ClassFacts, DiskFull, PlannedMove, TemperatureReport
 from supervm.http.ports import ComponentFacts, PluginFacts
 from supervm.storage.errors import MoveBusy, MoveRefused, SnapshotBusy
@@ -145,6 +145,21 @@ class SnapshotsDouble:
         ]
 
 
+class EnderDouble:
+    """An engine whose validator can ask for the epoch's end; None from `wish` while it is none."""
+
+    def __init__(self) -> None:
+        self.known: EpochWish | None = EpochWish(epoch=4, asked=False, weight=1, weight_of=4, closing=False)
+
+    def wish(self) -> EpochWish | None:
+        return self.known
+
+    def end_epoch(self) -> EpochWish | None:
+        if self.known is not None and not self.known.asked:
+            self.known = attrs.evolve(self.known, asked=True, weight=self.known.weight + 1)
+        return self.known
+
+
 class LedgerDouble:
     """Fulfils `supervm.http.ports.Ledger`."""
 
@@ -152,6 +167,7 @@ class LedgerDouble:
         self.chain_id = b"\xc1" * 32
         self.identity = NodeIdentity(node_id=b"\x1d" * 32, public_key=b"\x0e" * 32, sign=lambda message: ZERO)
         self.events = EventLog()
+        self.epoch_ender: EnderDouble | None = EnderDouble()
         self.queries = self
         self.snapshots: SnapshotsDouble | None = SnapshotsDouble()
         self.submitted: list[bytes] = []

@@ -98,6 +98,7 @@ async def test_a_transaction_nobody_knows_is_unknown_and_no_error(served: Served
         "receipt": None,
         "bytes": None,
         "effects_certificate": None,
+        "equivocation": None,
     }
 
 

@@ -132,6 +132,34 @@ READS = {
 }
 
 
+@pytest.mark.parametrize("lost", [False, True], ids=["flipped", "lost"])
+async def test_receipts_of_a_block_with_more_chunks_than_are_held_are_mended(store, monkeypatch, lost):
+    monkeypatch.setattr("supervm.storage.records.RECEIPTS_CHUNK_BYTES", 1)
+    monkeypatch.setattr("supervm.storage.mending.HELD_MAX", 3)
+    async with on(store) as ledger:
+        height = await grow(ledger)
+        good, expected = await rows_of(store), await ledger.receipts(height)
+        assert len(expected) > 6
+    for number in (0, 4, len(expected) - 1):
+        key = receipts_key(height, number)
+        async with on(store) as ledger:
+            await grow(ledger)  # the tip's receipts are looked at when it is opened
+            await store.write([Delete(key) if lost else Put(key, flipped(good[key], random.Random(number)))])
+            with pytest.raises(RowDamaged):
+                await ledger.receipts(height)
+            mender = Mender(ledger)
+            for row in ledger.aside.rows:
+                wanted = await mender.wanted(row.key)
+                assert len(wanted) <= 3
+                given = [
+                    await mender.given(each, sealed(each, good[each]), prove)
+                    for each in wanted
+                    if each in good
+                ]
+                assert any(given), (number, lost)
+            assert await ledger.receipts(height) == expected
+
+
 @pytest.mark.parametrize("what", ROWS)
 @pytest.mark.parametrize("lost", [False, True], ids=["flipped", "lost"])
 async def test_a_damaged_row_is_named_and_refused_until_the_right_one_is_back(store, what, lost):

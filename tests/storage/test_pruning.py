@@ -262,6 +262,38 @@ async def test_blocks_and_reads_go_on_while_pruning_does(store):
         assert min(heights_of(rows, BODIES)) >= 12 - 4
 
 
+@pytest.mark.parametrize(("rows_max", "bytes_max"), [(90, 10**6), (1_000, 4_000)])
+async def test_no_piece_removes_more_than_its_bounds_of_however_large_a_block(
+    memory, monkeypatch, rows_max, bytes_max
+):
+    monkeypatch.setattr("supervm.storage.pruning.DELETES_MAX", rows_max)
+    monkeypatch.setattr("supervm.storage.pruning.PAGES_LEAST", 8)
+    monkeypatch.setattr("supervm.storage.pruning.PIECE_BYTES", bytes_max)
+    async with ledger_on(memory) as ledger:
+        await add_block(ledger, *([set_balance(number, 7)] for number in range(400)))
+        await grow(ledger, 6)
+        await ledger.raise_horizon(Horizon(4, 0))
+        sweeper, pieces = sweeper_of(ledger), []
+        before = await rows_of(memory)
+        right = ledger.discard
+
+        async def discard(deletes):
+            nonlocal before
+            await right(deletes)
+            after = await rows_of(memory)
+            pieces.append([len(before[key]) for key in before.keys() - after.keys()])
+            before = after
+
+        monkeypatch.setattr(ledger, "discard", discard)
+        assert (await sweeper.sweep()).blocks == 4
+    assert max(map(len, pieces)) <= rows_max
+    # The row that passes the bound is the last.
+    assert all(sum(piece) - max(piece) < bytes_max for piece in pieces)
+    assert max(map(len, pieces)) > 60 or max(map(sum, pieces)) > bytes_max / 2, "and it comes near to them"
+    assert sum(map(len, pieces)) > 400
+    assert heights_of(before, BODIES) == heights_of(before, RECEIPTS) == {4, 5, 6, 7}
+
+
 async def test_a_snapshot_taken_before_still_reads_what_is_pruned_meanwhile(store):
     async with ledger_on(store) as ledger:
         await grow(ledger, 8)
@@ -385,7 +417,7 @@ async def test_a_sweep_asks_before_each_piece_whether_it_may_go_on(memory):
         await ledger.raise_horizon(Horizon(6, 6))
         before = len(await rows_of(memory))
         sweeper = Sweeper(ledger, Pace(SystemClock()), calm=calm)
-        sweeper._blocks, sweeper._pages = PieceSize(2), PieceSize(4)
+        sweeper._rows, sweeper._pages = PieceSize(4), PieceSize(4)
         await sweeper.sweep()
     assert rows[0] == before
     # Some pieces of both kinds, each asked for when the one before was done.

@@ -8,7 +8,7 @@ import pytest
 import trio
 
 from supervm.contracts.storage import DiskFull, Put, StoreCorrupt
-from supervm.storage import snapshot_chunks, snapshot_folder, snapshot_restore
+from supervm.storage import loading, snapshot_chunks, snapshot_folder, snapshot_restore
 from supervm.storage.errors import (
     ChunkMissing,
     ForeignChain,
@@ -367,11 +367,15 @@ async def test_a_snapshot_that_nobody_final_shows_is_refused(tmp_path, folder, e
     assert await rows_of(empty) == {}
 
 
+async def entries_of(section, source):
+    return [entry async for entry in snapshot_restore._entries(section, source)]
+
+
 async def rewritten(folder, manifest, section, change):
     """A snapshot signed by its maker, of whose section `change` made other rows."""
     source = FolderSource(folder)
     rows = []
-    for entry in await snapshot_restore._entries(manifest.sections[section], source):
+    for entry in await entries_of(manifest.sections[section], source):
         rows += await snapshot_restore._rows(manifest.sections[section], entry, source)
     number = manifest.sections[section].section
     rows = sorted(change(dict(rows)).items())
@@ -481,6 +485,55 @@ async def test_tables_that_do_not_add_up_are_refused(tmp_path, folder, empty):
         await restore_snapshot(empty, FolderSource(folder), lying, TRUST)
 
 
+async def test_a_snapshot_of_many_tables_restores_with_one_of_them_in_memory(
+    tmp_path, folder, empty, monkeypatch
+):
+    monkeypatch.setattr("supervm.storage.snapshot_create.TABLE_ENTRIES_MAX", 1)
+    async with made(tmp_path, blocks=40) as ledger:
+        root = ledger.tip.state_root
+        _, manifest = await take(ledger, folder)
+    state = manifest.sections[STATE_AT]
+    assert len(state.tables) == state.chunks > 1
+    source = Counting(folder)
+    await restore_snapshot(empty, source, manifest, TRUST)
+    async with ledger_on(empty) as restored:
+        assert restored.tip.state_root == root
+        await verify_tree(restored)
+    # All were added up first; then each was asked for again just before its chunk.
+    asked = [digest for digest in source.asked if digest in {*state.tables}]
+    assert asked == [*state.tables, *state.tables]
+    monkeypatch.setattr("supervm.storage.snapshot_create.TABLES_MAX", 1)
+    async with made(tmp_path / "more", blocks=40) as ledger:
+        with pytest.raises(SnapshotRefused, match="too large"):
+            await take(ledger, folder)
+
+
+@pytest.mark.parametrize("leaves_max", [1, 3])
+async def test_a_tree_of_large_slices_is_built_in_parts_of_no_more_leaves_than_may_be(
+    tmp_path, folder, empty, monkeypatch, leaves_max
+):
+    async with made(tmp_path, blocks=2) as ledger:
+        await add_block(ledger, [set_balance(number, 7) for number in range(1_000)])
+        root, wanted = ledger.tip.state_root, await ledger.scan_state(b"")
+        _, manifest = await take(ledger, folder)
+    built = []
+    right = loading.build_slice
+
+    def build_slice(leaves, height, depth):
+        built.append((len(leaves), depth))
+        return right(leaves, height, depth)
+
+    monkeypatch.setattr(loading, "build_slice", build_slice)
+    monkeypatch.setattr(loading, "LEAVES_MAX", leaves_max)
+    await restore_snapshot(empty, FolderSource(folder), manifest, TRUST)
+    assert max(count for count, _ in built) == leaves_max
+    assert max(depth for _, depth in built) > 2
+    async with ledger_on(empty) as restored:
+        assert restored.tip.state_root == root
+        assert await restored.scan_state(b"") == wanted
+        await verify_tree(restored)
+
+
 async def test_a_store_that_holds_anything_is_not_restored_into(tmp_path, folder, memory, empty):
     async with made(tmp_path, blocks=4) as ledger:
         await take(ledger, folder)
@@ -532,6 +585,39 @@ async def test_a_restore_broken_at_any_write_goes_on_and_gives_the_same_rows(tmp
     assert broken_at > 20
 
 
+async def test_chunks_are_written_in_small_batches_and_one_that_broke_in_between_from_its_start(
+    tmp_path, folder, empty, monkeypatch
+):
+    async with made(tmp_path, blocks=6) as ledger:
+        await take(ledger, folder)
+    async with opened_store("memory", tmp_path / "whole") as store:
+        manifest = await restore(store, folder)
+        expected = await rows_of(store)
+    monkeypatch.setattr(snapshot_restore, "BATCH_ROWS", 3)
+    assert max(section.rows for section in manifest.sections) > 3 * 3
+    for broken_at in (3, 5, 7):
+        failing = FailingStore(empty, broken_at, True)
+        with pytest.raises(Exception, match="injected"):
+            await restore(failing, folder)
+    sizes = []
+
+    @attrs.define
+    class Sized:
+        inner: object
+
+        def __getattr__(self, name):
+            return getattr(self.inner, name)
+
+        async def write(self, batch, durability):
+            sizes.append(len(batch))
+            await self.inner.write(batch, durability)
+
+    await restore(Sized(empty), folder)
+    # Of each entry of the state its row and its leaf, and the count. The last batch has the tree's top.
+    assert max(sizes[:-1]) <= 3 * 2 + 1
+    assert await rows_of(empty) == expected
+
+
 @attrs.define
 class Counting:
     """A folder of chunks that counts what was asked of it, and misses what it is told to."""
@@ -554,7 +640,7 @@ class Counting:
 async def test_a_missing_chunk_is_named_and_the_restore_goes_on_when_it_is_there(tmp_path, folder, empty):
     async with made(tmp_path, blocks=40) as ledger:
         _, manifest = await take(ledger, folder)
-    entries = await snapshot_restore._entries(manifest.sections[STATE_AT], FolderSource(folder))
+    entries = await entries_of(manifest.sections[STATE_AT], FolderSource(folder))
     source = Counting(folder, missing={entries[1].digest})
     with pytest.raises(ChunkMissing, match=entries[1].digest.hex()):
         await restore_snapshot(empty, source, manifest, TRUST)

@@ -7,7 +7,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from supervm.storage.heat import HALF_LIFE_S, HALVES_MAX, Damaged, HeatTable
-from supervm.storage.temperature import Decision, Temperature, Thresholds, Trigger, decide, rank, rises
+from supervm.storage.temperature import (
+    Decision,
+    Temperature,
+    Thresholds,
+    Trigger,
+    decide,
+    rank,
+    rises,
+    surges,
+)
 
 HOT, WARM, COLD = Temperature
 ALL = (HOT, WARM, COLD)
@@ -63,6 +72,36 @@ def test_a_table_that_was_written_and_read_is_the_same(accesses: list[tuple[byte
     read = HeatTable.decode(heat.encode(1e7), 5.0, random.Random(2), units_max=20, half_life_s=HALF_LIFE_S)
     assert read.scores(5.0) == pytest.approx(heat.scores(1e7))
     assert (read.histories, read.windows, read.units) == (heat.histories, 2, 77)
+
+
+def test_the_mean_of_a_unit_is_what_it_is_asked_for_in_a_window_without_this_one() -> None:
+    heat, window_s = table(), 600.0
+    for window in range(2_000):
+        for _ in range(5):
+            heat.count(b"steady", window * window_s)
+        heat.remember({b"steady": 0}, 6)
+    now_s = 2_000 * window_s
+    assert heat.mean(b"steady", now_s, window_s) == pytest.approx(5.0, rel=0.01)
+    assert [heat.count(b"steady", now_s) for _ in range(100)][-1] == 100
+    assert heat.mean(b"steady", now_s, window_s) == pytest.approx(5.0, rel=0.01)
+    assert heat.mean(b"never", now_s, window_s) == 0.0
+
+
+def test_a_surge_is_many_questions_and_many_more_than_the_mean() -> None:
+    few = Thresholds(surge_times=10.0, surge_accesses_min=100)
+    assert surges(100, 0.0, few) and surges(100, 9.9, few)
+    assert not surges(99, 0.0, few)
+    assert not surges(100, 10.0, few) and surges(101, 10.0, few)
+    for wrong in ({"surge_times": 0.5}, {"surge_accesses_min": 0}):
+        with pytest.raises(ValueError):
+            Thresholds(**wrong)
+
+
+def test_the_window_under_way_is_counted_for_no_more_units_than_the_table_has() -> None:
+    heat = table(units_max=20)
+    for number in range(1_000):
+        heat.count(b"%d" % number, 0.0)
+        assert len(heat.asked) <= 20
 
 
 def test_a_smaller_table_keeps_the_hottest_of_a_larger_one() -> None:

@@ -468,7 +468,7 @@ def test_what_any_of_many_ranges_holds_is_forgotten(ranges: list[DeleteRange], k
     for key in keys:
         cache.put(key, b"v", 0)
     span = covering(ranges)
-    cache.forget((), span)
+    cache.forget(frozenset(), span)
     for key in keys:
         held = any(within(key, each) for each in ranges)
         assert cache.stays(key, 1) is (span is None or not within(key, span))
@@ -528,3 +528,14 @@ def test_a_key_that_was_hot_cools_and_the_table_is_bounded() -> None:
     for _ in range(3):
         hot.age()
     assert len(hot) == 0
+
+
+def test_a_batch_of_more_keys_than_the_cache_has_forgets_those_it_names_and_no_others() -> None:
+    for others in (0, 5, 5_000):
+        cache = RowCache(entries_max=100, bytes_max=2**20, ttl_s=5)
+        for i in range(20):
+            cache.put(b"%d" % i, b"v", 0.0)
+        named = frozenset({b"3", b"7", *(b"other%d" % i for i in range(others))})
+        cache.forget(named)
+        assert [cache.look(b"%d" % i, 0.0)[0] for i in range(20)] == [i not in (3, 7) for i in range(20)]
+        assert len(cache) == 18

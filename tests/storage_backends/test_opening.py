@@ -13,6 +13,7 @@ import trio
 from blake3 import blake3
 
 from supervm.contracts.storage import (
+    DiskFull,
     Put,
     StorageError,
     StoreCorrupt,
@@ -275,6 +276,21 @@ async def test_a_memory_checkpoint_made_of_anything_with_a_right_checksum_is_ref
     with pytest.RaisesGroup(StoreCorrupt, flatten_subgroups=True, allow_unwrapped=True):
         async with opened(memory, tmp_path / "again", MemoryConfig(path=str(tmp_path))):
             raise AssertionError("it was opened")
+
+
+async def test_a_memory_checkpoint_of_more_bytes_than_the_store_may_have_is_refused(tmp_path: Path) -> None:
+    async with opened(memory, tmp_path) as store:
+        await store.write([Put(b"%d" % i, bytes(99)) for i in range(10)])
+        await store.checkpoint(tmp_path / "copy")
+    for bytes_max, fits in ((1_000, True), (999, False)):
+        config = MemoryConfig(path=str(tmp_path / "copy"), bytes_max=bytes_max)
+        if fits:
+            async with opened(memory, tmp_path, config) as store:
+                assert await store.get(b"9") == bytes(99)
+        else:
+            with refused(DiskFull):
+                async with opened(memory, tmp_path, config):
+                    pass
 
 
 async def test_a_damaged_memory_checkpoint_is_refused(tmp_path: Path) -> None:

@@ -390,6 +390,28 @@ async def test_a_snapshot_expires_by_the_clock_and_so_does_a_scan(
         assert await store.get(b"00000") == b"v"
 
 
+async def test_a_snapshot_that_nobody_uses_any_more_holds_nothing_once_it_is_too_old(
+    tmp_path: Path, mock_clock: trio.testing.MockClock
+) -> None:
+    """Else the log, or the pages, that it needs would grow for as long as it is forgotten. Figures are read
+    every few seconds.
+    """
+    async with opened(sqlite, tmp_path, SqliteConfig(checkpoint_pages=10)) as store:
+        await store.write([Put(b"a", bytes(1_000))])
+        async with store.snapshot() as snapshot:
+            assert await snapshot.get(b"a") == bytes(1_000)
+            mock_clock.jump(599)
+            assert (await store.stats()).snapshots_open == 1
+            mock_clock.jump(2)
+            assert (await store.stats()).snapshots_open == 0
+            log = tmp_path / "store.sqlite-wal"
+            for _ in range(50):
+                await store.write([Put(b"a", bytes(10_000))])
+            assert log.stat().st_size < 200_000
+            with refused(SnapshotExpired):
+                await snapshot.get(b"a")
+
+
 @BACKENDS
 async def test_snapshots_are_bounded_and_come_back(component: Component, tmp_path: Path) -> None:
     config = attrs.evolve(component.config(), snapshots_max=3)

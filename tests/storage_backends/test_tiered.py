@@ -55,6 +55,7 @@ class Gate:
     told: list[tuple[str, list[type], Durability]] = attrs.Factory(list)
     shut: bool = False
     failed: bool = False
+    misread: tuple[bytes, int] | None = None  # once: the key, and the bit that is read wrong
     arrived: trio.Event = attrs.Factory(trio.Event)
     opened: trio.Event = attrs.Factory(trio.Event)
 
@@ -64,7 +65,12 @@ class Gate:
     async def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
         if self.failed:
             raise StoreFailed("the disk failed", self.name)
-        return await self.store.get_many(keys)
+        values = await self.store.get_many(keys)
+        if self.misread is not None and self.misread[0] in keys:
+            (wanted, bit), self.misread = self.misread, None
+            place = list(keys).index(wanted)
+            values[place] = flipped(values[place] or b"", bit)
+        return values
 
     async def write(self, batch: WriteBatch, durability: Durability = Durability.DURABLE) -> None:
         if self.shut:
@@ -259,6 +265,53 @@ async def test_a_moved_row_that_is_gone_or_damaged_is_told_and_never_served(
         assert await store.get(key(1)) == value(1)
 
 
+def flipped(data: bytes, bit: int) -> bytes:
+    changed = bytearray(data)
+    changed[bit // 8] ^= 1 << bit % 8
+    return bytes(changed)
+
+
+async def test_a_pointer_with_any_bit_flipped_is_told_never_served_and_costs_no_copy(tmp_path: Path) -> None:
+    async with shelves(tmp_path) as (store, gates):
+        await store.write([Put(key(0), value(0))])
+        await store.move([key(0)], COLD)
+        pointer = await gates[HOT].store.get(key(0))
+        assert pointer is not None
+        for bit in range(8 * len(pointer)):
+            await gates[HOT].store.write([Put(key(0), flipped(pointer, bit))])
+            with refused(StoreCorrupt) as told:
+                await store.get(key(0))
+            assert key(0).hex() in str(told[0])
+            with refused(StoreCorrupt):
+                await rows(store)
+            try:
+                swept = await store.sweep(COLD, b"", 1_000, let_all)
+            except StoreCorrupt:
+                continue
+            assert (swept.gone, swept.damaged) == (0, 1), f"bit {bit}"
+        await gates[HOT].store.write([Put(key(0), pointer)])
+        assert await store.get(key(0)) == value(0)
+        # Nobody may write what would be taken for one.
+        with refused(StorageError):
+            await store.write([Put(b"k", flipped(pointer, 3))])
+
+
+@pytest.mark.parametrize("bit", [0, 5_000])
+async def test_one_bad_reading_of_a_row_does_not_become_what_is_there(tmp_path: Path, bit: int) -> None:
+    async with shelves(tmp_path) as (store, gates):
+        wanted = {key(i): b"%d" % i * 1_000 for i in range(3)}
+        await store.write([Put(*row) for row in wanted.items()])
+        gates[HOT].misread = (key(1), bit)
+        with refused(StoreCorrupt) as told:
+            await store.move(list(wanted), COLD)
+        assert key(1).hex() in str(told[0])
+        assert await rows(store) == wanted
+        # The copies that were made are older than what is there: they go, and then all moves.
+        await store.sweep(COLD, b"", 1_000, let_all)
+        assert (await store.move(list(wanted), COLD)).rows == 3
+        assert await rows(store) == wanted
+
+
 async def test_a_class_that_failed_is_told_and_the_rows_of_others_are_served(tmp_path: Path) -> None:
     async with shelves(tmp_path) as (store, gates):
         await store.write([Put(key(i), value(i)) for i in range(3)])
@@ -419,6 +472,65 @@ async def test_a_tight_disk_sends_away_at_once_what_is_cold(tmp_path: Path, stil
         assert [one.trigger for one in told.moves] == ["disk"]
 
 
+async def test_what_surges_comes_up_at_once_and_stays_for_the_windows_that_sinking_takes(
+    tmp_path: Path, still: None
+) -> None:
+    async with store_of(tmp_path, surge_accesses_min=30, dry_run=False) as store:
+        await store.write([Put(key(height), value(height)) for height in range(50)])
+        await store.moving.once()
+        await end_windows(store, 6)
+        await store.moving.once()
+        assert store.moving.moved.rows == 40
+        for _ in range(29):
+            await store.get(key(3))
+        await store.moving._rise(store.moving._surging)
+        assert store.moving.moved.rows == 40
+        # Blocks 45 and 3 are asked for alike: one of them lies in the cold class.
+        for _ in range(3):
+            await store.get_many([key(3), key(45)])
+        told = await store.temperature(look=True)
+        assert [(one.source, one.target, one.trigger, one.rows) for one in told.moves] == [
+            ("cold", "hot", "surge", 1)
+        ]
+        assert "30 times in a window" in told.moves[0].why
+        await store.moving._rise(store.moving._surging)
+        assert store.moving.moved.rows == 41
+        assert store._shelves.place(key(3), (await store._hot.get(key(3))) or b"")[0] is HOT
+        # Others are asked for more from now on, so that it ranks cold; it doesn't sink before its time.
+        for window in range(6):
+            assert b"\x06" + (3).to_bytes(8, "big") in store.moving._surged, window
+            for _ in range(5):
+                await store.get_many([key(height) for height in range(20, 35)])
+            await store.moving.once()
+            assert store._shelves.place(key(3), (await store._hot.get(key(3))) or b"")[0] is HOT
+            await end_windows(store, 1)
+        assert not store.moving._surged
+
+
+async def test_a_surge_brings_nothing_to_a_disk_that_is_tight_and_moves_nothing_in_a_dry_run(
+    tmp_path: Path, still: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("supervm.plugins.storage.redistribution.SURGES_MAX", 2)
+    async with store_of(tmp_path, surge_accesses_min=5) as store:
+        await store.write([Put(key(height), value(height)) for height in range(50)])
+        await store._shelves.move([key(height) for height in range(40)], COLD)
+        for _ in range(6):
+            await store.get_many([key(height) for height in range(5)])
+        assert len(store.moving._surged) == 2, "no more than that at once"
+        store.moving._tight = (float("inf"), True)
+        await store.moving._rise(store.moving._surging)
+        assert store.moving.moved.rows == 0
+        assert (await store.temperature(look=True)).moves == ()
+    async with store_of(tmp_path, surge_accesses_min=5, dry_run=True) as store:
+        for _ in range(6):
+            await store.get_many([key(height) for height in range(2)])
+        await store.moving._rise(store.moving._surging)
+        assert store.moving.moved.rows == 0
+        assert [(one.trigger, one.rows) for one in (await store.temperature(look=True)).moves] == [
+            ("surge", 2)
+        ]
+
+
 async def test_a_full_class_is_left_alone_until_the_next_window(
     tmp_path: Path, still: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -490,7 +602,7 @@ async def test_what_is_not_this_stores_class_is_refused(tmp_path: Path) -> None:
         ({"warm_over": "lmdb"}, "is a sqlite store, not lmdb"),
         ({"warm_over": "sqlite", "cold_path": str(tmp_path / "other/cold")}, "not class cold of this store"),
         ({"warm_over": "sqlite", "cold_path": str(tmp_path / "one/warm")}, "not class cold of this store"),
-        ({"warm_over": "sqlite", "cold_options": {"no_such": 1}}, "can't be opened with these options"),
+        ({"warm_over": "sqlite", "cold_options": {"no_such": 1}}, "over sqlite with these options"),
     ]:
         try:
             with refused(StorageError) as told:

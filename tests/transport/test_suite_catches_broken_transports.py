@@ -44,6 +44,12 @@ class TellsTwice(MemoryTransport):
         super().receive(message, topic, delay_s)
 
 
+class SaysItAgain(MemoryTransport):
+    def hear(self, peer: bytes, method: int, payload: bytes, delay_s: float) -> None:
+        super().hear(peer, method, payload, delay_s)
+        super().hear(peer, method, payload, delay_s)
+
+
 class SendsAnySize(MemoryTransport):
     @staticmethod
     def _check_size(payload: bytes, most: int, peer: bytes) -> None:
@@ -81,6 +87,7 @@ CASES = [
     (LiesAboutTheSender, "test_a_request_is_answered_and_the_handler_knows_who_asks"),
     (TellsItself, "test_a_broadcast_reaches_every_other_node_once_and_names_its_sender"),
     (TellsTwice, "test_a_broadcast_reaches_every_other_node_once_and_names_its_sender"),
+    (SaysItAgain, "test_what_is_told_reaches_the_handler_once_and_who_told_it_waits_for_nobody"),
     (SendsAnySize, "test_payloads_up_to_their_bound_pass_and_over_it_are_refused_unsent"),
     (LeaksSecrets, "test_a_handler_that_raises_answers_an_error_and_the_node_goes_on"),
     (NeverRefusesOverload, "test_over_the_bound_of_requests_the_asker_is_refused_at_once"),

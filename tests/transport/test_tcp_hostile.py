@@ -98,6 +98,7 @@ MALLORY = key_of(66)
 FLOODS = [
     Message(Kind.PING, 1),
     Message(Kind.ONE_WAY, 0, b"\x01t" + bytes(30)),
+    Message(Kind.TELL, 0, b"x", 7),
     Message(Kind.CANCEL, 2),
     Message(Kind.RESPONSE, 1),
 ]
@@ -346,6 +347,7 @@ class TestAfterItIsKnown:
             raw(Kind.ONE_WAY, 0, b"\xffabc"),
             raw(Kind.ONE_WAY, 0, b"\x01\xff"),
             raw(Kind.OPEN, 0, b"p"),
+            raw(Kind.TELL, 1, b"x"),
             bytes(100),
         ],
         ids=[
@@ -361,6 +363,7 @@ class TestAfterItIsKnown:
             "cut topic",
             "topic not UTF-8",
             "stream on votes",
+            "numbered telling",
             "zeros",
         ],
     )

@@ -50,6 +50,9 @@ MESSAGES = st.one_of(
         st.integers(0, 2**32 - 1),
     ),
     st.builds(lambda id, size: Message(Kind.RESPONSE, id, b"x" * size), IDS, SIZES),
+    st.builds(
+        lambda size, method: Message(Kind.TELL, 0, bytes(size), method), SIZES, st.integers(0, 2**16 - 1)
+    ),
     st.builds(lambda size: Message(Kind.ONE_WAY, 0, b"\x01t" + bytes(size)), SIZES),
     st.builds(lambda id, size: Message(Kind.DATA, id, bytes(size)), IDS, st.integers(1, PIECE_BYTES_MAX)),
     st.builds(

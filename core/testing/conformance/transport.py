@@ -20,6 +20,7 @@ from supervm.contracts.transport import (
     ErrorCode,
     MessageTooLarge,
     Overloaded,
+    Priority,
     Refusal,
     Transport,
     TransportError,
@@ -192,6 +193,48 @@ class TransportConformance(ComponentConformance):
                 pytest.fail("two handlers of one method")
             with pytest.raises(Refusal):
                 await one.request(two.node_id, ECHO, b"", timeout_s=ANSWER_S)
+
+    async def test_what_is_told_reaches_the_handler_once_and_who_told_it_waits_for_nobody(
+        self, tmp_path: Path
+    ) -> None:
+        async with self.nodes(tmp_path, 3) as (one, two, three):
+            heard: list[tuple[bytes, bytes]] = []
+            three_heard, four_heard, release = trio.Event(), trio.Event(), trio.Event()
+
+            async def hear(peer: bytes, payload: bytes) -> bytes:
+                heard.append((peer, payload))
+                if len(heard) >= 3:
+                    three_heard.set()
+                if len(heard) >= 4:
+                    four_heard.set()
+                if payload == b"slow":
+                    await release.wait()
+                    raise RuntimeError("of no interest to who told it")
+                return b"nobody reads this"
+
+            large = b"l" * 200_000
+            with two.serve(ECHO, hear):
+                with trio.fail_after(PATIENCE_S):
+                    await one.tell(two.node_id, ECHO, b"slow", priority=Priority.HIGH)
+                    await one.tell(two.node_id, ECHO, large)
+                    await three.tell(two.node_id, ECHO, b"")
+                    await one.tell(two.node_id, OTHER, b"to nobody")
+                    await three_heard.wait()
+                    release.set()
+                    await one.tell(two.node_id, ECHO, b"last")
+                    await four_heard.wait()
+                assert await one.request(two.node_id, ECHO, b"after", timeout_s=ANSWER_S)
+            told = [
+                (one.node_id, b"slow"),
+                (one.node_id, large),
+                (three.node_id, b""),
+                (one.node_id, b"last"),
+            ]
+            assert sorted(heard) == sorted([*told, (one.node_id, b"after")])
+            with pytest.raises(Unreachable):
+                await one.tell(bytes(32), ECHO, b"")
+            with pytest.raises(MessageTooLarge):
+                await one.tell(two.node_id, ECHO, bytes(self.limits.request_bytes_max + 1))
 
     async def test_a_broadcast_reaches_every_other_node_once_and_names_its_sender(
         self, tmp_path: Path

@@ -117,6 +117,15 @@ class Returned:
 
 
 @attrs.frozen
+class Contested:
+    """A validator refuses a transaction and shows another, which it says is signed for the same lock. Whether
+    it is, its receiver looks."""
+
+    data: bytes
+    other: bytes
+
+
+@attrs.frozen
 class Certified:
     """A batch of this builder is certified: its transactions will be in a block."""
 
@@ -131,4 +140,4 @@ class Paced:
 
 
 BuilderEvent = Received | Offer | TimedOut | BlockExecuted | Learned | Paced | EpochCloses
-BuilderOutput = Send | SetTimer | CancelTimer | Returned | Certified
+BuilderOutput = Send | SetTimer | CancelTimer | Returned | Certified | Contested

@@ -13,7 +13,7 @@ of one height. What is certified is examined in the same queue, ahead of what is
 spends of its transactions.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import attrs
 
@@ -40,7 +40,7 @@ from supervm.plugins.consensus.bft.batch_records import (
 from supervm.plugins.consensus.bft.certificates import Certificates, Progress
 from supervm.plugins.consensus.bft.claims import EXECUTED_CODES, Claim, Examined, chain_of
 from supervm.plugins.consensus.bft.effects import EffectsSigner
-from supervm.plugins.consensus.bft.events import Check, Fetch, Halt, Now, Received
+from supervm.plugins.consensus.bft.events import Check, Fetch, Halt, Now, Received, Stream
 from supervm.plugins.consensus.bft.fetching import ANSWER_BYTES_MAX, Absent, Get, Got, Item, WantDigest, What
 from supervm.plugins.consensus.bft.holding import HeldBatches, ToldLeaders, WaitingBatches
 from supervm.plugins.consensus.bft.locks import CertificatesConflict, Judgement, LockBounds, LockTable
@@ -135,12 +135,17 @@ class BatchVoter:
         self._waiting = WaitingBatches()
         self._checking: Batch | None = None
         self._leaders = ToldLeaders()
+        self._all_fast: dict[Digest, None] = {}
+        self._prompt: dict[Digest, None] = {}
+        self._patient: dict[Digest, int] = {}
+        self._now_us = 0
 
     # What it is told
 
     def step(self, event: VoterEvent, now: Now) -> list[VoterOutput]:
         """Take one event; give what is to be done, in order."""
-        now_s = now.monotonic_us / 1_000_000
+        self._now_us = now.monotonic_us
+        now_s = self._now_us / 1_000_000
         try:
             match event:
                 case Received(peer, message):
@@ -152,6 +157,7 @@ class BatchVoter:
                 case BlockFinal(height, batches):
                     self._final_height = max(self._final_height, height)
                     self._progressed(self.certificates.ordered(batches))
+                    self._forget_work(batches)
                 case BlockExecuted():
                     self._executed(event)
                 case Applied():
@@ -200,6 +206,7 @@ class BatchVoter:
                     self.effects.restore(signed)
         for certificate in self.certificates.unordered():
             digest = certificate.header.digest()
+            self._prompt[digest] = None
             if self.certificates.is_known(digest):
                 self._progressed(Progress(known=(digest,)))
         self._fetch_missing()
@@ -209,6 +216,24 @@ class BatchVoter:
     def duties(self) -> list[BatchCertificate]:
         """Certificates that this validator must get into a final block, oldest first (CONS-23)."""
         return self.certificates.unordered()
+
+    @property
+    def duties_count(self) -> int:
+        """How many these are."""
+        return self.certificates.unordered_count
+
+    def work(self, now_us: int, rest_us: int) -> Iterator[Digest]:
+        """The duties that are work now (CONS-31).
+
+        Where all transactions travel as FAST they are final without their block, and it waits `rest_us` for
+        others of their kind.
+        """
+        yield from self._prompt
+        for digest, held_us in self._patient.items():
+            if now_us - held_us < rest_us:
+                # Those after it were held later.
+                return
+            yield digest
 
     def batch(self, digest: Digest) -> Batch | None:
         """A batch that is held, for whoever asks."""
@@ -414,6 +439,8 @@ class BatchVoter:
         accepted = not found.refused
         if accepted:
             self._held.keep(batch)
+            if examined.all_fast:
+                self._all_fast[digest] = None
             self._out.log(HeldBatch(batch))
             self._accepted[digest] = tuple(found.locked.values())
             self._held.accepted(digest, found.locked.items())
@@ -435,7 +462,7 @@ class BatchVoter:
             if first and conflict.account not in self.equivocations:
                 lower, higher = sorted((first, second))
                 proof = self.equivocations[conflict.account] = Equivocation(lower, higher, conflict.slot)
-                self._out.send(self._leaders.nodes, proof)
+                self._out.send(self._leaders.nodes, proof, Stream.VOTES)
 
     def _refusals(self, found: Judgement) -> tuple[Refusal, ...]:
         """What is refused, by index, with proofs of equivocation as far as a frame has room for them."""
@@ -480,6 +507,13 @@ class BatchVoter:
             assert certificate is not None and batch is not None, "what is known is there"
             self.effects.known(certificate)
             self._out.put(Learned(certificate, batch, self._learned_claims.pop(digest, ())))
+        for digest in progress.held:
+            if self.certificates.is_ordered(digest):
+                continue
+            if digest in self._all_fast:
+                self._patient[digest] = self._now_us
+            else:
+                self._prompt[digest] = None
         if progress.held:
             self._tell_leaders()
 
@@ -525,7 +559,14 @@ class BatchVoter:
         for digest in block.batches:
             self._accepted.pop(digest, None)
             self._learned_claims.pop(digest, None)
+            self._all_fast.pop(digest, None)
+        self._forget_work(block.batches)
         self._progressed(progress)
+
+    def _forget_work(self, batches: Iterable[Digest]) -> None:
+        for digest in batches:
+            self._prompt.pop(digest, None)
+            self._patient.pop(digest, None)
 
 
 def _is_used(claim: Claim, nonces: Mapping[bytes, int]) -> bool:

@@ -19,6 +19,7 @@ from supervm.plugins.consensus.bft.batch_events import (
     BuilderEvent,
     BuilderOutput,
     Certified,
+    Contested,
     EpochCloses,
     Learned,
     Offer,
@@ -49,6 +50,7 @@ RESEND_DOUBLINGS = 2
 class BuilderBounds:
     """When a batch is sealed (CONS-1), how many are under vote, and how long a transaction is tried.
 
+    The first after a pause is sealed at once, the next ones after `seal_us`.
     Beyond `open_some` under vote only full batches are sealed: where votes take long, what comes meanwhile
     goes into one batch and not into many small ones, whose votes would take longer still.
     """
@@ -90,6 +92,7 @@ class _Attempt:
     refusals: dict[int, dict[int, str]] = attrs.Factory(dict)
     codes: dict[int, str] = attrs.Factory(dict)
     missed_sends: dict[int, int] = attrs.Factory(dict)
+    contested: set[int] = attrs.Factory(set)
     resends: int = 0
 
 
@@ -127,6 +130,8 @@ class Builder:
         self._known: dict[Digest, tuple[BatchCertificate, Batch]] = {}
         self._givers: dict[bytes, Digest] = {}
         self._sealing = self._due = self._closing = False
+        self._offered_us = -self._bounds.seal_us
+        self._paused = False
 
     @property
     def queued(self) -> int:
@@ -143,6 +148,8 @@ class Builder:
         now_us = now.monotonic_us
         match event:
             case Offer(transactions):
+                self._paused = now_us - self._offered_us >= self._bounds.seal_us
+                self._offered_us = now_us
                 self._offer(transactions)
             case Received(peer, message):
                 number = self._facts.validators.number_of(peer)
@@ -162,6 +169,7 @@ class Builder:
             case EpochCloses():
                 self._close()
         self._seal_due(now_us)
+        self._paused = False
         return self._out.take()
 
     @property
@@ -186,7 +194,7 @@ class Builder:
 
     def _seal_due(self, now_us: int) -> None:
         while self._queue and len(self._numbers) < self._bounds.open_max:
-            if not ((self._due and self._may_seal_some()) or self._is_enough()):
+            if not (self._may_seal_now() or self._is_enough()):
                 break
             items = self._take(now_us)
             self._due = False
@@ -199,10 +207,14 @@ class Builder:
             self._sealing = True
             self._out.put(SetTimer(SEAL, self._bounds.seal_us))
 
-    def _may_seal_some(self) -> bool:
-        """Whether few enough are under vote. One that somebody refused to accept holds nobody else up."""
+    def _may_seal_now(self) -> bool:
+        """Whether a batch that isn't full is sealed: at its time, if few enough are under vote; at once if
+        none is and nothing came for so long that company isn't likely.
+
+        One that somebody refused to accept holds nobody else up.
+        """
         undisputed = sum(not number.attempts[-1].refusals for number in self._numbers.values())
-        return undisputed < self._bounds.open_some
+        return undisputed < self._bounds.open_some if self._due else self._paused and not undisputed
 
     def _is_enough(self) -> bool:
         """Whether a batch is full before its time."""
@@ -320,8 +332,16 @@ class Builder:
             refused = {each.index: each.code for each in message.refusals if each.index < count}
             if refused and validator not in attempt.accepts:
                 attempt.refusals[validator] = refused
+            self._contest(attempt, message)
         if sequence in self._numbers and self._is_decided(number.attempts[-1]):
             self._timed_out(sequence, now_us)
+
+    def _contest(self, attempt: _Attempt, message: Refuse) -> None:
+        """Tell what is shown against transactions of an attempt, of each once."""
+        for each in message.refusals:
+            if each.other and each.index < len(attempt.claims) and each.index not in attempt.contested:
+                attempt.contested.add(each.index)
+                self._out.put(Contested(attempt.batch.transactions[each.index], each.other))
 
     def _is_decided(self, attempt: _Attempt) -> bool:
         """Whether waiting can bring nothing more: all have answered, or no quorum takes what is dropped.

@@ -58,7 +58,7 @@ class Certificates:
 
     def __init__(self) -> None:
         self._entries: dict[Digest, _Entry] = {}
-        self._held: dict[Digest, None] = {}
+        self._unordered: dict[Digest, None] = {}
         self._waiters: dict[Digest, list[Digest]] = {}
         self._ordered: dict[Digest, None] = {}
         self._executed: dict[Digest, None] = {}
@@ -78,6 +78,10 @@ class Certificates:
         """Whether an executed block holds it: nothing more need be known of it."""
         return batch in self._executed
 
+    def is_ordered(self, batch: Digest) -> bool:
+        """Whether a final block holds it."""
+        return batch in self._ordered
+
     def is_held(self, batch: Digest) -> bool:
         entry = self._entries.get(batch)
         return batch in self._ordered or (entry is not None and entry.held)
@@ -93,7 +97,12 @@ class Certificates:
 
     def unordered(self) -> list[BatchCertificate]:
         """Held certificates that no final block holds, oldest first, a past before what rests on it."""
-        return [self._entries[each].certificate for each in self._held if each not in self._ordered]
+        return [self._entries[each].certificate for each in self._unordered]
+
+    @property
+    def unordered_count(self) -> int:
+        """How many these are."""
+        return len(self._unordered)
 
     def all(self) -> list[BatchCertificate]:
         """Every certificate that no executed block holds, in the order in which they came."""
@@ -144,6 +153,7 @@ class Certificates:
         """A final block holds these."""
         for each in batches:
             self._ordered[each] = None
+            self._unordered.pop(each, None)
         return self._spread([waiter for each in batches for waiter in self._waiters.get(each, ())])
 
     def executed(self, batches: Sequence[Digest]) -> Progress:
@@ -152,7 +162,7 @@ class Certificates:
         for each in batches:
             self._ordered[each] = self._executed[each] = None
             self._entries.pop(each, None)
-            self._held.pop(each, None)
+            self._unordered.pop(each, None)
             waiters += self._waiters.pop(each, [])
         return self._spread(waiters)
 
@@ -169,7 +179,8 @@ class Certificates:
             changed = False
             if not entry.held and all(self.is_held(each) for each in after):
                 entry.held = changed = True
-                self._held[batch] = None
+                if batch not in self._ordered:
+                    self._unordered[batch] = None
                 held.append(batch)
             if not entry.known and entry.examined and all(self.is_known(each) for each in after):
                 entry.known = changed = True

@@ -23,9 +23,14 @@ class Outbox(Generic[Output]):
         """Send what rests on everything logged so far: it leaves when that is durable."""
         self._outputs.append(Send(to, message, Stream.DISSEMINATION, self.logged))
 
-    def send(self, to: tuple[bytes, ...] | Everyone, message: Message) -> None:
+    def send(
+        self,
+        to: tuple[bytes, ...] | Everyone,
+        message: Message,
+        stream: Stream = Stream.DISSEMINATION,
+    ) -> None:
         """Send what promises nothing."""
-        self._outputs.append(Send(to, message, Stream.DISSEMINATION))
+        self._outputs.append(Send(to, message, stream))
 
     def put(self, output: Output) -> None:
         self._outputs.append(output)

@@ -106,6 +106,11 @@ class Peers:
         self._answered.answered(peer, now_us)
         return [Send((peer,), certificate, Stream.VOTES) for certificate in dict.fromkeys(certificates)]
 
+    def told_all(self, now_us: int) -> None:
+        """All were sent what is newest: who votes late has it on its way."""
+        for member in self._members:
+            self._answered.answered(member.node_id, now_us)
+
     def of_other_epoch(self, peer: bytes, vote: ViewVote, now_us: int) -> list[Output]:
         """A vote of another epoch: help whoever is behind, notice that this node is."""
         if vote.epoch < self._epoch.number:

@@ -288,6 +288,7 @@ class Ordering:
 
     def _pass_on(self, certificate: Certificate) -> None:
         self._send(ALL, certificate)
+        self._peers.told_all(self._now.monotonic_us)
 
     def _quorum_came(self, view: View) -> None:
         if view.proposal is not None and view.number == self.view:
@@ -468,7 +469,8 @@ class Ordering:
         self._timers.discard(name)
         if name in (LEADER, ADVANCE):
             self._nullify()
-        elif name == AGAIN:
+        elif name == AGAIN and self._is_restless():
+            # What was owed may have come since.
             self._say_again()
         elif name == EMPTY:
             self._is_due = True
@@ -484,16 +486,27 @@ class Ordering:
             if leader != self.own and self._silence.is_silent(leader):
                 self._nullify()
             else:
-                self._set(LEADER, self._pacing.leader_us)
-        self._set(ADVANCE, self._pacing.advance_us)
+                self._set(LEADER, self._pacing.leader_us + self._rest_us(self._entered_us))
+        self._set(ADVANCE, self._pacing.advance_us + self._rest_us(self._entered_us))
+
+    def _rest_us(self, since_us: int) -> int:
+        """How long the view's leader lets ordering rest (CONS-37): not at all after a view without a block.
+
+        It counts from the proposal before, and who waits for it from the entry, which came later: neither
+        needs the other's clock, and no leader is given up for resting.
+        """
+        if self._entry is None or self._entry.kind != VoteKind.NOTARIZE:
+            return 0
+        return max(0, since_us + self.settings.interval_min_us - self._now.monotonic_us)
 
     def _say_again(self) -> None:
-        """Stuck: no vote for 2D. Own votes of the view, and the certificate by which it was entered.
+        """Stuck: no vote for 2D, and nobody rests: own votes of the view, and the certificate of its entry.
 
         Also the own finalize of the last notarised view: nothing else would mend a block that is notarised
         and not final while there is no work (whoever has it final answers with the finalisation).
         """
-        quiet = self._now.monotonic_us - self._last_vote_us
+        resting = self._rest_us(self._entered_us)
+        quiet = -resting if resting else self._now.monotonic_us - self._last_vote_us
         if quiet < self._pacing.leader_us:
             self._set(AGAIN, self._pacing.leader_us - quiet)
             return
@@ -565,12 +578,11 @@ class Ordering:
         """Propose: at once when there is work, an empty block when it is time (CONS-37)."""
         if not self._active:
             return
-        if self._last_proposal_us is not None:
-            left = self._last_proposal_us + self.settings.interval_min_us - self._now.monotonic_us
-            if left > 0:
-                if INTERVAL not in self._timers:
-                    self._set(INTERVAL, left)
-                return
+        left = 0 if self._last_proposal_us is None else self._rest_us(self._last_proposal_us)
+        if left:
+            if INTERVAL not in self._timers:
+                self._set(INTERVAL, left)
+            return
         try:
             proposal = self._leading.propose(self.view, self, self._now.wall_ms)
         except Waits as waits:

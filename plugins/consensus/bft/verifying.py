@@ -15,7 +15,7 @@ from supervm.plugins.consensus.bft.offences import Evidence
 from supervm.plugins.consensus.bft.proposals import Epoch
 from supervm.plugins.consensus.bft.votes import EndEpoch, EpochDone, Proposal, ViewVote
 from supervm.types.address import Suite
-from supervm.types.certificate import Certificate, VoteKind, signed_by_quorum
+from supervm.types.certificate import Certificate, VoteKind, signed_by_quorum, signed_by_some
 from supervm.types.errors import ProofInvalid
 from supervm.types.validators import ValidatorSet
 
@@ -38,7 +38,13 @@ def claims_of(
             _check_epoch(message.epoch, epoch)
             key = _key_of(message.validator, epoch.validators)
             return [(key, message.message(epoch.chain_id), message.signature)]
-        case Certificate() | EndEpoch():
+        case EndEpoch():
+            # Whether they are a quorum is asked where it stands in a block; before, signatures are gathered.
+            _check_epoch(message.epoch, epoch)
+            signed = signed_by_some(message.bitmap, message.signatures, epoch.validators)
+            text = message.message(epoch.chain_id)
+            return [(key, text, signature) for key, signature in signed]
+        case Certificate():
             _check_epoch(message.epoch, epoch)
             return _claims_of_quorum(message, epoch, epoch.validators)
         case Evidence():
@@ -59,9 +65,7 @@ def _key_of(number: int, validators: ValidatorSet) -> bytes:
     return validators.members[number].public_key
 
 
-def _claims_of_quorum(
-    certificate: Certificate | EndEpoch, epoch: Epoch, validators: ValidatorSet
-) -> list[Claim]:
+def _claims_of_quorum(certificate: Certificate, epoch: Epoch, validators: ValidatorSet) -> list[Claim]:
     signed = signed_by_quorum(certificate.bitmap, certificate.signatures, validators)
     text = certificate.message(epoch.chain_id)
     return [(key, text, signature) for key, signature in signed]

@@ -7,7 +7,7 @@ the messages that it got.
 
 import random
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from enum import Enum
 from typing import Any
 
@@ -27,6 +27,7 @@ from supervm.plugins.consensus.bft.fetching import (
     What,
 )
 from supervm.plugins.consensus.bft.messages import Message, decode, encode
+from supervm.plugins.consensus.bft.offences import Evidence, Offence
 from supervm.plugins.consensus.bft.votes import Accept, Proposal, ViewVote
 from supervm.types import merkle
 from supervm.types.batch import BATCH_AFTER_MAX, BATCH_ATTEMPTS, Batch
@@ -40,6 +41,7 @@ from supervm.types.certificate import (
 )
 from supervm.types.errors import InvalidInput
 from supervm.types.transaction import Transaction
+from supervm.types.validators import ValidatorSet
 
 
 class Attack(Enum):
@@ -65,6 +67,7 @@ class Attack(Enum):
     STUFF = "builds batches of whatever clients signed, in any order, with and without their past"
     TWO_EFFECTS = "signs other effects for some"
     FORGE = "speaks for others, with signatures that aren't theirs"
+    SLANDER = "accuses others with true votes that don't contradict each other, also in its blocks"
 
 
 VOTES, DISSEMINATION, BULK = METHODS[Stream.VOTES], METHODS[Stream.DISSEMINATION], METHODS[Stream.BULK]
@@ -73,14 +76,19 @@ SEEN_MAX = 256
 
 @attrs.define(eq=False)
 class Tongue:
-    """One hostile validator's, for all its lives. `given`: what clients signed, fit for a batch or not."""
+    """One hostile validator's, for all its lives. `given`: what clients signed, fit for a batch or not.
 
-    number: int
-    weights: tuple[int, ...]
+    `place`: its number in the set of genesis, by which peers are named. `sets`: those of the epochs so far.
+    """
+
+    place: int
+    node_id: bytes
+    sets: Mapping[int, ValidatorSet]
     chain_id: bytes
     sign: Callable[[bytes], bytes]
     attacks: frozenset[Attack]
     random: random.Random
+    _votes: deque[ViewVote] = attrs.Factory(lambda: deque(maxlen=32))
     _seen: deque[tuple[int, bytes]] = attrs.Factory(lambda: deque(maxlen=SEEN_MAX))
     _blocks: dict[bytes, GotBlock] = attrs.Factory(dict)
     _digests: dict[int, set[bytes]] = attrs.Factory(dict)
@@ -94,9 +102,16 @@ class Tongue:
     _told: dict[int, int] = attrs.Factory(dict)
     _late: dict[int, list[bytes]] = attrs.Factory(dict)
 
-    @property
-    def count(self) -> int:
-        return len(self.weights)
+    def _set(self, epoch: int) -> ValidatorSet:
+        return self.sets[min(epoch, max(self.sets))]
+
+    def _count(self, epoch: int) -> int:
+        return len(self._set(epoch).members)
+
+    def _number(self, epoch: int) -> int:
+        """Its number in an epoch's set; where it is in that no more, it still says something."""
+        found = self._set(epoch).number_of(self.node_id)
+        return 0 if found is None else found
 
     def say(self, target: int, method: int, payload: bytes) -> list[tuple[int, bytes]]:
         """What it sends to a peer where the honest code would send this: (method, payload) of each."""
@@ -108,6 +123,8 @@ class Tongue:
                 frames.append(self._garbage(frame))
             if Attack.FORGE in self.attacks and method == VOTES:
                 frames += self._forgeries(frame)
+            if Attack.SLANDER in self.attacks and method == VOTES and self.random.random() < 0.1:
+                frames += [encode(each) for each in self._slanders()]
         if Attack.STALE in self.attacks and self._seen and self.random.random() < 0.3:
             old_method, old = self._seen[self.random.randrange(len(self._seen))]
             more.append((old_method, pack([old])))
@@ -128,11 +145,13 @@ class Tongue:
             except InvalidInput:
                 continue
             self._note(message)
+            if isinstance(message, ViewVote) and message.kind == VoteKind.NOTARIZE:
+                self._votes.append(message)
             if isinstance(message, Batch) and Attack.ACCEPT_ALL in self.attacks:
                 header = message.header
                 digest = header.digest()
                 signature = self._sign(VoteKind.ACCEPT, 0, digest, header.epoch)
-                accept = Accept(header.epoch, digest, self.number, signature)
+                accept = Accept(header.epoch, digest, self._number(header.epoch), signature)
                 answers.append((DISSEMINATION, encode(accept)))
             elif isinstance(message, Accept):
                 self._accept(message)
@@ -157,13 +176,15 @@ class Tongue:
             return
         header = batch.header
         own = self._sign(VoteKind.ACCEPT, 0, accept.batch, header.epoch)
-        accepts = self._accepts.setdefault(accept.batch, {self.number: own})
-        if len(accepts) > self.count:
+        members = self._set(header.epoch).members
+        accepts = self._accepts.setdefault(accept.batch, {self._number(header.epoch): own})
+        if len(accepts) > len(members):
             return
         accepts[accept.validator] = accept.signature
-        if 3 * sum(self.weights[each] for each in accepts) > 2 * sum(self.weights):
+        weights = [each.weight for each in members]
+        if 3 * sum(weights[each] for each in accepts if each < len(weights)) > 2 * sum(weights):
             numbers = sorted(accepts)
-            bitmap, signatures = bitmap_of(numbers, self.count), tuple(accepts[each] for each in numbers)
+            bitmap, signatures = bitmap_of(numbers, len(members)), tuple(accepts[each] for each in numbers)
             self._certified.append(BatchCertificate(header, batch.signature, bitmap, signatures))
             self._certificates.append(self._certified[-1])
             del self._built[accept.batch]
@@ -187,7 +208,7 @@ class Tongue:
         message = decode(frame)
         self._note(message)
         if Attack.HOARD in attacks and isinstance(message, Batch | BatchCertificate | Certificate):
-            return [frame] if target == (self.number + 1) % self.count else []
+            return [frame] if target == (self.place + 1) % self._count(1) else []
         if Attack.LATE in attacks and isinstance(message, BatchCertificate):
             self._late.setdefault(target, []).append(frame)
             return []
@@ -214,7 +235,7 @@ class Tongue:
         known = sorted(self._digests.get(vote.view, ())) or [b"nowhere".ljust(32, b".")]
         digest = NO_DIGEST if kind == VoteKind.NULLIFY else self.random.choice(known)
         signature = self._sign(kind, vote.view, digest, vote.epoch)
-        return ViewVote(kind, vote.epoch, vote.view, digest, self.number, signature)
+        return ViewVote(kind, vote.epoch, vote.view, digest, self._number(vote.epoch), signature)
 
     def _garbage(self, frame: bytes) -> bytes:
         if self.random.random() < 0.5:
@@ -228,14 +249,29 @@ class Tongue:
         vote = decode(frame)
         if not isinstance(vote, ViewVote):
             return []
-        others = [each for each in range(self.count) if each != self.number]
-        said = [encode(attrs.evolve(vote, validator=each)) for each in others]
-        everyone = bitmap_of(list(range(self.count)), self.count)
-        signatures = (vote.signature,) * self.count
+        count, own = self._count(vote.epoch), self._number(vote.epoch)
+        said = [encode(attrs.evolve(vote, validator=each)) for each in range(count) if each != own]
+        everyone = bitmap_of(list(range(count)), count)
+        signatures = (vote.signature,) * count
         return [
             *said,
             encode(Certificate(vote.kind, vote.epoch, vote.view, vote.digest, everyone, signatures)),
         ]
+
+    def _slanders(self) -> list[Evidence]:
+        """Evidence of two votes that somebody else did sign, in two views."""
+        pairs = [(one, other) for one in self._votes for other in self._votes if _seem_opposed(one, other)]
+        return [Evidence(Offence.NOTARIZES, *self.random.choice(pairs))] if pairs else []
+
+    def _slander(self, proposal: Proposal) -> Proposal | None:
+        made = self._slanders()
+        if not made:
+            return None
+        before = proposal.block.body
+        operations = (*before.system_operations, *(encode(each) for each in made))
+        body = attrs.evolve(before, system_operations=operations)
+        header = attrs.evolve(proposal.block.header, body_digest=body.digest())
+        return self._signed(proposal, header=header, body=body)
 
     def _other_effects(self, effects: Effects) -> Effects:
         wrong = tuple(attrs.evolve(each, effects=b"other".ljust(32, b".")) for each in effects.effects)
@@ -330,7 +366,7 @@ class Tongue:
         parent = self._with_header(proposal, timestamp_ms=header.timestamp_ms + 1).block
         digest, view = parent.digest(), max(proposal.view - 1, 1)
         signature = self._sign(VoteKind.NOTARIZE, view, digest, proposal.epoch)
-        bitmap = bitmap_of([self.number], self.count)
+        bitmap = bitmap_of([self._number(proposal.epoch)], self._count(proposal.epoch))
         alone = Certificate(VoteKind.NOTARIZE, proposal.epoch, view, digest, bitmap, (signature,))
         body = attrs.evolve(proposal.block.body, justification=alone.encode(), certificates=())
         child = attrs.evolve(
@@ -399,4 +435,10 @@ _FORGERIES: dict[Attack, Callable[[Tongue, Proposal], Proposal | None]] = {
     Attack.STALE_PARENT: Tongue._stale_parent,
     Attack.DISORDER: Tongue._disorder,
     Attack.CENSOR: Tongue._censor,
+    Attack.SLANDER: Tongue._slander,
 }
+
+
+def _seem_opposed(one: ViewVote, other: ViewVote) -> bool:
+    """Whether somebody said these two of two views of one epoch, for two blocks."""
+    return (one.validator, one.epoch) == (other.validator, other.epoch) and one.view < other.view

@@ -34,6 +34,9 @@ from supervm.plugins.consensus.simulation.trace import Trace, brief
 
 RESET_S = 0.02
 """After so long who sends to a node that is down, or over a connection that broke, knows it."""
+TOLD_S = 10.0
+TOLD_MAX = 4_096
+"""What a node told that is on its way; more is lost."""
 LOSSY = 0.5
 SLOW_MS = 400.0
 
@@ -112,6 +115,7 @@ class Link:
     limits: TransportLimits = LIMITS
     medium: Medium = Medium(name="virtual")
     dead: bool = False
+    _told: int = 0
     _handlers: dict[int, Handler] = attrs.Factory(dict)
 
     def die(self) -> None:
@@ -154,6 +158,28 @@ class Link:
         if isinstance(reply, Refusal):
             raise reply
         return reply
+
+    async def tell(
+        self, peer: bytes, method: int, payload: bytes, *, priority: Priority = Priority.NORMAL
+    ) -> None:
+        if len(payload) > self.limits.request_bytes_max:
+            raise MessageTooLarge(f"{len(payload)} bytes", peer, "send it in parts")
+        if self.dead:
+            raise Unreachable("the node has crashed", peer)
+        if self._told >= TOLD_MAX:
+            self.network.trace.note("full", self.number, self.network.numbers[peer])
+            return
+        self._told += 1
+        self.network.nursery.start_soon(self._tell, peer, method, payload)
+
+    async def _tell(self, peer: bytes, method: int, payload: bytes) -> None:
+        """On its way: what is lost is lost. A hostile node's `request` twists it."""
+        try:
+            await self.request(peer, method, payload, timeout_s=TOLD_S)
+        except TransportError:
+            self.network.trace.note("gone", self.number, self.network.numbers[peer])
+        finally:
+            self._told -= 1
 
     async def _carry(self, peer: bytes, method: int, payload: bytes, due_s: float) -> bytes | Refusal:
         """There and back. A scope for each would cost more than all else here: only what may take as long as

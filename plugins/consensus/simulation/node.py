@@ -15,7 +15,7 @@ from supervm.chain.component import LedgerConfig, LedgerOptions, ledger_componen
 from supervm.contracts.application import NodeIdentity
 from supervm.crypto.keys import KeyPair
 from supervm.plugins.consensus.bft.component import BFT
-from supervm.plugins.consensus.bft.driver.component import Bft
+from supervm.plugins.consensus.bft.driver.component import Bft, BftConfig
 from supervm.plugins.consensus.bft.driver.posting import METHODS, pack
 from supervm.plugins.consensus.simulation import turns
 from supervm.plugins.consensus.simulation.attacks import Tongue
@@ -27,6 +27,8 @@ from supervm.types.errors import InvalidInput
 from supervm.types.genesis import Genesis
 
 ORIGIN_MS = 1_700_000_000_000
+CONFIG = BftConfig(block_interval_min_ms=50, fast_rest_ms=100)
+"""Blocks as close as rounds allow: more of them in a run."""
 NOWHERE = Path("/nonexistent")
 
 
@@ -167,7 +169,7 @@ class Life:
                     self.chain = chain
                     self.place.trace.note("open", self.number, chain.ledger.tip.height)
                     needs |= {Role.APPLICATION: chain, Role.TRANSPORT: (self.link,)}
-                    self.engine = await enter(BFT.open(context(BFT, needs), BFT.config()))
+                    self.engine = await enter(BFT.open(context(BFT, needs), CONFIG))
                     self.nursery = nursery
                     self.settled.set()
                     await trio.sleep_forever()

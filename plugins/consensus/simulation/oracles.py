@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
+from itertools import combinations
 
 import attrs
 
@@ -66,9 +67,21 @@ class Oracles:
     fast_final: dict[bytes, bytes] = attrs.Factory(dict)
     _fast_epochs: dict[bytes, int] = attrs.Factory(dict)
     bases: dict[int, int] = attrs.Factory(lambda: {1: 0})
+    sets: dict[int, ValidatorSet] = attrs.Factory(dict)
+    punished: dict[int, int] = attrs.Factory(dict)
+    """Whom evidence in a final block named, with the height of the first."""
     _again: dict[bytes, None] = attrs.Factory(dict)
     _passed: dict[tuple[int, int, int], int] = attrs.Factory(dict)
     _in_view: dict[tuple[int, int, int], int] = attrs.Factory(dict)
+
+    def __attrs_post_init__(self) -> None:
+        self.sets[1] = self.validators
+
+    def _places(self, epoch: int, numbers: Iterable[int]) -> list[int]:
+        """The validators of these numbers in an epoch's set, by their place in genesis."""
+        members = self.sets[min(epoch, max(self.sets))].members
+        found = [self.validators.number_of(members[each].node_id) for each in numbers if each < len(members)]
+        return [each for each in found if each is not None]
 
     # What is sent
 
@@ -136,30 +149,33 @@ class Oracles:
 
     def _prove(self, number: int, certificate: Certificate) -> None:
         """Whoever uses a certificate: those that it names are a quorum, and the honest of them said so."""
-        self._quorum(number, certificate.bitmap)
+        self._quorum(number, certificate.epoch, certificate.bitmap)
         kind, view = certificate.kind, certificate.view
-        for each in numbers_of(certificate.bitmap):
+        for each in self._places(certificate.epoch, numbers_of(certificate.bitmap)):
             said = self._said.get((each, certificate.epoch, kind, view))
             if self.is_honest(each) and said != certificate.digest:
                 self.fail("proof", f"{number} takes a {kind.name} of view {view} that {each} never said")
 
     def _prove_batch(self, number: int, certificate: BatchCertificate) -> None:
         header = certificate.header
-        self._quorum(number, certificate.bitmap)
+        self._quorum(number, header.epoch, certificate.bitmap)
         digest = header.digest()
-        for each in numbers_of(certificate.bitmap):
+        for each in self._places(header.epoch, numbers_of(certificate.bitmap)):
             # A builder's own accept needs no message.
             is_own = self.validators.members[each].node_id == header.builder
             if self.is_honest(each) and not is_own and (each, digest) not in self._accepted:
                 self.fail("proof", f"{number} takes an accept that {each} never gave")
 
-    def _is_quorum(self, numbers: Iterable[int]) -> bool:
+    def _is_quorum(self, epoch: int, places: Iterable[int]) -> bool:
         # By its own arithmetic: this judges the product's.
-        weights = [each.weight for each in self.validators.members]
-        return 3 * sum(weights[each] for each in numbers) > 2 * sum(weights)
+        weights = {
+            self.validators.number_of(each.node_id): each.weight
+            for each in self.sets[min(epoch, max(self.sets))].members
+        }
+        return 3 * sum(weights.get(each, 0) for each in places) > 2 * sum(weights.values())
 
-    def _quorum(self, number: int, bitmap: bytes) -> None:
-        if not self._is_quorum(numbers_of(bitmap)):
+    def _quorum(self, number: int, epoch: int, bitmap: bytes) -> None:
+        if not self._is_quorum(epoch, self._places(epoch, numbers_of(bitmap))):
             self.fail("proof", f"{number} takes a certificate of no quorum")
 
     def _notarize(self, number: int, digest: bytes) -> None:
@@ -204,7 +220,9 @@ class Oracles:
             signers.add(number)
             # Those who aren't honest may sign for anybody who asks, unseen.
             everyone = range(len(self.validators.members))
-            if self._is_quorum(at for at in everyone if at in signers or not self.is_honest(at)):
+            if self._is_quorum(
+                message.epoch, (at for at in everyone if at in signers or not self.is_honest(at))
+            ):
                 self._finish(message.epoch, each.transaction, each.effects)
 
     def _finish(self, epoch: int, transaction: bytes, effects: bytes) -> None:
@@ -310,7 +328,30 @@ class Oracles:
                     self.fail("final", f"two final transactions for {slot.hex()[:18]}")
                 self.transactions.setdefault(transaction, height)
         if header.next_validators_digest != ZERO:
+            self._hand_over(header.epoch, header.next_validators_digest)
             self._end(header.epoch, height)
+
+    def _hand_over(self, epoch: int, digest: bytes) -> None:
+        """The next set is that of genesis, without some of those who aren't honest: nobody else goes."""
+        members = self.validators.members
+        others = [at for at in range(len(members)) if not self.is_honest(at)]
+        for count in range(len(others) + 1):
+            for gone in combinations(others, count):
+                found = ValidatorSet(tuple(each for at, each in enumerate(members) if at not in gone))
+                if found.digest() == digest:
+                    self.sets[epoch + 1] = found
+                    return
+        self.sets[epoch + 1] = self.sets[epoch]
+        self.fail("sets", f"epoch {epoch} hands over to a set without an honest validator, or to strangers")
+
+    def on_punished(self, height: int, keys: Iterable[bytes]) -> None:
+        """After a final block these keys stand as punished: nobody honest may be among them (CONS-70)."""
+        places = {each.public_key: at for at, each in enumerate(self.validators.members)}
+        for key in keys:
+            at = places[key]
+            self.punished.setdefault(at, height)
+            if self.is_honest(at):
+                self.fail("slander", f"{at} is honest, and is punished by height {height}")
 
     def _end(self, epoch: int, height: int) -> None:
         """The last block of an epoch is final: what was final by effects is in it or below (CONS-52)."""

@@ -9,6 +9,7 @@ from supervm.plugins.consensus.simulation.attacks import Attack
 
 PROFILES = ("calm", "storm", "crash", "byzantine")
 HEAL_S = (3.0, 6.0)
+_DRAWN: tuple[Attack, ...] = tuple(each for each in Attack if each is not Attack.SLANDER)
 
 
 class Fault(Enum):
@@ -127,7 +128,9 @@ def draw_plan(seed: int, profile: str, count: int) -> Plan:
         plan = attrs.evolve(plan, work_ms=(1.0, rng.choice((20.0, 100.0))))
     if profile == "byzantine":
         hostile = _light(rng, weights)
-        drawn = [(number, rng.choice(list(Attack))) for number in hostile for _ in range(rng.randint(1, 3))]
+        drawn = [(number, rng.choice(_DRAWN)) for number in hostile for _ in range(rng.randint(1, 3))]
+        slander = random.Random(f"{profile}/{count}/{seed}/slander")
+        drawn += [(number, Attack.SLANDER) for number in hostile if slander.random() < 0.15]
         plan = attrs.evolve(plan, attacks=tuple(dict.fromkeys(drawn)))
         if rng.random() < 0.5:
             plan = attrs.evolve(plan, delay_ms=(0.5, rng.choice((100.0, 200.0))))

@@ -26,8 +26,11 @@ from supervm.plugins.consensus.simulation.sharing import ALONE_EVERY, shared_wor
 from supervm.plugins.consensus.simulation.trace import Trace
 from supervm.types.block import Block
 from supervm.types.genesis import Genesis
+from supervm.types.stakes import ESCROW, STAKES_KEY, stakes_of
+from supervm.types.state import Account, account_key
 from supervm.types.transaction import Transaction
 from supervm.types.validators import Validator, ValidatorSet
+from supervm.types.wrongs import OFFENCES_KEY, decode_punished
 
 PROGRESS_S = 60.0
 """After healing all that was asked for is final everywhere within so many seconds."""
@@ -48,6 +51,7 @@ class Outcome:
     events: int
     healed_in_s: float
     epoch: int
+    punished: tuple[int, ...] = ()
 
 
 def run_plan(plan: Plan, out: TextIO | None = None, alone: bool | None = None) -> Outcome:
@@ -72,6 +76,7 @@ def run_plan(plan: Plan, out: TextIO | None = None, alone: bool | None = None) -
         world.trace.events,
         world.healed_in_s,
         max(world.oracles.bases),
+        tuple(sorted(world.oracles.punished)),
     )
 
 
@@ -127,7 +132,8 @@ class World:
         tongue = None
         if attacks:
             rng = self._rng(f"tongue/{number}")
-            tongue = Tongue(number, plan.weights, self.genesis.chain_id, key.sign, attacks, rng)
+            sets, chain_id = self.oracles.sets, self.genesis.chain_id
+            tongue = Tongue(number, key.node_id, sets, chain_id, key.sign, attacks, rng)
         founding = None
         if self._folder is not None:
             founding = self._folder / str(number)
@@ -369,6 +375,12 @@ class World:
             state.update(await chain.ledger.scan_state(prefix))
         if supply(state) != recorded_supply(state):
             self.fail("conservation", f"at height {height} balances are {supply(state)}")
+        system = await chain.ledger.get_state([STAKES_KEY, OFFENCES_KEY])
+        at_stake = sum(each.amount for each in stakes_of(system[STAKES_KEY]).records)
+        escrow = state.get(account_key(ESCROW))
+        if at_stake != (Account.decode(escrow).balance if escrow else 0):
+            self.fail("conservation", f"at height {height} escrow isn't what is at stake, {at_stake}")
+        self.oracles.on_punished(height, [each.public_key for each in decode_punished(system[OFFENCES_KEY])])
 
     async def _heal(self) -> None:
         assert self._network is not None
@@ -387,6 +399,11 @@ class World:
         if waits:
             self.fail("stalled", f"{waits} {PROGRESS_S:g} s after healing")
 
+    def _accusing(self, number: int) -> int:
+        """Evidence that an honest validator knows, and that no final block holds."""
+        engine = self._lives[number].engine
+        return engine.accusing if engine is not None else 0
+
     def _waits(self) -> str:
         """What is still missing, empty when all is final everywhere."""
         oracles = self.oracles
@@ -399,6 +416,9 @@ class World:
         outside = oracles.not_final()
         if outside:
             return f"{len(outside)} certified batches are in no block"
+        accusing = sum(self._accusing(number) for number in self.honest)
+        if accusing:
+            return f"evidence is in no block, at {accusing} places"
         goal = max(oracles.digests, default=0)
         behind = [number for number in self.honest if oracles.heights.get(number, 0) < goal]
         return f"{behind} are below height {goal}" if behind else ""

@@ -19,6 +19,7 @@ connection, so what a peer can make us hold is one message; whole frames may com
 | 6 PING, 7 PONG | sender's, the ping's | | | |
 | 8 OPEN | the new stream's | | | protocol |
 | 9 DATA, 11 END, 12 RESET | the stream's | | | bytes for DATA |
+| 13 TELL | 0 | yes | | what wants no answer |
 | 10 WINDOW | the stream's | | | u32, bytes more that may be sent |
 """
 
@@ -59,11 +60,13 @@ class Kind(IntEnum):
     WINDOW = 10
     END = 11
     RESET = 12
+    TELL = 13
 
 
 _TOTAL_MAX = {
     Kind.REQUEST: LIMITS.request_bytes_max,
     Kind.RESPONSE: LIMITS.request_bytes_max,
+    Kind.TELL: LIMITS.request_bytes_max,
     Kind.ONE_WAY: 1 + TOPIC_BYTES_MAX + LIMITS.broadcast_bytes_max,
 }
 """Kinds that may be cut, and how long they may be in all."""
@@ -75,6 +78,7 @@ _PAYLOAD_MAX = {
     Kind.OPEN: PROTOCOL_BYTES_MAX,
     Kind.WINDOW: _U32.size,
 }
+_WITH_METHOD = frozenset({Kind.REQUEST, Kind.TELL})
 FRAME_BYTES_MAX = _AFTER_LENGTH + _U32.size + PIECE_BYTES_MAX
 """The largest `length`."""
 
@@ -160,7 +164,7 @@ class FrameReader:
         cut = bool(flags & MORE)
         if flags & ~MORE or (cut and kind not in _TOTAL_MAX and kind is not Kind.CHUNK):
             raise Malformed(f"{kind.name} with flags {flags:#04x}")
-        if (method or deadline_ms) and kind is not Kind.REQUEST:
+        if (method and kind not in _WITH_METHOD) or (deadline_ms and kind is not Kind.REQUEST):
             raise Malformed(f"{kind.name} with a method or deadline")
         first_piece = cut and kind is not Kind.CHUNK
         if len(payload) > _PAYLOAD_MAX[kind] + (_U32.size if first_piece else 0):

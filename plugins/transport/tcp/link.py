@@ -27,7 +27,7 @@ from supervm.contracts.transport import (
     Refusal,
     Unreachable,
 )
-from supervm.plugins.transport.registry import Registry
+from supervm.plugins.transport.registry import Registry, count_dropped
 from supervm.plugins.transport.tcp.frames import (
     Kind,
     Malformed,
@@ -45,6 +45,8 @@ from supervm.plugins.transport.tcp.tls import Insecure
 DEADLINE_MS_MAX: Final = 2**32 - 1
 HANDLERS_MAX: Final = 2 * LIMITS.requests_max
 """Handlers that run on a connection, with those that were cancelled and haven't noticed."""
+HEARING_S: Final = 30.0
+"""How long a handler may take for what it was told."""
 RTT_SHARE: Final = 0.125
 """The weight of a new round trip in the mean, as RFC 6298 has it."""
 AT_FAULT: Final = frozenset({"malformed", "insecure", "flood"})
@@ -202,6 +204,13 @@ class Link:
         finally:
             self._requests -= 1
 
+    async def tell(self, method: int, payload: bytes, priority: Priority) -> None:
+        """As `Transport.tell`."""
+        try:
+            await self.lanes[priority].out.put(Message(Kind.TELL, 0, payload, method))
+        except trio.ClosedResourceError:
+            raise Unreachable("the connection ended", self.peer) from None
+
     async def open_stream(self, protocol: str) -> TcpStream:
         """As `Transport.open_stream`. Streams are bulk."""
         mine = sum(1 for id in self._streams if id % 2 == self._next_id % 2)
@@ -272,6 +281,25 @@ class Link:
         self._answering[key] = trio.CancelScope()
         self._handlers[lane.priority] += 1
         self._start(self._answer(lane, message, self._answering[key], reply))
+
+    def _on_tell(self, lane: Lane, message: Message) -> None:
+        """What would be one more than `HANDLERS_MAX` handlers of a connection is dropped and counted."""
+        if message.id:
+            raise Malformed("what is told has no number")
+        if self.registry.answer_now(self.peer, message.method, message.payload) is not None:
+            return
+        if self._handlers[lane.priority] >= HANDLERS_MAX:
+            count_dropped(self.ctx)
+            return
+        self._handlers[lane.priority] += 1
+        self._start(self._hear(lane, message))
+
+    async def _hear(self, lane: Lane, message: Message) -> None:
+        try:
+            with trio.move_on_after(HEARING_S):
+                await self.registry.answer(self.peer, message.method, message.payload)
+        finally:
+            self._handlers[lane.priority] -= 1
 
     async def _answer(
         self, lane: Lane, message: Message, scope: trio.CancelScope, reply: bytes | Refusal | None
@@ -383,6 +411,7 @@ class Link:
 
 _RECEIVERS: dict[Kind, Callable[[Link, Lane, Message], None]] = {
     Kind.REQUEST: Link._on_request,
+    Kind.TELL: Link._on_tell,
     Kind.RESPONSE: Link._on_response,
     Kind.ERROR: Link._on_error,
     Kind.ONE_WAY: Link._on_broadcast,

@@ -105,6 +105,12 @@ class TcpTransport:
         _check_size(payload, LIMITS.request_bytes_max, peer)
         return await self._link(peer).request(method, payload, timeout_s, priority)
 
+    async def tell(
+        self, peer: bytes, method: int, payload: bytes, *, priority: Priority = Priority.NORMAL
+    ) -> None:
+        _check_size(payload, LIMITS.request_bytes_max, peer)
+        await self._link(peer).tell(method, payload, priority)
+
     async def broadcast(self, topic: str, payload: bytes, *, priority: Priority = Priority.NORMAL) -> None:
         _check_size(payload, LIMITS.broadcast_bytes_max, b"")
         message = Message(Kind.ONE_WAY, 0, broadcast_payload(topic, payload))

@@ -18,6 +18,7 @@ from supervm.plugins.consensus.bft.messages import (
     BatchCertificate,
     EndEpoch,
     EpochDone,
+    Evidence,
     Message,
     Proposal,
     ViewVote,
@@ -88,6 +89,8 @@ class Checker:
     def _claims(self, message: Message) -> list[Claim]:
         chain_id = self._epoch.chain_id
         match message:
+            case Evidence():
+                return claims_of(message, self._epoch, self._leader_of)
             case ViewVote() | EpochDone() | Certificate() | EndEpoch() | Proposal():
                 if message.epoch != self._epoch.number:
                     # Of another epoch: its set isn't known here. The machine looks at nothing but its number.

@@ -1,6 +1,6 @@
 """How the epoch of a validator closes: the machine, the operations that wait for a block, and its log."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from supervm.contracts.storage import KeyValueStore
 from supervm.plugins.consensus.bft.batch_events import EpochCloses
@@ -13,10 +13,12 @@ from supervm.plugins.consensus.bft.epochs.closing import (
     ClosingState,
     EffectsStopped,
 )
+from supervm.plugins.consensus.bft.epochs.ending import Ending
+from supervm.plugins.consensus.bft.epochs.evidence import EvidenceBook
 from supervm.plugins.consensus.bft.epochs.operations import Both, SystemOperations
-from supervm.plugins.consensus.bft.events import Final, Log, Logged, Now, Send
+from supervm.plugins.consensus.bft.events import Final, InView, Log, Logged, Now, Send
 from supervm.plugins.consensus.bft.leading import Pool
-from supervm.plugins.consensus.bft.messages import EndEpoch, EpochDone
+from supervm.plugins.consensus.bft.messages import EndEpoch, EpochDone, Equivocation, Evidence, encode
 from supervm.plugins.consensus.bft.records import DidEpoch
 from supervm.types.digests import Digest
 from supervm.types.validators import ValidatorSet
@@ -34,9 +36,15 @@ class Closer:
         duties: Callable[[], Iterable[Digest]],
         disk: Disk,
         durable: Callable[[int], None],
+        judge: Callable[[Sequence[bytes]], str],
     ) -> None:
         self.machine = Closing(facts, sign, duties)
         self.operations = SystemOperations(facts.epoch, validators)
+        self.book = EvidenceBook(validators)
+        self._judge = judge
+        self.ending: Ending | None = None
+        if facts.own is not None:
+            self.ending = Ending(facts.chain_id, facts.epoch, validators, facts.own, sign)
         self._journal = Journal(disk, CLOSING, facts.epoch, durable)
         self._held: list[Send] = []
         self._durable = 0
@@ -45,15 +53,44 @@ class Closer:
         """What a leader places: operations beside certificates."""
         return Both(self.operations, certificates)
 
-    def take(self, message: EpochDone | EndEpoch) -> bool:
-        """A verified operation; whether it was new."""
+    def take(self, message: EpochDone | EndEpoch | Equivocation) -> bool:
+        """A verified operation; whether it is new, and may stand in a block."""
+        if self.operations.holds(message):
+            return False
+        if isinstance(message, EndEpoch):
+            return self.ending is not None and self.ending.take(message) and self.take_own()
+        if isinstance(message, Equivocation) and self._judge([encode(message)]):
+            # A lock on an object shows only in the state that it is one: true, and no proof for others.
+            return False
         return self.operations.add(message)
+
+    def take_own(self) -> bool:
+        """The own signature may complete what others signed; whether it is new that it may be placed."""
+        ending = self.ending
+        if ending is None or not ending.is_complete or ending.gathered is None:
+            return False
+        return self.operations.add(ending.gathered)
+
+    def accuse(self, evidence: Evidence) -> list[Send]:
+        """Evidence whose signatures are right: it waits for a block, and goes to all, once. Nothing, where it
+        proves nothing or is known."""
+        if self.book.knows(evidence) or self._judge([encode(evidence)]):
+            return []
+        self.operations.add(evidence)
+        return self.book.take(evidence)
 
     def step(self, event: ClosingEvent, now: Now) -> list[EpochCloses | Send]:
         """Take an event."""
         if isinstance(event, Final):
             self.operations.placed(event.block)
-        return self._carry(self.machine.step(event, now))
+        reminders: list[Send] = []
+        if isinstance(event, InView) and self.ending is not None and not self.operations.ends:
+            reminders = self.ending.remind(dict.fromkeys((event.leader, event.next_leader)))
+        return [*reminders, *self._carry(self.machine.step(event, now))]
+
+    def end(self) -> list[Send]:
+        """This validator's operator wants the epoch to end."""
+        return [] if self.ending is None else self.ending.ask()
 
     def durable(self, number: int, now: Now) -> list[EpochCloses | Send]:
         """The machine's records up to this number are on disk."""

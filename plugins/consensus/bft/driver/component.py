@@ -8,7 +8,7 @@ import trio
 from attrs.validators import ge, in_, le
 
 from supervm.api import Context, Health, HealthState, Role
-from supervm.contracts.application import CertifyingApplication, Engine
+from supervm.contracts.application import CertifyingApplication, Engine, EpochWish
 from supervm.contracts.consensus import CERTIFICATES, ConsensusStatus, ValidatorSetUnsupported
 from supervm.contracts.storage import DiskFull, KeyValueStore
 from supervm.contracts.transport import Transport
@@ -30,14 +30,17 @@ class BftConfig:
     """How this validator takes part. Times in milliseconds, sizes in bytes of transactions.
 
     `block_interval_min_ms`: it proposes no sooner after the proposal before; `block_interval_max_ms`: an
-    empty block after so long without work. A batch is sealed after `batch_seal_ms`, at `batch_seal_bytes`, or
-    at `batch_transactions_max`. `builder_queue_max`: transactions that wait for a batch; beyond it the
-    mempool keeps them. `snapshot_behind_blocks`: a node that is so many blocks behind a peer's snapshot takes
-    it instead of blocks; 0: only where no peer has the blocks any more.
+    empty block after so long without work. `fast_rest_ms`: batches of the FAST lane alone, final without
+    their block, wait so long for it and for company in it. A batch is sealed at once after a pause, else
+    after `batch_seal_ms`, at `batch_seal_bytes`, or at `batch_transactions_max`. `builder_queue_max`:
+    transactions that wait for a batch; beyond it the mempool keeps them. `snapshot_behind_blocks`: a node
+    that is so many blocks behind a peer's snapshot takes it instead of blocks; 0: only where no peer has
+    the blocks any more.
     """
 
-    block_interval_min_ms: int = attrs.field(default=50, validator=in_(range(60_001)))
+    block_interval_min_ms: int = attrs.field(default=200, validator=in_(range(60_001)))
     block_interval_max_ms: int = attrs.field(default=5_000, validator=ge(1))
+    fast_rest_ms: int = attrs.field(default=500, validator=in_(range(60_001)))
     batch_seal_ms: int = attrs.field(default=20, validator=in_(range(60_001)))
     batch_seal_bytes: int = attrs.field(default=256 * 1024, validator=[ge(1), le(BATCH_BYTES_MAX)])
     batch_transactions_max: int = attrs.field(
@@ -92,11 +95,12 @@ async def open_bft(ctx: Context, config: BftConfig) -> AsyncIterator["Bft"]:
                 served.stalled = ""
                 return life
 
-    with ExitStack() as wheel:
+    with ExitStack() as ends, ExitStack() as wheel:
         wheel.enter_context(application.driven(engine))
         scope = trio.CancelScope()
         served = Bft(ctx, application, engine, scope)
         served.life = await begin(catches_up=False)
+        ends.enter_context(application.epochs_ended_by(served))
         stopped = trio.Event()
 
         async def run() -> None:
@@ -191,6 +195,22 @@ class Bft:
     @property
     def _validator(self) -> Validator | None:
         return self.life if isinstance(self.life, Validator) else None
+
+    def wish(self) -> EpochWish | None:
+        """See `EpochEnder`."""
+        return None if self._validator is None else self._validator.wish
+
+    def end_epoch(self) -> EpochWish | None:
+        """See `EpochEnder`."""
+        if self._validator is not None:
+            self._ctx.log.info("end_epoch_asked", epoch=self.life.epoch)
+            self._validator.end_epoch()
+        return self.wish()
+
+    @property
+    def accusing(self) -> int:
+        """Offences whose evidence this node has and no final block holds."""
+        return 0 if self._validator is None else self._validator.accusing
 
     @property
     def _silence(self) -> str:

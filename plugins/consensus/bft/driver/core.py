@@ -15,6 +15,7 @@ from supervm.plugins.consensus.bft.batch_events import (
     BlockFinal,
     BuilderEvent,
     Certified,
+    Contested,
     EpochCloses,
     Leaders,
     Learned,
@@ -64,6 +65,8 @@ from supervm.plugins.consensus.bft.messages import (
     EffectsCertificate,
     EndEpoch,
     EpochDone,
+    Equivocation,
+    Evidence,
     Get,
     Got,
     Message,
@@ -77,7 +80,7 @@ from supervm.plugins.consensus.bft.simplex import Ordering
 from supervm.types.certificate import Certificate, VoteKind
 from supervm.types.digests import Digest
 
-ORDERING_TIMER, BUILDER_TIMER = "ordering ", "builder "
+ORDERING_TIMER, BUILDER_TIMER, REST_TIMER = "ordering ", "builder ", "rest"
 
 
 @attrs.define(kw_only=True)
@@ -94,6 +97,7 @@ class Hands:
     apply: Callable[[Apply], None]
     final: Callable[[Final], None]
     returned: Callable[[Returned], None]
+    contested: Callable[[bytes, bytes], None]
     effects: Callable[[Effects | EffectsCertificate], None]
     signed: Callable[[Effects], None]
     closes: Callable[[EpochCloses], None]
@@ -138,12 +142,15 @@ class Core:
         ordering_journal: Journal,
         voter_journal: Journal,
         hands: Hands,
+        fast_rest_us: int = 0,
     ) -> None:
         self.ordering, self.voter, self.builder, self.closer = ordering, voter, builder, closer
         self._ctx = ctx
         self._own = own
         self._peers = peers
         self._hands = hands
+        self._fast_rest_us = fast_rest_us
+        self._resting = False
         self._ordering_journal, self._voter_journal = ordering_journal, voter_journal
         self.ordering_rows, self.lock_rows = OrderingRows(ordering_journal), LockRows(voter_journal)
         self._ordering_gate, self._voter_gate = _Gate(), _Gate()
@@ -186,9 +193,11 @@ class Core:
                 self.tell_ordering(Received(peer, message))
             case Accept() | Refuse():
                 self.tell_builder(Received(peer, message))
-            case EpochDone() | EndEpoch():
+            case EpochDone() | EndEpoch() | Equivocation():
                 if self.closer.take(message):
                     self.tell_ordering(Work())
+            case Evidence():
+                self.accuse(message)
             case Batch() | BatchCertificate() | Get():
                 self.tell_voter(Received(peer, message))
             case Effects():
@@ -201,6 +210,23 @@ class Core:
                         self._hands.effects(item)
                 if any(isinstance(item, Batch | BatchCertificate) for item in items):
                     self.tell_voter(Received(peer, message))
+
+    def accuse(self, evidence: Evidence) -> None:
+        """Somebody contradicted itself: that waits for a block, and all are told, once (CONS-70)."""
+        for send in self.closer.accuse(evidence):
+            self._send(send)
+            self.tell_ordering(Work())
+
+    def end_epoch(self) -> None:
+        """The operator wants the epoch to end: all are told, and whoever has a quorum's word places it."""
+
+        def ask() -> None:
+            for send in self.closer.end():
+                self._send(send)
+                if isinstance(send.message, EndEpoch) and self.closer.take_own():
+                    self.tell_ordering(Work())
+
+        self._do(ask)
 
     def executed(self, event: BlockExecuted, facts: ExecutedBlock | None, view: int) -> None:
         """A final block is executed and durable. `facts` is None where ordering knows them already."""
@@ -255,16 +281,31 @@ class Core:
             self._busy = False
 
     def _fired(self, name: str) -> None:
-        if name.startswith(ORDERING_TIMER):
+        if name == REST_TIMER:
+            self._resting = False
+            self._rest()
+            self.tell_ordering(Work())
+        elif name.startswith(ORDERING_TIMER):
             self.tell_ordering(TimedOut(name.removeprefix(ORDERING_TIMER)))
         else:
             self.tell_builder(TimedOut(name.removeprefix(BUILDER_TIMER)))
 
     def _step_voter(self, event: VoterEvent) -> None:
-        before = len(self.voter.duties())
+        before = self.voter.duties_count
         self._carry_voter(self.voter.step(event, self.now()))
-        if len(self.voter.duties()) != before:
+        if self.voter.duties_count != before:
+            self._rest()
             self.tell_ordering(Work())
+
+    def _rest(self) -> None:
+        """What may wait for its block is looked at again after a while, as long as anything waits."""
+        if self._fast_rest_us and not self._resting and self.voter.duties_count:
+            self._resting = True
+            self.timers.set(REST_TIMER, self._fast_rest_us)
+
+    def work(self) -> Iterable[Digest]:
+        """The batches for which a block is to be made now."""
+        return self.voter.work(self.now().monotonic_us, self._fast_rest_us)
 
     # What they say
 
@@ -294,6 +335,7 @@ class Core:
                 case Offended(evidence):
                     self._offences.inc(offence=evidence.offence.name.lower())
                     self._ctx.log.warning("offence", offence=evidence.offence.name.lower())
+                    self.accuse(evidence)
                 case Refused(view, leader, rule, problem):
                     self._refused.inc(rule=rule)
                     self._ctx.log.warning(
@@ -314,6 +356,9 @@ class Core:
                 case Log(number, record):
                     self.lock_rows.logged(self._voter_journal.append(number, record), record)
                 case Send():
+                    if isinstance(output.message, Equivocation) and self.closer.take(output.message):
+                        # This validator leads, too.
+                        self.tell_ordering(Work())
                     if self._voter_gate.passes(output):
                         self._send(output)
                 case Fetch(want, peers):
@@ -355,6 +400,8 @@ class Core:
                     self.timers.cancel(BUILDER_TIMER + name)
                 case Returned():
                     self._hands.returned(output)
+                case Contested(data, other):
+                    self._hands.contested(data, other)
                 case Certified(batch):
                     self._certified.inc()
                     self.owed[batch] = None

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from supervm.contracts.application import CertifyingApplication, NotExecuted, Tip
 from supervm.plugins.consensus.bft.branches import done_in
 from supervm.plugins.consensus.bft.epochs.closing import ClosingFacts, ClosingState
+from supervm.plugins.consensus.bft.epochs.evidence import epoch_of_evidence
 from supervm.plugins.consensus.bft.epochs.operations import judge_operations
 from supervm.plugins.consensus.bft.messages import (
     END_EPOCH,
@@ -15,6 +16,7 @@ from supervm.plugins.consensus.bft.messages import (
     EndEpoch,
     EpochDone,
     Equivocation,
+    Evidence,
     Message,
     Proposal,
     Refuse,
@@ -115,22 +117,18 @@ def done_of(operations: Operations) -> frozenset[int]:
 
 
 def judged_operations(
-    chain_id: bytes, number: int, validators: ValidatorSet
+    application: CertifyingApplication, number: int, validators: ValidatorSet
 ) -> Callable[[Sequence[bytes]], str]:
-    """Why a block's operations aren't valid, or nothing. Evidence and proofs of equivocation aren't placed
-    yet: nothing executes them."""
+    """Why a block's operations aren't valid, or nothing. Signatures of validators are looked at elsewhere."""
+
+    def doubts(proof: Equivocation) -> str:
+        return application.doubts(proof.first, proof.second, proof.lock, number)
 
     def judge(operations: Sequence[bytes]) -> str:
-        found = judge_operations(operations, chain_id, number, validators, lambda data: (), _not_placed)
-        if not found and any(each[0] not in (EpochDone.KIND, END_EPOCH) for each in operations):
-            return "a system operation that nothing executes yet"
-        return found
+        chain_id, locks_of = application.chain_id, application.locks_named
+        return judge_operations(operations, chain_id, number, validators, locks_of, doubts)
 
     return judge
-
-
-def _not_placed(proof: Equivocation) -> str:
-    return "proofs of equivocation aren't placed yet"
 
 
 def epoch_of_message(message: Message) -> int | None:
@@ -142,4 +140,6 @@ def epoch_of_message(message: Message) -> int | None:
             return message.epoch
         case EpochDone() | EndEpoch():
             return message.epoch
+        case Evidence():
+            return epoch_of_evidence(message)
     return None

@@ -18,7 +18,7 @@ from supervm.plugins.consensus.bft.events import Final
 from supervm.types.batch import Batch
 from supervm.types.block import Block, BlockHeader
 from supervm.types.certificate import BatchCertificate, Certificate
-from supervm.types.digests import Digest
+from supervm.types.digests import ZERO, Digest
 from supervm.types.finality import FinalityProof
 
 DISK_RETRY_S = 1.0
@@ -119,6 +119,7 @@ class Executor:
                 timestamp_ms=header.timestamp_ms,
                 operations=block.body.system_operations,
                 batches=tuple(batch.transactions for batch in block.batches),
+                ends_epoch=header.next_validators_digest != ZERO,
             )
         )
         facts = self._application.facts(header.height)

@@ -1,14 +1,15 @@
 """What a node sends: to each validator three queues, for votes, dissemination and bulk (CONS-39); to a guest,
 which is no validator and asked for blocks, a short one for answers.
 
-A request carries as many frames as wait, and its empty answer says that the peer took them. Each queue is
+A parcel carries as many frames as wait. Votes and dissemination are told and never answered; bulk is
+requested, so that its empty answers slow who sends much to one who reads slowly. Each queue is
 bounded; at its bound the oldest message goes: what was said last says most, and the machines say again what
 is still needed. So does what is meant for a peer that can't be reached now. What is late, since its receiver
 most likely knows it already, waits up to `LATE_S` for something to travel with.
 """
 
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 
 import attrs
@@ -38,6 +39,10 @@ FRAME_BYTES_MAX = LIMITS.request_bytes_max - 64
 TIMEOUT_S = 10.0
 UNREACHABLE_PAUSE_S = 0.05
 LATE_S = 0.04
+
+
+Carry = Callable[[bytes, Stream, bytes], Awaitable[None]]
+"""To whom, on which stream, a parcel."""
 
 
 def pack(frames: Sequence[bytes]) -> bytes:
@@ -134,27 +139,41 @@ class Post:
             await self._send_parcels(queue, nursery)
 
     async def _send_parcels(self, queue: _Queue, nursery: trio.Nursery) -> None:
+        is_told = queue.stream is not Stream.BULK
         while True:
             await queue.wake.wait()
-            with trio.move_on_after(LATE_S):
-                await queue.hurry.wait()
-            await queue.free.acquire()
-            parcel: list[bytes] = []
-            size_bytes = 0
-            while queue.frames and len(parcel) < PARCEL_FRAMES_MAX:
-                if parcel and size_bytes + len(queue.frames[0]) > PARCEL_BYTES:
-                    break
-                parcel.append(queue.frames.popleft())
-                size_bytes += len(parcel[-1])
-            queue.size_bytes -= size_bytes
-            if not queue.frames:
-                queue.wake, queue.hurry = trio.Event(), trio.Event()
-            nursery.start_soon(self._deliver, queue, parcel)
+            if not queue.hurry.is_set():
+                with trio.move_on_after(LATE_S):
+                    await queue.hurry.wait()
+            if is_told:
+                await self._deliver(queue, self._next_parcel(queue), self._tell)
+            else:
+                await queue.free.acquire()
+                nursery.start_soon(self._request_one, queue, self._next_parcel(queue))
 
-    async def _deliver(self, queue: _Queue, parcel: list[bytes]) -> None:
+    def _next_parcel(self, queue: _Queue) -> list[bytes]:
+        parcel: list[bytes] = []
+        size_bytes = 0
+        while queue.frames and len(parcel) < PARCEL_FRAMES_MAX:
+            if parcel and size_bytes + len(queue.frames[0]) > PARCEL_BYTES:
+                break
+            parcel.append(queue.frames.popleft())
+            size_bytes += len(parcel[-1])
+        queue.size_bytes -= size_bytes
+        if not queue.frames:
+            queue.wake, queue.hurry = trio.Event(), trio.Event()
+        return parcel
+
+    async def _request_one(self, queue: _Queue, parcel: list[bytes]) -> None:
+        try:
+            await self._deliver(queue, parcel, self._request)
+        finally:
+            queue.free.release()
+
+    async def _deliver(self, queue: _Queue, parcel: list[bytes], carry: Carry) -> None:
         name = queue.stream.name.lower()
         try:
-            await self._request(queue.peer, queue.stream, pack(parcel))
+            await carry(queue.peer, queue.stream, pack(parcel))
         except Unreachable:
             self._dropped.inc(len(parcel), stream=name, reason="unreachable")
             await self._ctx.clock.sleep(UNREACHABLE_PAUSE_S)
@@ -163,8 +182,16 @@ class Post:
         else:
             self._sent.inc(len(parcel), stream=name)
             self._sent_bytes.inc(sum(map(len, parcel)), stream=name)
-        finally:
-            queue.free.release()
+
+    async def _tell(self, peer: bytes, stream: Stream, payload: bytes) -> None:
+        """By the first transport that reaches the peer."""
+        for transport in self.transports:
+            try:
+                await transport.tell(peer, METHODS[stream], payload, priority=PRIORITIES[stream])
+            except Unreachable:
+                continue
+            return
+        raise Unreachable("no transport reaches it", peer)
 
     async def _request(self, peer: bytes, stream: Stream, payload: bytes) -> None:
         """By the first transport that reaches the peer."""

@@ -9,6 +9,7 @@ from supervm.api import Context
 from supervm.contracts.application import (
     BatchBounds,
     CertifyingApplication,
+    EpochWish,
     ExecutedFacts,
     Refused,
 )
@@ -73,6 +74,8 @@ from supervm.plugins.consensus.bft.messages import (
     EffectsCertificate,
     EndEpoch,
     EpochDone,
+    Equivocation,
+    Evidence,
     Get,
     Got,
     Message,
@@ -133,6 +136,7 @@ class Validator:
         self._members = tuple(each.node_id for each in members)
         peers = tuple(each for each in self._members if each != identity.node_id)
         self.epoch = epoch.number
+        self._weight = epoch.validators.total_weight
         self._base_height = epoch.base.height
         self._disk = Disk(ctx, store)
         self._kept = KeptBlocks(store)
@@ -177,11 +181,12 @@ class Validator:
             lambda: [each.header.digest() for each in self._voter.duties()],
             self._disk,
             lambda number: self._core.closing_durable(number),
+            epoch.judge_operations,
         )
         self._ordering = Ordering(
             start,
             identity.sign,
-            self._closer.pool(WaitingCertificates(self._voter.duties, bounds)),
+            self._closer.pool(WaitingCertificates(self._voter.duties, bounds, lambda: self._core.work())),
             Settings(
                 interval_min_us=config.block_interval_min_ms * 1000,
                 interval_max_us=config.block_interval_max_ms * 1000,
@@ -229,11 +234,13 @@ class Validator:
                 apply=lambda apply: self._applier.put(apply.batch),
                 final=self._final,
                 returned=self._returned,
+                contested=application.contested,
                 effects=self._prove,
                 signed=self._proofs.signed,
                 closes=self._closes,
                 behind=self._seem_behind,
             ),
+            fast_rest_us=config.fast_rest_ms * 1000,
         )
         self._base = epoch.base_finalisation
         self._checker = Checker(
@@ -263,6 +270,28 @@ class Validator:
     @property
     def view(self) -> int:
         return self._ordering.view
+
+    def end_epoch(self) -> None:
+        """Say that this validator's operator wants the epoch to end (CONS-50)."""
+        self._core.end_epoch()
+
+    @property
+    def wish(self) -> EpochWish:
+        """Who wants the epoch to end, as far as is known here."""
+        ending = self._closer.ending
+        assert ending is not None, "a validator has a number"
+        return EpochWish(
+            epoch=self.epoch,
+            asked=ending.asked,
+            weight=ending.weight,
+            weight_of=self._weight,
+            closing=self._closer.machine.started is not None,
+        )
+
+    @property
+    def accusing(self) -> int:
+        """Offences whose evidence waits for a final block."""
+        return self._closer.operations.accusing
 
     @property
     def stalled(self) -> str:
@@ -391,8 +420,8 @@ class Validator:
                 return digest not in known and not known.is_settled(digest)
             case ViewVote() | Proposal() | Batch() | Accept() | Refuse() | Effects() | Get() | Got():
                 return True
-            case EpochDone() | EndEpoch():
-                return True
+            case EpochDone() | EndEpoch() | Evidence() | Equivocation():
+                return not self._closer.operations.holds(incoming.message)
             case AskEpoch() as ask:
                 self._teller.answer(incoming.peer, ask)
         return False
@@ -622,7 +651,7 @@ async def begin_validator(
         base=base,
         base_finalisation=await finalisation_of(application, base.height),
         bounds=application.bounds,
-        judge_operations=judged_operations(application.chain_id, number, validators),
+        judge_operations=judged_operations(application, number, validators),
     )
     fresh = tip.height == base.height
     operations = await kept.operations(base.height + 1, tip.height)

@@ -16,14 +16,21 @@ BODY_BYTES_MAX = 2 * 2**20
 
 
 class WaitingCertificates:
-    """A `leading.Pool`. `duties`: what must get into a block, oldest first, a past before its future."""
+    """A `leading.Pool`. `duties`: what must get into a block, oldest first, a past before its future. `work`:
+    those of them, by their digests, for which a block is made."""
 
-    def __init__(self, duties: Callable[[], Iterable[BatchCertificate]], bounds: BlockBounds) -> None:
+    def __init__(
+        self,
+        duties: Callable[[], Iterable[BatchCertificate]],
+        bounds: BlockBounds,
+        work: Callable[[], Iterable[Digest]] | None = None,
+    ) -> None:
         self._duties = duties
         self._bounds = bounds
+        self._work = work or (lambda: (each.header.digest() for each in duties()))
 
     def waits(self, branch: Branch, batches: bool) -> bool:
-        return batches and any(each.header.digest() not in branch for each in self._duties())
+        return batches and any(digest not in branch for digest in self._work())
 
     def pick(self, branch: Branch, batches: bool) -> Content:
         if not batches:

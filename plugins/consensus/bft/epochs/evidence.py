@@ -5,19 +5,20 @@ from collections.abc import Callable, Collection
 import attrs
 
 from supervm.plugins.consensus.bft.effects_messages import Effects
-from supervm.plugins.consensus.bft.events import ALL, Offended, Received, Send, Stream
+from supervm.plugins.consensus.bft.events import ALL, Send, Stream
 from supervm.plugins.consensus.bft.messages import Evidence, Offence
 from supervm.plugins.consensus.bft.offences import AcceptedTransaction, Statement
 from supervm.plugins.consensus.bft.votes import Accept, ViewVote
 from supervm.types import merkle
+from supervm.types.digests import Digest
 from supervm.types.errors import ProofInvalid
 from supervm.types.validators import ValidatorSet
 
 Claim = tuple[bytes, bytes, bytes]
 """(public key, signed bytes, signature)"""
 
-SlotsOf = Callable[[bytes], Collection[bytes]]
-"""What a transaction locks, by its bytes; empty where they are none."""
+LocksOf = Callable[[bytes], tuple[Digest, Collection[bytes]] | None]
+"""A transaction's digest, and what it locks as far as its bytes tell; None for bytes that are none."""
 
 
 @attrs.frozen
@@ -30,11 +31,11 @@ class Proven:
 
 
 def check_evidence(
-    evidence: Evidence, chain_id: bytes, epoch: int, validators: ValidatorSet, slots_of: SlotsOf
+    evidence: Evidence, chain_id: bytes, epoch: int, validators: ValidatorSet, locks_of: LocksOf
 ) -> Proven:
     """What evidence proves of a validator of this epoch's set. Raises `ProofInvalid`: it proves nothing."""
     claims = claims_of_evidence(evidence, chain_id, epoch, validators)
-    _check_conflict(evidence, slots_of)
+    _check_conflict(evidence, locks_of)
     return Proven(validator_of(evidence), evidence.offence, claims)
 
 
@@ -60,7 +61,12 @@ def validator_of(evidence: Evidence) -> int:
     return _vote_of(evidence.first).validator
 
 
-def _check_conflict(evidence: Evidence, slots_of: SlotsOf) -> None:
+def epoch_of_evidence(evidence: Evidence) -> int:
+    """The epoch of the first statement."""
+    return _vote_of(evidence.first).epoch
+
+
+def _check_conflict(evidence: Evidence, locks_of: LocksOf) -> None:
     first, second = evidence.first, evidence.second
     match first, second:
         case ViewVote(), ViewVote():
@@ -78,12 +84,20 @@ def _check_conflict(evidence: Evidence, slots_of: SlotsOf) -> None:
                 merkle.verify(
                     each.header.transactions_root, each.transaction, each.index, each.header.count, each.path
                 )
-            shared = set(slots_of(first.transaction)).intersection(slots_of(second.transaction))
-            conflicts = first.transaction != second.transaction and bool(shared)
+            conflicts = _contend(locks_of(first.transaction), locks_of(second.transaction))
         case _:
             conflicts = False
     if not conflicts:
         raise ProofInvalid("ProofInvalid", "statements that don't contradict each other", evidence.offence)
+
+
+def _contend(
+    first: tuple[Digest, Collection[bytes]] | None, second: tuple[Digest, Collection[bytes]] | None
+) -> bool:
+    """Whether two transactions hold one lock. Signed again, one is the same transaction (EXEC-6)."""
+    if first is None or second is None or first[0] == second[0]:
+        return False
+    return not frozenset(first[1]).isdisjoint(second[1])
 
 
 def _vote_of(statement: Statement) -> Accept | ViewVote | Effects:
@@ -100,11 +114,12 @@ class EvidenceBook:
         self._validators = validators
         self.known: dict[tuple[int, Offence], Evidence] = {}
 
-    def step(self, event: Offended | Received) -> list[Send]:
+    def knows(self, evidence: Evidence) -> bool:
+        """Whether this offence of this validator is proven already."""
+        return (validator_of(evidence), evidence.offence) in self.known
+
+    def take(self, evidence: Evidence) -> list[Send]:
         """New evidence goes to all, once; its place in a block is the leaders' (`SystemOperations`)."""
-        evidence = event.evidence if isinstance(event, Offended) else event.message
-        if not isinstance(evidence, Evidence):
-            return []
         key = (validator_of(evidence), evidence.offence)
         if key in self.known or key[0] >= len(self._validators.members):
             return []

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 from supervm.plugins.consensus.bft import messages
 from supervm.plugins.consensus.bft.branches import Branch
-from supervm.plugins.consensus.bft.epochs.evidence import SlotsOf, check_evidence, validator_of
+from supervm.plugins.consensus.bft.epochs.evidence import LocksOf, check_evidence, validator_of
 from supervm.plugins.consensus.bft.leading import Content, Pool
 from supervm.plugins.consensus.bft.messages import EndEpoch, EpochDone, Equivocation, Evidence, Message
 from supervm.types.block import SYSTEM_OPERATIONS_BYTES_MAX, Block
@@ -15,6 +15,12 @@ from supervm.types.validators import ValidatorSet
 WAITING_BYTES_MAX = 8 * 2**20
 """Of evidence and proofs that wait (chosen); beyond it new ones are dropped."""
 
+PROOFS_MAX = 64
+"""Proofs of equivocation in a block (chosen): each asks voters for two signatures of clients."""
+
+PLACED_MAX = 65_536
+"""Operations in final blocks that are remembered, so that none like them is placed again."""
+
 DONE, END, EVIDENCE, EQUIVOCATION = range(4)
 
 CheckEquivocation = Callable[[Equivocation], str]
@@ -24,7 +30,8 @@ CheckEquivocation = Callable[[Equivocation], str]
 class SystemOperations:
     """What waits to be placed, verified before it is added. A `leading.Pool` of operations alone.
 
-    One epoch-done a validator, one end-epoch, one evidence a validator and offence, one proof a lock.
+    One epoch-done a validator, one end-epoch, one evidence a validator and offence, one proof a lock: what a
+    final block holds is remembered, as far as `PLACED_MAX`.
     """
 
     def __init__(self, epoch: int, validators: ValidatorSet) -> None:
@@ -32,7 +39,18 @@ class SystemOperations:
         self._validators = validators
         self._waiting: dict[tuple[int, bytes], bytes] = {}
         self._bytes = 0
+        self._placed: dict[tuple[int, bytes], None] = {}
         self.closing = False
+
+    @property
+    def ends(self) -> bool:
+        """Whether a final block holds an end-epoch."""
+        return (END, b"") in self._placed
+
+    @property
+    def accusing(self) -> int:
+        """How much of it is evidence."""
+        return sum(rank == EVIDENCE for rank, _ in self._waiting)
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -40,7 +58,7 @@ class SystemOperations:
     def add(self, message: Message) -> bool:
         """Keep what isn't here yet; whether it was new."""
         key = self._key(message)
-        if key is None or key in self._waiting:
+        if key is None or key in self._waiting or key in self._placed:
             return False
         encoded = messages.encode(message)
         if not isinstance(message, EpochDone | EndEpoch) and self._bytes + len(encoded) > WAITING_BYTES_MAX:
@@ -74,22 +92,35 @@ class SystemOperations:
     def _next(self, branch: Branch) -> list[bytes]:
         done = branch.done()
         chosen: list[bytes] = []
-        left = SYSTEM_OPERATIONS_BYTES_MAX
+        left, proofs = SYSTEM_OPERATIONS_BYTES_MAX, PROOFS_MAX
         for rank, which in sorted(self._waiting):
             operation = self._waiting[rank, which]
             is_done = rank == DONE and int.from_bytes(which, "big") in done
             if is_done or branch.holds_operation(operation):
                 continue
+            if rank == EQUIVOCATION:
+                if not proofs:
+                    continue
+                proofs -= 1
             if len(operation) <= left:
                 chosen.append(operation)
                 left -= len(operation)
         return chosen
 
+    def holds(self, message: Message) -> bool:
+        """Whether one like it waits or was placed, or it is no operation of this epoch."""
+        key = self._key(message)
+        return key is None or key in self._waiting or key in self._placed
+
     def placed(self, block: Block) -> None:
-        """A final block holds its operations."""
-        held = frozenset(block.body.system_operations)
-        for key in [key for key, operation in self._waiting.items() if operation in held]:
-            self._bytes -= len(self._waiting.pop(key))
+        """A final block holds its operations: whatever says the same has no second effect."""
+        for operation in block.body.system_operations:
+            key = self._key(messages.decode(operation))
+            if key is not None:
+                self._bytes -= len(self._waiting.pop(key, b""))
+                self._placed[key] = None
+                if len(self._placed) > PLACED_MAX:
+                    del self._placed[next(iter(self._placed))]
 
 
 class Both:
@@ -112,7 +143,7 @@ def judge_operations(
     chain_id: bytes,
     epoch: int,
     validators: ValidatorSet,
-    slots_of: SlotsOf,
+    locks_of: LocksOf,
     check_equivocation: CheckEquivocation,
 ) -> str:
     """Why a block's operations aren't valid by their own bytes and the epoch's set; empty if they are.
@@ -120,6 +151,8 @@ def judge_operations(
     Signatures of validators are verified with the proposal (`verifying.claims_of`), those of clients by
     `check_equivocation`.
     """
+    if sum(operation[0] == Equivocation.KIND for operation in operations if operation) > PROOFS_MAX:
+        return f"more than {PROOFS_MAX} proofs of equivocation"
     for operation in operations:
         try:
             message = messages.decode(operation)
@@ -132,7 +165,7 @@ def judge_operations(
                     _check_epoch(message.epoch, epoch)
                     signed_by_quorum(message.bitmap, message.signatures, validators)
                 case Evidence():
-                    check_evidence(message, chain_id, epoch, validators, slots_of)
+                    check_evidence(message, chain_id, epoch, validators, locks_of)
                 case Equivocation():
                     problem = check_equivocation(message)
                     if problem:

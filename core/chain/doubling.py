@@ -1,0 +1,59 @@
+"""What two signed transactions prove of who signed them, by their bytes alone (CONS-17, CONS-70)."""
+
+from supervm.chain.examine import ChainRules, Examined, examine
+from supervm.crypto.remembered import RememberedSignatures
+from supervm.execution.footprint import nonce_lock, object_lock, sponsor_nonce_lock
+from supervm.types.claims import chain_of
+from supervm.types.errors import InvalidInput
+from supervm.types.limits import Limits
+from supervm.types.transaction import Access, Body, Lane, Transaction
+
+_OWNED_ALONE = frozenset({Access.TRANSFER, Access.SHARE, Access.FREEZE, Access.DELETE})
+
+
+def locks_of_body(body: Body) -> frozenset[bytes]:
+    """What a transaction locks for certain, whoever owns its inputs.
+
+    An input is locked only where it is Owned, which the bytes don't say. They do where the access is one that
+    is refused for any other, or where it is written in the lane FAST, which takes no Shared one. So nobody is
+    accused for two transactions that write one Shared object.
+    """
+    locks = {nonce_lock(body.sender, body.nonce)} if any(body.sender) else set()
+    if body.is_sponsored:
+        locks.add(sponsor_nonce_lock(body.fee_payer, body.sponsor_nonce))
+    for declared in body.inputs:
+        writes_owned = body.lane is Lane.FAST and declared.access is Access.WRITE
+        if declared.access in _OWNED_ALONE or writes_owned:
+            locks.add(object_lock(declared.id, declared.version))
+    return frozenset(locks)
+
+
+def locks_named(data: bytes, chain_id: bytes, limits: Limits) -> tuple[bytes, frozenset[bytes]] | None:
+    """A transaction's digest and its certain locks; None for bytes that are none of this chain."""
+    try:
+        transaction = Transaction.decode(data, limits)
+    except InvalidInput:
+        return None
+    if transaction.body.chain_id != chain_id:
+        return None
+    return transaction.digest, locks_of_body(transaction.body)
+
+
+def doubts(first: bytes, second: bytes, lock: bytes, rules: ChainRules, checked: RememberedSignatures) -> str:
+    """Why two transactions don't prove that somebody signed both for one lock; empty if they do.
+
+    `rules` name the epoch in which neither may have expired. A lock of an object counts against its owner,
+    who must be the sender of both.
+    """
+    found = examine([first, second], rules, checked)
+    wrong = [each for each in found if not isinstance(each, Examined)]
+    if wrong:
+        return f"a transaction in a proof isn't in order: {wrong[0]}"
+    one, other = (each.transaction for each in found if isinstance(each, Examined))
+    if one.digest == other.digest:
+        return "one transaction, signed again"
+    if not all(lock in locks_of_body(each.body) for each in (one, other)):
+        return "transactions that don't both hold the lock"
+    if chain_of(lock) is None and one.body.sender != other.body.sender:
+        return "transactions of two senders on one object"
+    return ""
