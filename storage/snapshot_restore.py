@@ -96,6 +96,7 @@ from supervm.types.receipt import Receipt
 
 BATCH_ROWS = 5_000
 READ_AHEAD = 256
+
 _PROGRESS = struct.Struct("<B32sQ")
 _ORIGIN = struct.Struct("<BQ32s")
 

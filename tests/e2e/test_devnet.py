@@ -234,7 +234,8 @@ def test_a_late_node_whose_peer_has_pruned_begins_again_with_a_snapshot_of_it(tm
     folder = tmp_path / "net"
     taken = folder / "node-0" / "snapshots"
     snapshots = "application.ledger.snapshot_blocks=280"
-    settings = ("--set", "storage.use=sqlite", "--set", INTERVAL, "--set", snapshots)
+    quick = "consensus.bft.block_interval_min_ms=1"
+    settings = ("--set", "storage.use=sqlite", "--set", INTERVAL, "--set", quick, "--set", snapshots)
     with devnet(folder, "--validators", "1", *settings) as net:
         until(lambda: list(taken.glob("*.manifest")), "it takes a snapshot", LIMIT_S)
         api = net.nodes[0]["api"]
