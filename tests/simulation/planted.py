@@ -339,7 +339,8 @@ BUGS = {
     "accept without predecessors": Planted(
         plant=accept_without_predecessors,
         changes={"attacks": ((1, Attack.STUFF),), "requests": _many(Ask.TRANSFER)},
-        oracles=frozenset({"outcome"}),
+        seed=20,
+        oracles=frozenset({"outcome", "failed"}),
     ),
     "predecessor locked but not certified": Planted(
         plant=predecessor_locked_but_not_certified,
@@ -407,6 +408,7 @@ BUGS = {
         plant=last_block_extended,
         profile="storm",
         changes=_CLOSING | {"attacks": (), "loss": 0.2},
+        seed=32,
         oracles=frozenset({"agreement", "epoch", "failed", "stalled"}),
     ),
     "votes at once after a lost disk": Planted(

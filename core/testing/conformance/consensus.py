@@ -336,12 +336,6 @@ class RecordingApplication:
     def epochs_ended_by(self, ender: EpochEnder) -> AbstractContextManager[None]:
         return nullcontext()
 
-    def locks_named(self, transaction: bytes) -> tuple[bytes, frozenset[bytes]] | None:
-        return blake3(transaction).digest(), frozenset()
-
-    def doubts(self, first: bytes, second: bytes, lock: bytes, epoch: int) -> str:
-        return "nobody signs twice here"
-
     def contested(self, transaction: bytes, other: bytes) -> None:
         self.violations.append("contested: nobody signs twice here")
 
