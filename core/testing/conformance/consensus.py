@@ -344,6 +344,13 @@ class RecordingApplication:
         names = tuple(blake3(data).digest() for data in transactions)
         return tuple(OBJECT_LOCK + name + bytes(8) for name in names), names
 
+    def locks_named(self, transaction: bytes) -> tuple[bytes, frozenset[bytes]] | None:
+        name = blake3(transaction).digest()
+        return name, frozenset({OBJECT_LOCK + name + bytes(8)})
+
+    def doubts(self, first: bytes, second: bytes, lock: bytes, epoch: int) -> str:
+        return "nobody signs here"
+
     @property
     def oldest_block(self) -> int:
         return 0
