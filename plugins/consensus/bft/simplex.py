@@ -167,16 +167,17 @@ class Ordering:
             return []
         for record in records:
             self._replay(record)
-        for view in self._views.values():
-            if view.number > self.final_view:
-                self._repeat(view)
         for certificate in self._views.certificates():
             self._moves_on(certificate)
             if certificate.kind == VoteKind.FINALIZE and certificate.view > self.final_view:
                 self._finality.wait(certificate)
-        self._begin_view()
         if self._entry is not None:
+            # First: what is said of a view comes after how the one before it ended.
             self._send(ALL, self._entry)
+        for view in self._views.values():
+            if view.number > self.final_view:
+                self._repeat(view)
+        self._begin_view()
         self._complete_own()
         self._settle()
         out, self._out = self._out, []
