@@ -5,14 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import trio
-import trio.testing
 
 from supervm.bench.net_4 import NetPlan, run_net
 from supervm.bench.net_checks import check_balances, check_objects, check_once, check_seen
 from supervm.bench.net_objects import expected_owners, mutations_due
 from supervm.bench.net_work import FUNDS, Payment, expected, keys_of, payments_of
-from supervm.bench.relay import carry
 from supervm.bench.sender import Progress
 from supervm.cli.main import main
 from supervm.client.http import NodeClient
@@ -113,25 +110,6 @@ def test_one_seed_is_the_same_payments_and_each_account_counts_its_own() -> None
 def test_more_clients_than_accounts_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "net-4", "--clients", "5", "--accounts", "4"]) == 2
     assert "--clients" in capsys.readouterr().err
-
-
-async def test_bytes_come_through_a_link_in_order_and_later_by_its_delay(autojump_clock: object) -> None:
-    source, far = trio.testing.memory_stream_one_way_pair()
-    near, target = trio.testing.memory_stream_pair()
-    arrived: list[tuple[float, bytes]] = []
-    began = trio.current_time()
-
-    async def read() -> None:
-        arrived.extend([(round(trio.current_time() - began, 3), bytes(piece)) async for piece in target])
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(carry, far, near, 0.02)
-        nursery.start_soon(read)
-        await source.send_all(b"one")
-        await trio.sleep(0.005)
-        await source.send_all(b"two")
-        await source.aclose()
-    assert arrived == [(0.02, b"one"), (0.025, b"two")]
 
 
 def test_a_certificate_makes_final_and_gives_room_and_a_block_must_hold_it_all_the_same() -> None:
