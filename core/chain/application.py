@@ -7,6 +7,7 @@ metrics and observers follow the tip and never run ahead of it.
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import partial
 from typing import TypeVar
 
 import attrs
@@ -415,19 +416,20 @@ class Chain:
             if self.ledger.tip.height == height:
                 break
         state = self.fast.overlay.view_of(entries, before)
-        return await trio.to_thread.run_sync(
-            lambda: examine_transactions(
-                decoded,
-                state,
-                height,
-                self.gas,
-                gas_state,
-                wrong=wrong,
-                gas_sum=gas_sum,
-                private_kinds=self._private_kinds,
-            ),
-            limiter=self._examining,
+        judge = partial(
+            examine_transactions,
+            decoded,
+            state,
+            height,
+            self.gas,
+            gas_state,
+            wrong=wrong,
+            gas_sum=gas_sum,
+            private_kinds=self._private_kinds,
         )
+        if len(decoded) <= SMALL_TRANSACTIONS:
+            return judge()
+        return await trio.to_thread.run_sync(judge, limiter=self._examining)
 
     async def apply_fast(self, batch: Batch) -> Sequence[FastApplied]:
         transactions = [self.decode(data) for data in batch.transactions]

@@ -1,8 +1,9 @@
 """What can be said of a transaction's bytes without any state: decode, chain, expiry, lane, signatures.
 
 The first part of admission (EXEC-8), pure and CPU-bound, so it runs in worker threads, many transactions
-at a time. A signature that was checked is remembered under blake3 of *all* the transaction's bytes: under
-the body's digest alone, a forged signature could ride on a checked one (EXEC-6).
+at a time, but for a few that are done sooner. A signature that was checked is remembered under blake3 of
+*all* the transaction's bytes: under the body's digest alone, a forged signature could ride on a checked one
+(EXEC-6).
 
 Plain transfers, which most are, go through C as they came, all at once, and no parts are made of one that is
 in order. Whatever C or `read_plain` has anything against is judged like all others, which says what is wrong.
@@ -21,11 +22,16 @@ from supervm.crypto.remembered import RememberedSignatures
 from supervm.crypto.transactions import verify_transactions
 from supervm.execution.errors import AcceptRefused, ExecutionError
 from supervm.execution.lanes import check_kind
+from supervm.types.address import Suite
 from supervm.types.digests import DIGEST_BYTES, plain_digest
 from supervm.types.errors import DecodeError, InvalidInput
 from supervm.types.limits import Limits
 from supervm.types.plain import PLAIN_BYTES, Plain, PlainTransaction, read_plain
 from supervm.types.transaction import Transaction
+
+FEW_MAX = 4
+"""Transactions and Ed25519 signatures that take less time than a thread takes to begin with them."""
+FEW_BYTES_MAX = 4_096
 
 
 @attrs.frozen(kw_only=True)
@@ -61,31 +67,58 @@ def refused(error: InvalidInput, digest: bytes | None = None, field: str = "tran
     )
 
 
+@attrs.frozen
+class _Read:
+    """Decoded transactions: the answers so far, and those whose signatures aren't known, by index."""
+
+    judged: list[Examined | Refused]
+    unsigned: list[tuple[int, bytes, Transaction]]
+
+    def verify(self, checked: RememberedSignatures) -> list[Examined | Refused]:
+        """The answers, when every signature is verified."""
+        verdicts = verify_transactions([transaction for _, _, transaction in self.unsigned])
+        good: list[bytes] = []
+        for (index, fingerprint, transaction), wrong in zip(self.unsigned, verdicts, strict=True):
+            if wrong is None:
+                good.append(fingerprint)
+            else:
+                self.judged[index] = refused(wrong, transaction.digest, "authorizations")
+        checked.update(good)
+        return self.judged
+
+
 def examine(
     items: Sequence[bytes], rules: ChainRules, checked: RememberedSignatures
 ) -> list[Examined | Refused]:
     """Judge each item in order; never raises for what is in it. What is found signed goes into `checked`."""
+    return _read(items, rules, checked).verify(checked)
+
+
+def examine_few(
+    items: Sequence[bytes], rules: ChainRules, checked: RememberedSignatures
+) -> list[Examined | Refused] | None:
+    """The same where it takes no longer than asking a thread; None where it would, and nothing is judged."""
+    if len(items) > FEW_MAX or sum(map(len, items)) > FEW_BYTES_MAX:
+        return None
+    read = _read(items, rules, checked)
+    suites = [each.suite for _, _, one in read.unsigned for each in one.authorizations]
+    if len(suites) > FEW_MAX or any(suite != Suite.ED25519 for suite in suites):
+        return None
+    return read.verify(checked)
+
+
+def _read(items: Sequence[bytes], rules: ChainRules, checked: RememberedSignatures) -> _Read:
     plain = _plain(items, rules, checked)
-    judged: list[Examined | Refused] = []
-    unsigned: list[int] = []
-    waiting: list[Transaction] = []
-    fingerprints: list[bytes] = []
+    read = _Read([], [])
     for index, data in enumerate(items):
         if (known := plain.get(index)) is not None:
-            judged.append(Examined(known))
+            read.judged.append(Examined(known))
             continue
         one = _decode(data, rules)
         if isinstance(one, Examined) and (fingerprint := plain_digest(data)) not in checked:
-            unsigned.append(index)
-            waiting.append(one.transaction)
-            fingerprints.append(fingerprint)
-        judged.append(one)
-    verdicts = verify_transactions(waiting)
-    for index, transaction, wrong in zip(unsigned, waiting, verdicts, strict=True):
-        if wrong is not None:
-            judged[index] = refused(wrong, transaction.digest, "authorizations")
-    checked.update([each for each, wrong in zip(fingerprints, verdicts, strict=True) if wrong is None])
-    return judged
+            read.unsigned.append((index, fingerprint, one.transaction))
+        read.judged.append(one)
+    return read
 
 
 def _plain(

@@ -190,3 +190,32 @@ def test_what_is_against_a_plain_transfer_is_said_as_of_any_other(path: str) -> 
         assert one.transaction.digest == plain.digest and one.transaction.body == plain.body
     assert isinstance(found[2], Refused) and found[2].digest == plain.digest
     assert (path == "packed") == isinstance(found[0].transaction, PlainTransaction)
+
+
+def test_a_few_are_judged_as_they_would_be_with_others() -> None:
+    items = [TRANSFERS[0], forged(TRANSFERS[1]), TRANSFERS[2][:-1], TRANSFERS[3]]
+    few = examine_module.examine_few(items, RULES, RememberedSignatures(100))
+    assert few is not None
+    assert few == examine_module.examine(items, RULES, RememberedSignatures(100))
+
+
+def test_what_takes_long_is_left_to_a_thread() -> None:
+    """Many, large ones, many signatures, and those of suites that take milliseconds."""
+    slow = keys.generate("sm2", random.Random(6).randbytes)
+    body = Transaction.decode(TRANSFERS[0]).body
+    by_slow = build(attrs.evolve(body, sender=slow.address, fee_payer=slow.address), [slow]).data
+    sponsor = keys.generate("ed25519", random.Random(7).randbytes)
+    sponsored = attrs.evolve(body, fee_payer=sponsor.address)
+    by_two = [build(attrs.evolve(sponsored, nonce=nonce), [KEY, sponsor]).data for nonce in range(3)]
+    for items in (TRANSFERS[:5], [by_slow], [bytes(5_000)], by_two):
+        remembered = RememberedSignatures(100)
+        assert examine_module.examine_few(items, RULES, remembered) is None
+        assert len(remembered) == 0
+    assert examine_module.examine_few(by_two[:2], RULES, remembered) is not None
+
+
+async def test_a_few_are_judged_by_no_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with examining() as examiner:
+        monkeypatch.setattr(verifying, "examine", None)
+        judged = await examiner.examine(TRANSFERS[:4])
+        assert [isinstance(one, Examined) for one in judged] == [True] * 4
