@@ -188,7 +188,9 @@ class Overlay:
                 if left:
                     self._amounts[account] = left
             for key in effect.entries:
-                if self._entries[key][0] == name:
+                # One that set it later may have gone before this one: they come in no order.
+                found = self._entries.get(key)
+                if found is not None and found[0] == name:
                     del self._entries[key]
         self.waiting = [each for each in self.waiting if each.transaction.digest not in gone]
 

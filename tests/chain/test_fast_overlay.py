@@ -102,6 +102,23 @@ async def test_what_misses_a_nonce_a_version_or_cover_waits_and_holds_up_nobody(
     assert tip.fast.overlay.waiting == []
 
 
+async def test_a_block_folds_all_that_one_object_went_through_in_it() -> None:
+    things = [bytes((at,)) * 32 for at in range(1, 13)]
+    tip = Tip(state_of(objects={each: owned(ALICE) for each in things}))
+    sent = [
+        transaction(
+            ObjectMutate(each, b"%d" % version),
+            nonce=2 * at + version - 1,
+            inputs=(Input(each, version, Access.WRITE),),
+        )
+        for at, each in enumerate(things)
+        for version in (1, 2)
+    ]
+    assert len(await tip.certified(1, *sent)) == len(sent)
+    await tip.block(*sent)
+    assert (len(tip.fast.overlay), tip.view()) == (0, tip.state)
+
+
 async def test_an_ordered_predecessor_is_waited_for_until_its_block() -> None:
     tip = Tip(state_of())
     ordered, fast = pay(CAROL, 1, nonce=0, lane=Lane.ORDERED), pay(CAROL, 2, nonce=1)
