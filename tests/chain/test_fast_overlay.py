@@ -8,10 +8,13 @@ import pytest
 from supervm.chain.fast import FastLane, Now
 from supervm.chain.overlay import keys_of
 from supervm.execution import GAS_STATE_KEY
+from supervm.execution.ahead import choose_ahead
+from supervm.execution.engine import choose_engine
 from supervm.types.operations import ObjectMutate
 from supervm.types.receipt import Receipt
 from supervm.types.state import NATIVE_TOKEN, account_key
 from supervm.types.transaction import Access, Input, Lane, Transaction
+from tests import needs
 from tests.execution.builders import (
     ALICE,
     BOB,
@@ -36,10 +39,14 @@ TOKEN = b"\x0c" * 32
 class Tip:
     """A chain as far as the FAST lane sees it: the state at the tip, and its height."""
 
+    in_c = False
+
     def __init__(self, state: State) -> None:
         self.state = state
         self.height = 0
-        self.fast = FastLane(FLAT, self.get_state, self.now)
+        ahead = choose_ahead(choose_engine(native=self.in_c, threads=1, bytes_max=0, seed=bytes(32)), FLAT)
+        assert (ahead is not None) == self.in_c
+        self.fast = FastLane(FLAT, self.get_state, self.now, ahead)
 
     async def get_state(self, keys: Collection[bytes]) -> Mapping[bytes, bytes | None]:
         return {key: self.state.get(key) for key in keys}
@@ -71,6 +78,12 @@ class Tip:
         """All entries with the effects on top."""
         above = self.fast.overlay.view({**self.state, account_key(CAROL): self.state.get(account_key(CAROL))})
         return {key: data for key, data in above.items() if data is not None}
+
+
+@pytest.fixture(autouse=True, params=["specification", pytest.param("C", marks=needs.c_engine)])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each test runs in both ways."""
+    monkeypatch.setattr(Tip, "in_c", request.param == "C")
 
 
 async def test_what_a_certificate_brings_is_seen_at_once_and_stays_when_its_block_folds_it() -> None:
