@@ -278,7 +278,7 @@ static uint32_t apply_all(applying *job) {
     }
     memset(block->outcomes, 0, (size_t)block->count * sizeof *block->outcomes);
     block->workers = calloc(1, sizeof *block->workers);
-    if (block->workers == NULL) {
+    if (block->workers == NULL || !make_room(job, 1)) {
         return SVM_ENGINE_NO_MEMORY;
     }
     block->workers_count = 1;
