@@ -67,6 +67,7 @@ from supervm.execution import (
     BlockInput,
     BlockResult,
 )
+from supervm.execution.ahead import choose_ahead
 from supervm.execution.engine import BlockEngine
 from supervm.execution.punishing import not_punished, owing_in
 from supervm.kernel.component import Context, Health, HealthState
@@ -179,7 +180,7 @@ class Chain:
         self._in_hand: dict[bytes, Entry] = {}
         self._decoded: Recent[bytes, Transaction] = Recent(DECODED_MAX)
         self._roots: Recent[int, Roots] = Recent(ROOTS_MAX)
-        self.fast = FastLane(gas, self._state, self._fast_now)
+        self.fast = FastLane(gas, self._state, self._fast_now, choose_ahead(block_engine, gas))
         self.contests = Contests()
         self._certified: Recent[bytes, None] = Recent(CERTIFIED_MAX)
         self._effects_source: EffectsSource | None = None

@@ -1,13 +1,14 @@
 """Applying certified batches ahead of their block (CONS-20..22): the overlay, driven by the application."""
 
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 
 import attrs
 import trio
 
-from supervm.chain.overlay import WAITING_MAX, Overlay, Turn, Waiting, keys_of
+from supervm.chain.overlay import WAITING_MAX, Overlay, Waiting, apply_in_c, keys_of
 from supervm.contracts.application import FastApplied
 from supervm.contracts.gas import GasPolicy
+from supervm.execution.ahead import NativeAhead, Outcome, Turn
 from supervm.execution.block import BlockInput
 from supervm.types.digests import Digest
 from supervm.types.plain import lane_asked
@@ -29,13 +30,21 @@ class Now:
 
 
 class FastLane:
-    """`get_state` reads the tip's state, `now` says of which height it would be."""
+    """`get_state` reads the tip's state, `now` says of which height it would be. `ahead`: C that applies what
+    it can as the specification does."""
 
-    def __init__(self, gas: GasPolicy, get_state: GetState, now: Callable[[], Now]) -> None:
+    def __init__(
+        self,
+        gas: GasPolicy,
+        get_state: GetState,
+        now: Callable[[], Now],
+        ahead: NativeAhead | None = None,
+    ) -> None:
         self.overlay = Overlay()
         self._gas = gas
         self._get_state = get_state
         self._now = now
+        self._ahead = ahead
 
     def forget(self) -> None:
         """An epoch ended: nothing that no block of it holds has happened, nor will it."""
@@ -74,8 +83,8 @@ class FastLane:
         effects: dict[Digest, list[tuple[int, Digest, Digest]]] = {each.batch: [] for each in asked}
         later: dict[Digest, int] = {}
         overlay = self.overlay
-        for first in range(0, len(asked), CHUNK):
-            for each, effect in await self._try_some(overlay, asked[first : first + CHUNK]):
+        for some in _chunks(asked):
+            for each, effect in await self._try_some(overlay, some):
                 if effect is not None:
                     effects[each.batch].append((each.index, each.transaction.digest, effect))
                 elif len(overlay.waiting) < WAITING_MAX:
@@ -90,25 +99,66 @@ class FastLane:
         self, overlay: Overlay, asked: Sequence[Waiting]
     ) -> list[tuple[Waiting, Digest | None]]:
         """Those that were applied, with their effects digest, and those that wait."""
+        asked = [each for each in asked if overlay.get(each.transaction.digest) is None]
+        transactions = [each.transaction for each in asked]
+        found = await self._by_c(overlay, transactions)
+        if found is None:
+            found = await self._by_specification(overlay, transactions)
+        return [
+            (each, None if effect is None else effect.digest)
+            for each, (turn, effect) in zip(asked, found, strict=True)
+            if turn is not Turn.BY_BLOCK
+        ]
+
+    async def _by_c(self, overlay: Overlay, transactions: Sequence[Transaction]) -> Sequence[Outcome] | None:
+        """What came of them, all at once in C; None where the specification must say."""
+        while self._ahead is not None:
+            now = self._now()
+            with self._ahead.open(transactions, now.block, now.gas_state) as run:
+                if run is None:
+                    break
+                state = await self._get_state(run.keys)
+                if self.overlay is not overlay:
+                    return _nothing(transactions)
+                # What was read is of one block, and from here on there is no checkpoint.
+                if self._now().height == now.height:
+                    return apply_in_c(overlay, run, state)
+        return None
+
+    async def _by_specification(
+        self, overlay: Overlay, transactions: Sequence[Transaction]
+    ) -> Sequence[Outcome]:
         while True:
             now = self._now()
-            keys = keys_of([each.transaction for each in asked], self._gas, now.gas_state)
-            state = await self._get_state(keys)
+            state = await self._get_state(keys_of(transactions, self._gas, now.gas_state))
             if self.overlay is not overlay:
-                # Their epoch ended meanwhile.
-                return []
-            # What was read is of one block, and from here on there is no checkpoint.
+                return _nothing(transactions)
             if self._now().height == now.height:
-                break
-        found: list[tuple[Waiting, Digest | None]] = []
-        for each in asked:
-            view = overlay.view(
-                {key: state[key] for key in keys_of([each.transaction], self._gas, now.gas_state)}
-            )
-            match overlay.turn(each.transaction, view):
-                case Turn.NOW:
-                    effect = overlay.apply(each.transaction, view, now.block, self._gas, now.gas_state)
-                    found.append((each, effect.digest))
-                case Turn.LATER:
-                    found.append((each, None))
-        return found
+                return [self._apply_one(overlay, each, state, now) for each in transactions]
+
+    def _apply_one(
+        self, overlay: Overlay, transaction: Transaction, state: Mapping[bytes, bytes | None], now: Now
+    ) -> Outcome:
+        keys = keys_of([transaction], self._gas, now.gas_state)
+        view = overlay.view({key: state[key] for key in keys})
+        turn = overlay.turn(transaction, view)
+        if turn is not Turn.NOW:
+            return turn, None
+        return turn, overlay.apply(transaction, view, now.block, self._gas, now.gas_state)
+
+
+def _chunks(asked: Sequence[Waiting]) -> Iterator[list[Waiting]]:
+    """These in order, `CHUNK` at once and none twice in a chunk, which C doesn't take."""
+    some: dict[Digest, Waiting] = {}
+    for each in asked:
+        if len(some) == CHUNK or each.transaction.digest in some:
+            yield list(some.values())
+            some = {}
+        some[each.transaction.digest] = each
+    if some:
+        yield list(some.values())
+
+
+def _nothing(transactions: Sequence[Transaction]) -> list[Outcome]:
+    """Their epoch ended meanwhile."""
+    return [(Turn.BY_BLOCK, None)] * len(transactions)

@@ -10,19 +10,18 @@ transaction's effects are a function of its bytes and inputs, so made again they
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from enum import Enum
 
 import attrs
 
 from supervm.contracts.gas import GasPolicy
+from supervm.execution.ahead import Effect, NativeAheadRun, Outcome, Turn, credits_of
 from supervm.execution.block import BlockInput, BlockRun, execute_transaction
 from supervm.execution.errors import ExecutionError
 from supervm.execution.footprint import block_keys, entry_key, max_spend
 from supervm.execution.lanes import classify
 from supervm.execution.working import Fetched, WorkingState, encode_value
 from supervm.types.digests import Digest
-from supervm.types.operations import Transfer
-from supervm.types.receipt import Receipt, Status
+from supervm.types.receipt import Receipt
 from supervm.types.state import (
     ACCOUNT,
     BALANCE,
@@ -43,33 +42,12 @@ State = Mapping[bytes, bytes | None]
 
 
 @attrs.frozen
-class Effect:
-    """What one transaction did. `credits`: what its transfers gave, by (address, token)."""
-
-    transaction: Digest
-    digest: Digest
-    nonces: Mapping[bytes, int]
-    sponsor_nonces: Mapping[bytes, int]
-    amounts: Mapping[tuple[bytes, bytes], int]
-    entries: Mapping[bytes, bytes | None]
-    credits: tuple[tuple[tuple[bytes, bytes], int], ...]
-
-
-@attrs.frozen
 class Waiting:
     """A FAST transaction of a certified batch whose inputs aren't all here yet."""
 
     batch: Digest
     index: int
     transaction: Transaction
-
-
-class Turn(Enum):
-    """Whether a transaction can be applied now, later, or only by its block."""
-
-    NOW = "now"
-    LATER = "later"
-    BY_BLOCK = "by block"
 
 
 class Overlay:
@@ -92,6 +70,22 @@ class Overlay:
     def view(self, state: State) -> dict[bytes, bytes | None]:
         """Entries with all effects on top."""
         return {key: self._entry(key, data) for key, data in state.items()}
+
+    def is_short(self, state: State, view: State) -> bool:
+        """Whether effects take more than an entry of `state` has. Its `view` shows nothing there then, which
+        is no sum that goes on from one transaction to the next."""
+        for key, above in view.items():
+            space = key[:1]
+            if space == ACCOUNT:
+                address, token = key[1:], NATIVE_TOKEN
+            elif space == BALANCE:
+                address, token = key[1:33], key[33:]
+            else:
+                continue
+            amount = self._amounts.get((address, token), 0)
+            if amount < 0 and _balance_in(key, above) == 0 and _balance_in(key, state[key]) + amount < 0:
+                return True
+        return False
 
     def view_of(self, state: State, transactions: Iterable[Digest]) -> dict[bytes, bytes | None]:
         """Entries as a voter counts them (CONS-13, CONS-14): objects after the effects of these transactions,
@@ -147,6 +141,11 @@ class Overlay:
         working = WorkingState(Fetched(view))
         receipt = execute_transaction(BlockRun(block, gas, gas_state, working), transaction, 0)
         effect = _effect_of(transaction, receipt, working)
+        self.keep(effect)
+        return effect
+
+    def keep(self, effect: Effect) -> None:
+        """Have an effect on top of the state, until it is folded."""
         self._effects[effect.transaction] = effect
         self._nonces.update(effect.nonces)
         self._sponsor_nonces.update(effect.sponsor_nonces)
@@ -154,7 +153,6 @@ class Overlay:
             self._amounts[account] = self._amounts.get(account, 0) + amount
         for key, data in effect.entries.items():
             self._entries[key] = (effect.transaction, data)
-        return effect
 
     def mismatch(self, digests: Sequence[Digest], effects_of: Callable[[int], Digest]) -> str:
         """How a block's receipts differ from what was applied; empty if they don't (CONS-41).
@@ -188,22 +186,29 @@ class Overlay:
                 if left:
                     self._amounts[account] = left
             for key in effect.entries:
-                if self._entries[key][0] == name:
+                # One that set it later may have gone before this one: they come in no order.
+                found = self._entries.get(key)
+                if found is not None and found[0] == name:
                     del self._entries[key]
         self.waiting = [each for each in self.waiting if each.transaction.digest not in gone]
 
     def _entry(self, key: bytes, data: bytes | None) -> bytes | None:
         space, rest = key[:1], key[1:]
         if space == ACCOUNT:
+            nonce, sponsor_nonce = self._nonces.get(rest, 0), self._sponsor_nonces.get(rest, 0)
+            amount = self._amounts.get((rest, NATIVE_TOKEN), 0)
+            if not (nonce or sponsor_nonce or amount):
+                return data
             account = Account() if data is None else Account.decode(data)
             above = Account(
-                max(account.nonce, self._nonces.get(rest, 0)),
-                max(account.sponsor_nonce, self._sponsor_nonces.get(rest, 0)),
-                max(0, account.balance + self._amounts.get((rest, NATIVE_TOKEN), 0)),
+                max(account.nonce, nonce),
+                max(account.sponsor_nonce, sponsor_nonce),
+                max(0, account.balance + amount),
             )
             return None if above.is_empty else above.encode()
         if space == BALANCE:
-            return _added(key, data, self._amounts.get((rest[:32], rest[32:]), 0))
+            amount = self._amounts.get((rest[:32], rest[32:]), 0)
+            return _added(key, data, amount) if amount else data
         found = self._entries.get(key)
         return data if found is None else found[1]
 
@@ -211,6 +216,19 @@ class Overlay:
 def keys_of(transactions: Iterable[Transaction], gas: GasPolicy, gas_state: bytes) -> frozenset[bytes]:
     """The state keys that applying these reads."""
     return block_keys(transactions, gas, gas_state)
+
+
+def apply_in_c(overlay: Overlay, run: NativeAheadRun, state: State) -> list[Outcome] | None:
+    """Apply what `run` has, in its order, and keep the effects: as `turn` and `apply` do one by one. None
+    where they must do it; then nothing happened. `state` has the keys of the run."""
+    view = overlay.view({key: state[key] for key in run.keys})
+    if overlay.is_short(state, view) or any(overlay.get(each.digest) for each in run.transactions):
+        return None
+    outcomes = run.apply([view[key] for key in run.keys])
+    for _, effect in outcomes or ():
+        if effect is not None:
+            overlay.keep(effect)
+    return outcomes
 
 
 def _effect_of(transaction: Transaction, receipt: Receipt, working: WorkingState) -> Effect:
@@ -231,12 +249,6 @@ def _effect_of(transaction: Transaction, receipt: Receipt, working: WorkingState
             amounts[key[1:33], key[33:]] = now - before
         else:
             entries[key] = encode_value(now)
-    credits = [
-        ((output.to, operation.token), output.amount)
-        for operation in transaction.operations
-        if isinstance(operation, Transfer) and receipt.status is Status.COMMITTED
-        for output in operation.outputs
-    ]
     return Effect(
         transaction.digest,
         receipt.effects_digest(),
@@ -244,7 +256,7 @@ def _effect_of(transaction: Transaction, receipt: Receipt, working: WorkingState
         sponsor_nonces,
         amounts,
         entries,
-        tuple(credits),
+        credits_of(transaction, receipt.status),
     )
 
 
@@ -264,7 +276,12 @@ def _account(view: State, address: bytes) -> Account:
 
 
 def _balance(view: State, address: bytes, token: bytes) -> int:
-    data = view[entry_key(address, token)]
+    key = entry_key(address, token)
+    return _balance_in(key, view[key])
+
+
+def _balance_in(key: bytes, data: bytes | None) -> int:
+    """The balance in the entry of an account, or of its balance of a token."""
     if data is None:
         return 0
-    return Account.decode(data).balance if token == NATIVE_TOKEN else decode_balance(data)
+    return Account.decode(data).balance if key[:1] == ACCOUNT else decode_balance(data)

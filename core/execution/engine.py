@@ -161,6 +161,7 @@ class NativeEngine:
     def __init__(self, *, threads: int, bytes_max: int, seed: bytes, mode: str = "auto") -> None:
         from supervm.hardware.fastpath import engine as native
 
+        self.seed = seed
         self.last: native.Stats | None = None
         self._mode = native.Mode[mode.upper()]
         self._inner = native.NativeEngine(native.Pool(threads), seed, bytes_max=bytes_max)

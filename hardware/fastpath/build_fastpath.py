@@ -12,7 +12,7 @@ from cffi import FFI
 
 FOLDER = "hardware/fastpath"
 NAMES = ("scan", "cpu", "pool", "verify", "blake3", "rows")
-ENGINE = ("decode", "state", "execute", "stm", "parallel", "receipt", "engine")
+ENGINE = ("decode", "state", "execute", "stm", "parallel", "receipt", "ahead", "engine")
 PARTS = ("changes", "load", "work", "build", "crown", "pages", "evict")  # of the state tree
 SOURCES = [f"{FOLDER}/svm_{name}.c" for name in NAMES + ENGINE]
 SOURCES += [f"{FOLDER}/svm_tree{part}.c" for part in ("", *(f"_{name}" for name in PARTS))]

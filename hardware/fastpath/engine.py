@@ -61,6 +61,10 @@ class BadEntry(EngineError):
         self.index = index
 
 
+class NotForC(EngineError):
+    """Among transactions to apply is one that only the specification can judge."""
+
+
 class InvariantBroken(EngineError):
     """Value was made or lost, or the state is damaged. The block must not be kept."""
 
@@ -137,6 +141,19 @@ class Detail:
     other: bytes
 
 
+@attrs.frozen
+class PackedFacts:
+    """Facts as C reads them, for who opens many blocks with the same."""
+
+    pointer: Any
+    granted: Any
+
+    @classmethod
+    def of(cls, facts: Facts) -> "PackedFacts":
+        granted = ffi.from_buffer(facts.granted)
+        return cls(_facts(facts, granted), granted)
+
+
 GAS_FIELDS = tuple(name for name, _ in ffi.typeof("svm_gas_schedule").fields)
 
 
@@ -186,7 +203,7 @@ class NativeEngine:
     @contextmanager
     def open_block(
         self,
-        facts: Facts,
+        facts: Facts | PackedFacts,
         data: bytes,
         offsets: "array[int]",
         digests: bytes | None,
@@ -201,14 +218,14 @@ class NativeEngine:
         assert offsets.typecode == U64 and count >= 0 and offsets[-1] <= len(data)
         assert digests is None or len(digests) == 32 * count
         made, at = ffi.new("svm_block **"), ffi.new("uint32_t *")
-        granted = ffi.from_buffer(facts.granted)
+        packed = facts if isinstance(facts, PackedFacts) else PackedFacts.of(facts)
         held = (
-            _facts(facts, granted),
+            packed.pointer,
             ffi.from_buffer(data),
             ffi.from_buffer("uint64_t[]", offsets),
             ffi.NULL if digests is None else ffi.from_buffer(digests),
             ffi.from_buffer(b"".join(executed)),
-            granted,
+            packed,
         )
         _check(
             lib.svm_block_new(
@@ -254,6 +271,13 @@ class NativeBlock:
     def execute(self, mode: Mode = Mode.AUTO) -> None:
         """Execute, make receipts, gather changes. Raises `InvariantBroken`."""
         _check(lib.svm_block_execute(self._pointer, mode), 0)
+
+    def apply(self) -> bytes:
+        """In place of `execute`: apply the transactions ahead of their block, and what came of each, as
+        `svm_engine.h` says. Raises `NotForC`, `InvariantBroken`."""
+        bytes_, size = ffi.new("uint8_t **"), ffi.new("size_t *")
+        _check(lib.svm_block_apply(self._pointer, bytes_, size), 0)
+        return bytes(ffi.buffer(bytes_[0], size[0])) if size[0] else b""
 
     def receipts(self) -> list[bytes]:
         """The encoded receipts, in block order."""
@@ -363,5 +387,7 @@ def _check(error: int, at: int) -> None:
         raise BadEntry(at)
     if error == lib.SVM_ENGINE_INVARIANT:
         raise InvariantBroken("executing the block would make or lose value")
+    if error == lib.SVM_ENGINE_UNKNOWN:
+        raise NotForC("a transaction stands there twice, or pays in another token")
     assert error != lib.SVM_ENGINE_ORDER, "the engine was called out of order"
     raise EngineError("the block is larger than the engine counts")

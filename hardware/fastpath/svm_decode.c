@@ -101,8 +101,7 @@ static inline uint32_t operation_size(const uint8_t *at, size_t left, const svm_
     return data <= facts->object_bytes_max && data <= left - 37 ? 37 + data : 0;
 }
 
-/* How many keys an operation asks for. */
-static uint32_t operation_keys(const uint8_t *at) {
+uint32_t svm_operation_keys(const uint8_t *at) {
     switch (at[0]) {
     case SVM_OP_TRANSFER: {
         const uint32_t outputs = svm_get_u16(at + 33);
@@ -151,7 +150,7 @@ static bool read_operations(svm_tx *tx, uint32_t payload_size, const svm_block_f
         } else if (at[0] == SVM_OP_TOKEN_CREATE || at[0] == SVM_OP_OBJECT_CREATE) {
             tx->creates++;
         }
-        tx->keys_count += operation_keys(at);
+        tx->keys_count += svm_operation_keys(at);
         at += size;
     }
     tx->operations = (uint16_t)count;

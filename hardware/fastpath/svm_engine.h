@@ -17,7 +17,15 @@ enum svm_engine_error {
     SVM_ENGINE_BAD_STATE = 3,       /* a supplied entry that is none; `at` is its index */
     SVM_ENGINE_INVARIANT = 4,       /* value made or lost, or an impossible state: the block must not be kept */
     SVM_ENGINE_TOO_LARGE = 5,       /* more keys or bytes than 32 bits count */
-    SVM_ENGINE_ORDER = 6            /* a call out of order: a bug of the caller */
+    SVM_ENGINE_ORDER = 6,           /* a call out of order: a bug of the caller */
+    SVM_ENGINE_UNKNOWN = 7          /* a transaction to apply that only the specification can judge */
+};
+
+/* Whether a FAST transaction can be applied ahead of its block. */
+enum svm_turn {
+    SVM_TURN_NOW = 0,
+    SVM_TURN_LATER = 1,   /* a nonce, a version or the cover isn't there yet */
+    SVM_TURN_BY_BLOCK = 2 /* never: it is not FAST, or its nonce is used */
 };
 
 enum svm_engine_mode {
@@ -112,6 +120,16 @@ uint32_t svm_block_supply(svm_block *block, const uint8_t *packed, size_t size, 
 
 /* Executes, makes receipts and their root, and gathers the changes. Nothing is missing any more. */
 uint32_t svm_block_execute(svm_block *block, uint32_t mode);
+
+/* In place of executing: applies the FAST transactions ahead of their block, each on what those before it left, and
+ * settles no fees. For each transaction u8 turn; where that is now, also u8 status, the 32 bytes of the digest of its
+ * effects, u32 count, and so many differences, each of them one of
+ *     u8 1 (account), address, u8 changed (1 nonce, 2 sponsor nonce, 4 amount), u64 nonce, u64 sponsor nonce, amount
+ *     u8 2 (balance), address, token, amount
+ *     u8 0 (any other entry), u8 key size, key, u32 value size (0: removed), value
+ * with an amount as u8 whether it was taken, u128. Theirs until the block is freed. No transaction stands there twice,
+ * and all pay in the native token: `UNKNOWN` else. Nothing of it is in the engine's memory afterwards. */
+uint32_t svm_block_apply(svm_block *block, const uint8_t **bytes, size_t *size);
 
 /* Receipts in block order; the i-th is bytes[offsets[i] + 1] up to bytes[offsets[i + 1]], and the byte before it
  * is the 0 that its leaf in the tree of receipts begins with. */

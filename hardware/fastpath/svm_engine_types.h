@@ -107,6 +107,7 @@ enum {
     SVM_STAKES_NAME = 6,  /* bytes of the name of the stakes, which is their key after the space */
     SVM_GRANTED = 40,
     SVM_NO_EFFECTS = 2 + 2 + 2 + 2 + 4, /* of a receipt: created, written, deleted, events, return value, all empty */
+    SVM_RECEIPT_TAIL = 8 + 4, /* height, index */
     SVM_CHUNK = 256       /* transactions of one task */
 };
 
@@ -256,6 +257,15 @@ typedef union {
     const svm_token *token;
     const svm_object *object;
 } svm_value;
+
+/* ceil(gas * price / 10^6); the product of two u64 and 10^6 - 1 fits 128 bits. */
+static inline svm_u128 svm_price_of(uint64_t gas, uint64_t price) {
+    const svm_u128 product = (svm_u128)gas * price + 999999;
+    if ((uint64_t)(product >> 64) == 0) {
+        return (uint64_t)product / 1000000;
+    }
+    return product / 1000000;
+}
 
 static inline svm_u128 svm_join(uint64_t low, uint64_t high) { return (svm_u128)high << 64 | low; }
 
@@ -495,7 +505,7 @@ struct svm_block {
     svm_arena arena;
     svm_u128 fees;
     svm_block_stats stats;
-    uint32_t phase; /* 0 opened, 1 executed, 2 committed */
+    uint32_t phase; /* 0 opened, 1 executed, 2 committed, 3 applied ahead of a block */
     uint32_t error;
 };
 
@@ -504,6 +514,8 @@ uint64_t svm_now_ns(void);
 /* svm_decode.c */
 /* Decodes the block's transactions and names the keys that they touch. `at`: the first that is wrong. */
 uint32_t svm_decode_block(svm_block *block, const uint8_t *digests, uint32_t *at);
+/* How many keys an operation of a decoded transaction asks for. */
+uint32_t svm_operation_keys(const uint8_t *at);
 
 /* svm_state.c */
 /* malloc, and for what is large memory in large pages where the system has them: what is looked up all over it
@@ -530,6 +542,8 @@ bool svm_worker_init(svm_worker *worker, svm_block *block);
 void svm_worker_free(svm_worker *worker);
 void svm_execute_direct(svm_worker *worker, uint32_t index);
 void svm_execute_optimistic(svm_worker *worker, uint32_t index); /* over the versions of Block-STM */
+/* Bytes of an operation of a decoded transaction. */
+uint32_t svm_operation_size(const uint8_t *at);
 
 /* svm_parallel.c: the choice of a mode, and the modes. */
 uint32_t svm_execute_block(svm_block *block, uint32_t mode);
@@ -540,6 +554,9 @@ uint32_t svm_stm_run(svm_block *block, bool *gave_up);
 
 /* svm_receipt.c */
 uint32_t svm_make_receipts(svm_block *block);
+uint32_t svm_receipt_size(const svm_outcome *outcome);
+/* One receipt, and where it ends. Its last SVM_RECEIPT_TAIL bytes are its place: the rest is its effects. */
+uint8_t *svm_receipt_write(const svm_block *block, uint32_t index, uint8_t *out);
 /* Counts what changed and checks that no value was made or lost; then, when asked, writes it. */
 uint32_t svm_count_changes(svm_block *block);
 uint32_t svm_write_changes(svm_block *block);

@@ -153,15 +153,6 @@ static svm_token *new_token(svm_worker *w, const svm_token *like) {
     return token;
 }
 
-/* ceil(gas * price / 10^6); the product of two u64 and 10^6 - 1 fits 128 bits. */
-static svm_u128 price_of(uint64_t gas, uint64_t price) {
-    const svm_u128 product = (svm_u128)gas * price + 999999;
-    if ((uint64_t)(product >> 64) == 0) {
-        return (uint64_t)product / 1000000;
-    }
-    return product / 1000000;
-}
-
 /* The input that a transaction declares for an object; inputs ascend by id. UINT32_MAX: none. */
 static uint32_t find_input(svm_worker *w, const uint8_t *id) {
     const svm_tx *tx = w->tx;
@@ -482,6 +473,8 @@ static inline void direct_restore(svm_worker *w, uint32_t slot, svm_value value)
 #undef X
 
 void svm_execute_direct(svm_worker *worker, uint32_t index) { direct_execute(worker, index); }
+
+uint32_t svm_operation_size(const uint8_t *at) { return direct_operation_size(at); }
 
 /* Over versions. */
 

@@ -793,13 +793,13 @@ static void X(execute)(svm_worker *w, uint32_t index) {
     }
     const uint64_t max_price = svm_get_u64(tx->data + SVM_AT_MAX_PRICE);
     const uint64_t price = max_price < facts->price ? max_price : facts->price;
-    const svm_u128 reserve = price_of(w->gas_limit, max_price);
+    const svm_u128 reserve = svm_price_of(w->gas_limit, max_price);
     const uint64_t intrinsic =
         facts->gas.transaction + facts->gas.transaction_byte * tx->size + tx->suites_gas;
     bool success = false;
     if (X(balance)(w, payer, true) < reserve) {
         w->gas_used = intrinsic < w->gas_limit ? intrinsic : w->gas_limit;
-        svm_u128 fee = price_of(w->gas_used, price);
+        svm_u128 fee = svm_price_of(w->gas_used, price);
         fee = fee < reserve ? fee : reserve;
         const svm_u128 have = X(balance)(w, payer, true);
         fee = fee < have ? fee : have;
@@ -819,7 +819,7 @@ static void X(execute)(svm_worker *w, uint32_t index) {
             X(written_before)(w);
         }
         w->saving = false;
-        svm_u128 fee = price_of(paid, price);
+        svm_u128 fee = svm_price_of(paid, price);
         fee = fee < reserve ? fee : reserve;
         outcome->fee = fee;
         X(add)(w, payer, true, reserve - fee);

@@ -7,7 +7,6 @@
 enum {
     RECEIPT_HEAD = 1 + SVM_ID + 1 + 1 + 4, /* format, digest, lane, status, length of the code */
     RECEIPT_MIDDLE = 8 + 16 + SVM_ID,      /* gas_used, fee, gas_token */
-    RECEIPT_TAIL = 8 + 4, /* height, index */
     OBJECT_CHANGE = 1 + 1 + SVM_ID + 4 + SVM_OBJECT_HEAD, /* size and key, size of the value, its head */
     SLOT_CHUNK = 1024
 };
@@ -18,9 +17,9 @@ typedef struct {
     uint32_t *numbers; /* by transaction: which receipt is its */
 } receipting;
 
-static uint32_t receipt_size(const svm_outcome *outcome) {
+uint32_t svm_receipt_size(const svm_outcome *outcome) {
     return RECEIPT_HEAD + (uint32_t)strlen(svm_code_name(outcome->code)) + RECEIPT_MIDDLE +
-           outcome->effects_size + RECEIPT_TAIL;
+           outcome->effects_size + SVM_RECEIPT_TAIL;
 }
 
 /* Effects of a transaction that raised the versions of all its inputs. */
@@ -39,7 +38,7 @@ static uint8_t *write_raised(const svm_tx *tx, uint8_t *out) {
     return out + SVM_NO_EFFECTS - 4;
 }
 
-static uint8_t *write_receipt(const svm_block *block, uint32_t index, uint8_t *out) {
+uint8_t *svm_receipt_write(const svm_block *block, uint32_t index, uint8_t *out) {
     const svm_outcome *outcome = &block->outcomes[index];
     const char *code = svm_code_name(outcome->code);
     const uint32_t code_size = (uint32_t)strlen(code);
@@ -67,7 +66,7 @@ static uint8_t *write_receipt(const svm_block *block, uint32_t index, uint8_t *o
     }
     svm_put_u64(out, block->facts.height);
     svm_put_u32(out + 8, index);
-    return out + RECEIPT_TAIL;
+    return out + SVM_RECEIPT_TAIL;
 }
 
 static void receipt_chunk(void *context, uint32_t chunk) {
@@ -88,7 +87,7 @@ static void receipt_chunk(void *context, uint32_t chunk) {
         uint8_t *start = block->receipts + block->receipt_starts[job->numbers[i]];
         *start = 0;
         inputs[count] = start;
-        sizes[count++] = (uint32_t)(write_receipt(block, i, start + 1) - start);
+        sizes[count++] = (uint32_t)(svm_receipt_write(block, i, start + 1) - start);
     }
     if (count != 0) {
         svm_blake3_many(inputs, sizes, count, job->leaves + (size_t)number * SVM_ID);
@@ -112,7 +111,7 @@ uint32_t svm_make_receipts(svm_block *block) {
         job.numbers[i] = count;
         if (block->outcomes[i].status != SVM_SKIPPED) {
             block->receipt_starts[count++] = size;
-            size += 1 + receipt_size(&block->outcomes[i]);
+            size += 1 + svm_receipt_size(&block->outcomes[i]);
         }
     }
     block->receipt_starts[count] = size;

@@ -475,7 +475,8 @@ void svm_engine_evict(svm_engine *engine) {
         return;
     }
     /* The table of places itself counts; where it alone is too much, everything goes and that must do. */
-    for (uint64_t steps = 2 * (uint64_t)engine->entries_used; engine->bytes > engine->bytes_max && steps > 0; steps--) {
+    for (uint64_t steps = 2 * (uint64_t)engine->entries_used;
+         engine->bytes > engine->bytes_max && engine->entries_live > 0 && steps > 0; steps--) {
         engine->hand = engine->hand + 1 < engine->entries_used ? engine->hand + 1 : 0;
         svm_entry *entry = svm_entry_at(engine, engine->hand);
         if (entry->space == 0) {

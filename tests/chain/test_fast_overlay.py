@@ -8,10 +8,13 @@ import pytest
 from supervm.chain.fast import FastLane, Now
 from supervm.chain.overlay import keys_of
 from supervm.execution import GAS_STATE_KEY
+from supervm.execution.ahead import choose_ahead
+from supervm.execution.engine import choose_engine
 from supervm.types.operations import ObjectMutate
 from supervm.types.receipt import Receipt
-from supervm.types.state import NATIVE_TOKEN, account_key
+from supervm.types.state import NATIVE_TOKEN, Account, account_key
 from supervm.types.transaction import Access, Input, Lane, Transaction
+from tests import needs
 from tests.execution.builders import (
     ALICE,
     BOB,
@@ -25,6 +28,7 @@ from tests.execution.builders import (
     owned,
     pay,
     run,
+    run_one,
     state_of,
     transaction,
 )
@@ -36,10 +40,14 @@ TOKEN = b"\x0c" * 32
 class Tip:
     """A chain as far as the FAST lane sees it: the state at the tip, and its height."""
 
+    in_c = False
+
     def __init__(self, state: State) -> None:
         self.state = state
         self.height = 0
-        self.fast = FastLane(FLAT, self.get_state, self.now)
+        ahead = choose_ahead(choose_engine(native=self.in_c, threads=1, bytes_max=0, seed=bytes(32)), FLAT)
+        assert (ahead is not None) == self.in_c
+        self.fast = FastLane(FLAT, self.get_state, self.now, ahead)
 
     async def get_state(self, keys: Collection[bytes]) -> Mapping[bytes, bytes | None]:
         return {key: self.state.get(key) for key in keys}
@@ -73,6 +81,12 @@ class Tip:
         return {key: data for key, data in above.items() if data is not None}
 
 
+@pytest.fixture(autouse=True, params=["specification", pytest.param("C", marks=needs.c_engine)])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each test runs in both ways."""
+    monkeypatch.setattr(Tip, "in_c", request.param == "C")
+
+
 async def test_what_a_certificate_brings_is_seen_at_once_and_stays_when_its_block_folds_it() -> None:
     tip = Tip(state_of())
     sent = pay(CAROL, 500)
@@ -100,6 +114,87 @@ async def test_what_misses_a_nonce_a_version_or_cover_waits_and_holds_up_nobody(
     gift = pay(BOB, 10_000_000, nonce=3)
     assert [name for name, _ in await tip.certified(4, gift)] == [gift.digest, poor.digest]
     assert tip.fast.overlay.waiting == []
+
+
+async def test_a_block_folds_all_that_one_object_went_through_in_it() -> None:
+    things = [bytes((at,)) * 32 for at in range(1, 13)]
+    tip = Tip(state_of(objects={each: owned(ALICE) for each in things}))
+    sent = [
+        transaction(
+            ObjectMutate(each, b"%d" % version),
+            nonce=2 * at + version - 1,
+            inputs=(Input(each, version, Access.WRITE),),
+        )
+        for at, each in enumerate(things)
+        for version in (1, 2)
+    ]
+    assert len(await tip.certified(1, *sent)) == len(sent)
+    await tip.block(*sent)
+    assert (len(tip.fast.overlay), tip.view()) == (0, tip.state)
+
+
+async def test_what_effects_take_beyond_a_balance_is_owed_before_anything_new_is_covered() -> None:
+    tip = Tip(state_of({ALICE: FUNDS, BOB: FUNDS}))
+    assert len(await tip.certified(1, pay(CAROL, FUNDS // 2))) == 1
+    # Blocks took the most of it meanwhile, in an order that no voter foresaw.
+    tip.state[account_key(ALICE)] = Account(balance=FUNDS // 4).encode()
+    gift = pay(ALICE, FUNDS // 3, sender=BOB)
+    poor = pay(CAROL, FUNDS // 5, nonce=1)
+    assert [name for name, _ in await tip.certified(2, gift, poor)] == [gift.digest]
+    assert [each.transaction for each in tip.fast.overlay.waiting] == [poor]
+
+
+async def test_one_that_waits_in_two_certified_batches_waits_in_both_and_is_applied_once() -> None:
+    tip = Tip(state_of())
+    second = pay(CAROL, 2, nonce=1)
+    for name in (b"a" * 32, b"b" * 32):
+        assert [each.waiting for each in await tip.fast.apply(name, [second, second])] == [2]
+    first = pay(CAROL, 1)
+    assert [name for name, _ in await tip.certified(3, first)] == [first.digest, second.digest]
+    assert tip.fast.overlay.waiting == []
+
+
+async def test_what_was_applied_while_the_state_was_read_is_not_applied_again() -> None:
+    tip = Tip(state_of())
+    # What is void leaves an effect and uses no nonce: its digest alone says that it was applied.
+    void = pay(CAROL, 1, chain_id=b"other".ljust(32, b"\x00"))
+    found: list[list[tuple[bytes, bytes]]] = []
+    entries = tip.get_state
+
+    async def get_state(keys: Collection[bytes]) -> Mapping[bytes, bytes | None]:
+        if not found:
+            found.append([])
+            found[0] = await tip.certified(2, void)
+        return await entries(keys)
+
+    tip.fast._get_state = get_state
+    assert await tip.certified(1, void) == []
+    assert [name for name, _ in found[0]] == [void.digest]
+
+
+async def test_what_a_block_executed_while_the_state_was_read_is_not_applied_on_the_state_before_it() -> None:
+    tip = Tip(state_of())
+    sent = pay(CAROL, 500)
+    entries = tip.get_state
+
+    async def get_state(keys: Collection[bytes]) -> Mapping[bytes, bytes | None]:
+        before = await entries(keys)
+        if tip.height == 0:
+            await tip.block(sent)
+        return before
+
+    tip.fast._get_state = get_state
+    assert await tip.certified(1, sent) == []
+    assert balance(tip.view(), CAROL) == 500
+
+
+async def test_a_voter_counts_nothing_of_a_transfer_that_failed() -> None:
+    tip = Tip(state_of())
+    failed = pay(BOB, 5, gas_limit=1_000)
+    assert len(await tip.certified(1, failed)) == 1
+    entries = {account_key(BOB): tip.state[account_key(BOB)]}
+    assert tip.fast.overlay.view_of(entries, [failed.digest]) == entries
+    assert run_one(tip.state, failed).code == "OutOfGas"
 
 
 async def test_an_ordered_predecessor_is_waited_for_until_its_block() -> None:

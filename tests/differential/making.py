@@ -154,7 +154,7 @@ class Maker:
             sponsor_nonce=sponsor_nonce,
             nonce=self.nonce(sender),
             expiry_epoch=chance.choice((0, 0, EPOCH, 9)),
-            lane=chance.choice((Lane.AUTO, Lane.AUTO, Lane.FAST, Lane.ORDERED)),
+            lane=chance.choice(self.profile.lanes),
             gas_limit=chance.randrange(12_000, 36_000) if self.profile.short else gas,
             max_price=chance.choice((10_000, 10_000, 10**6, 3)),
             tip_price=0,

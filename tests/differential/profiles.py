@@ -2,6 +2,8 @@
 
 import attrs
 
+from supervm.types.transaction import Lane
+
 
 @attrs.frozen(kw_only=True)
 class Profile:
@@ -27,6 +29,7 @@ class Profile:
     pays_one: float | None = None
     inputs: tuple[int, ...] = ()
     short: bool = False
+    lanes: tuple[Lane, ...] = (Lane.AUTO, Lane.AUTO, Lane.FAST, Lane.ORDERED)
 
 
 ORDINARY = (

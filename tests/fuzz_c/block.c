@@ -1,4 +1,5 @@
-/* Bytes as a block with the state that it needs (case.h): whatever they are, the ways to execute agree on them. */
+/* Bytes as a block with the state that it needs (case.h): whatever they are, the ways to execute agree on them. Applied ahead of a
+ * block they are too, where what comes of it is the differential tests'. */
 #include <inttypes.h>
 #include <stdbool.h>
 #include <string.h>
@@ -39,6 +40,8 @@ void svm_fuzz_one(const uint8_t *bytes, size_t size, int tell) {
             }
             EXPECT(svm_ended_same(&first, &again));
         }
+        svm_engine_clear(engines[0]);
+        svm_case_run(&of, engines[0], SVM_CASE_AHEAD, 0, &again);
         if (tell) {
             svm_ended_print(&first);
         }

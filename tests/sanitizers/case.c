@@ -185,6 +185,17 @@ static uint32_t read_details(const svm_block *block, svm_ended *ended) {
     return count == room ? SVM_ENGINE_OK : SVM_ENGINE_INVARIANT;
 }
 
+static uint32_t read_applied(svm_block *block, svm_ended *ended) {
+    const uint8_t *bytes;
+    size_t size;
+    const uint32_t error = svm_block_apply(block, &bytes, &size);
+    if (error == SVM_ENGINE_OK) {
+        ended->receipts = (uint32_t)size;
+        svm_blake3(bytes, size, ended->changed);
+    }
+    return error;
+}
+
 static uint32_t run_block(const svm_case *of, svm_block *block, uint32_t mode, int commit, svm_ended *ended) {
     const uint8_t *asked, *receipts;
     const uint64_t *starts;
@@ -198,6 +209,9 @@ static uint32_t run_block(const svm_case *of, svm_block *block, uint32_t mode, i
     }
     error = svm_block_supply(block, answer, size, count, &at);
     free(answer);
+    if (error == SVM_ENGINE_OK && mode == SVM_CASE_AHEAD) {
+        return read_applied(block, ended);
+    }
     error = error != SVM_ENGINE_OK ? error : svm_block_execute(block, mode);
     if (error != SVM_ENGINE_OK) {
         return error;

@@ -42,6 +42,10 @@ typedef struct {
     svm_block_stats stats;
 } svm_ended;
 
+/* In place of a mode: the transactions are applied ahead of their block (svm_block_apply). What came of them is then in
+ * `receipts`, as its size, and in `changed`. */
+enum { SVM_CASE_AHEAD = 100 };
+
 /* Runs the case on the engine as the node does: opens, supplies, executes, reads all that comes out, commits where
  * `commit` says so, and ends the block. The error is that of the first call that gives one. */
 void svm_case_run(const svm_case *of, svm_engine *engine, uint32_t mode, int commit, svm_ended *ended);
