@@ -30,6 +30,7 @@ class NodeMustBegin(NodeMustStop):
     """A snapshot of peers is whole: the node ends its components and begins again, with it."""
 
     mend = "nothing: it begins again by itself"
+    orderly = True
 
 
 @attrs.frozen
@@ -116,7 +117,7 @@ class SnapshotExchange:
     async def begin_again(self) -> None:
         """Wait until one is whole; then raise `NodeMustBegin`."""
         await self.whole.wait()
-        raise NodeMustBegin("a snapshot from peers is here")
+        raise NodeMustBegin("a snapshot from peers is here: the node begins again with it")
 
     async def _work(self, call: Callable[..., T], *args: object) -> T:
         return await trio.to_thread.run_sync(call, *args, limiter=self._limiter)
