@@ -43,12 +43,13 @@ class Judgement:
 
 @attrs.define(eq=False)
 class SnapshotExchange:
-    """`own`: the folder of this node's snapshots. `incoming`: see `Incoming`."""
+    """`own`: the folder of this node's snapshots. `incoming`: see `Incoming`. `takes`: see the contract."""
 
     genesis: Genesis
     node_id: bytes
     own: SnapshotFolder
     incoming: Incoming
+    takes: bool = True
     whole: trio.Event = attrs.field(factory=trio.Event, init=False)
     _last: tuple[bytes, bytes] = attrs.field(default=(b"", b""), init=False)
     _limiter: trio.CapacityLimiter = attrs.field(factory=lambda: trio.CapacityLimiter(1), init=False)

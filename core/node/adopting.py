@@ -47,6 +47,11 @@ def is_here(data: Path) -> bool:
     return (incoming.path / READY).exists() or incoming.is_whole()
 
 
+def takes_snapshots(prepared: Prepared) -> bool:
+    """Whether a node so prepared can begin with one: its store lies in its data folder."""
+    return _planned(prepared) is not None
+
+
 async def adopt(prepared: Prepared, data: Path, genesis: Genesis, logs: Logs, log: Log) -> None:
     """Begin with the snapshot that waits in the data folder, if one does; the caller holds the folder.
 
