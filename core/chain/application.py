@@ -684,6 +684,13 @@ class Chain:
         Of blocks below a restored snapshot nothing was computed here: that the header is final proves them.
         """
         if header.root_height < self.restored_height:
+            if header.next_validators_digest != ZERO and self.sets.handed_over(header) is None:
+                raise RootMismatch(
+                    "this node doesn't know the next set: the snapshot that it began with came without "
+                    "the hand-over",
+                    header.next_validators_digest,
+                    f"block {header.height}",
+                )
             return
         names = ["state_root", "base_price"]
         if self.ledger.tip_header.root_height + 1 >= self.restored_height:

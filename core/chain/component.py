@@ -152,6 +152,7 @@ class LedgerConfig:
     """The chain to keep, who keeps it, and the options. The node's assembly fills it in.
 
     `data`: the node's data folder, "" for the component's own; `backend`: the storage component's name.
+    `takes_snapshots`: whether the node can begin again with a snapshot of peers.
     """
 
     genesis: Genesis
@@ -159,6 +160,7 @@ class LedgerConfig:
     options: LedgerOptions = LedgerOptions()
     data: str = ""
     backend: str = ""
+    takes_snapshots: bool = True
 
 
 def ledger_component() -> Component:
@@ -253,6 +255,7 @@ async def open_chain(ctx: Context, config: LedgerConfig) -> AsyncIterator[Chain]
             config.identity.node_id,
             chain.snapshots.folder,
             Incoming((Path(config.data) if config.data else ctx.data_dir) / INCOMING),
+            takes=config.takes_snapshots,
         )
         chain.exchange = exchange
         ctx.nursery.start_soon(exchange.begin_again)

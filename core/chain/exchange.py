@@ -30,6 +30,7 @@ class NodeMustBegin(NodeMustStop):
     """A snapshot of peers is whole: the node ends its components and begins again, with it."""
 
     mend = "nothing: it begins again by itself"
+    orderly = True
 
 
 @attrs.frozen
@@ -42,12 +43,13 @@ class Judgement:
 
 @attrs.define(eq=False)
 class SnapshotExchange:
-    """`own`: the folder of this node's snapshots. `incoming`: see `Incoming`."""
+    """`own`: the folder of this node's snapshots. `incoming`: see `Incoming`. `takes`: see the contract."""
 
     genesis: Genesis
     node_id: bytes
     own: SnapshotFolder
     incoming: Incoming
+    takes: bool = True
     whole: trio.Event = attrs.field(factory=trio.Event, init=False)
     _last: tuple[bytes, bytes] = attrs.field(default=(b"", b""), init=False)
     _limiter: trio.CapacityLimiter = attrs.field(factory=lambda: trio.CapacityLimiter(1), init=False)
@@ -116,7 +118,7 @@ class SnapshotExchange:
     async def begin_again(self) -> None:
         """Wait until one is whole; then raise `NodeMustBegin`."""
         await self.whole.wait()
-        raise NodeMustBegin("a snapshot from peers is here")
+        raise NodeMustBegin("a snapshot from peers is here: the node begins again with it")
 
     async def _work(self, call: Callable[..., T], *args: object) -> T:
         return await trio.to_thread.run_sync(call, *args, limiter=self._limiter)

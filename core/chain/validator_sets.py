@@ -4,6 +4,10 @@ The last block of an epoch names the set of the next one: that of the state at i
 kept of every block that changed whom the stakes elect, and one of every epoch that began. Rows are written
 before their block is committed, in the same store: after a crash the store holds a prefix of what was
 written, so a committed block has its rows; those above the tip say what the same block will say again.
+
+A chain restored from a snapshot has the set of its state, and knows nothing of those before it. Where an
+epoch's last block is above the snapshot, but the root that it shows is below, what it hands over to is known
+by the hand-over that came with the snapshot, or is the set of before: the header names which.
 """
 
 from bisect import bisect_right
@@ -13,6 +17,7 @@ from supervm.contracts.application import NotExecuted
 from supervm.contracts.storage import Durability, KeyValueStore, Operation, Put
 from supervm.execution.election import elect
 from supervm.storage.ledger import Ledger
+from supervm.storage.snapshot_restore import read_origin
 from supervm.storage.spaces import seal, unseal
 from supervm.types.block import BlockHeader
 from supervm.types.codec import Reader, Writer
@@ -39,11 +44,14 @@ class ValidatorSets:
         genesis: Genesis,
         changes: list[tuple[int, ValidatorSet]],
         begun: dict[int, tuple[int, ValidatorSet]],
+        shown: dict[int, ValidatorSet] | None = None,
     ) -> None:
+        """`shown`: sets of epochs that begin above the tip, by rows."""
         self._store = store
         self._genesis = genesis
         self._changes = changes
         self._begun = begun
+        self._shown = shown or {}
         self._executed: tuple[int, ValidatorSet] | None = None
 
     @property
@@ -83,6 +91,13 @@ class ValidatorSets:
             raise NotExecuted("the validators of this epoch aren't here any more", epoch)
         return self.after(1 << 64)
 
+    def handed_over(self, header: BlockHeader) -> ValidatorSet | None:
+        """The set that an epoch's last block names; None where it is none that is known here."""
+        known = [self.after(header.root_height), self.of_epoch(header.epoch)]
+        if header.epoch + 1 in self._shown:
+            known.append(self._shown[header.epoch + 1])
+        return next((each for each in known if each.digest() == header.next_validators_digest), None)
+
     async def write(self, header: BlockHeader) -> None:
         """Before the block of this header is committed."""
         rows: list[Operation] = []
@@ -91,7 +106,7 @@ class ValidatorSets:
             rows.append(Put(key, seal(key, self._executed[1].encode())))
         if header.next_validators_digest != ZERO:
             key = EPOCHS + (header.epoch + 1).to_bytes(8, "big")
-            following = self.after(header.root_height)
+            following = self._named(header)
             row = Writer().u64(header.height, "height").raw(following.encode()).done()
             rows.append(Put(key, seal(key, row)))
         if rows:
@@ -100,12 +115,18 @@ class ValidatorSets:
     def settle(self, header: BlockHeader) -> None:
         """The block of this header is committed. There is no checkpoint in here."""
         if header.next_validators_digest != ZERO:
-            self._begun[header.epoch + 1] = (header.height, self.after(header.root_height))
+            self._begun[header.epoch + 1] = (header.height, self._named(header))
             self._begun.pop(header.epoch + 1 - EPOCHS_KEPT, None)
+            self._shown.pop(header.epoch + 1, None)
         if self._executed is not None and self._executed[0] == header.height:
             self._changes.append(self._executed)
             del self._changes[:-CHANGES_KEPT]
         self._executed = None
+
+    def _named(self, header: BlockHeader) -> ValidatorSet:
+        found = self.handed_over(header)
+        assert found is not None, f"block {header.height} was checked before"
+        return found
 
     async def handover(self, ledger: Ledger, epoch: int) -> HandOver | None:
         """What proves the set of the epoch after this one; None where this one hasn't ended, or isn't kept.
@@ -144,17 +165,28 @@ async def read_validator_sets(store: KeyValueStore, genesis: Genesis, ledger: Le
     changes.reverse()
     if len(changes) < CHANGES_KEPT:
         first = genesis.validators
+        origin = await read_origin(store)
         if not changes:
             # After a restore from a snapshot the state is here, and not how it came about.
             entry = (await ledger.get_state([STAKES_KEY]))[STAKES_KEY]
             first = elect(genesis.validators, stakes_of(entry), genesis.native_decimals)
+            if origin is not None:
+                # Once stakes have changed the state doesn't tell it any more.
+                key = CHANGES + origin[0].to_bytes(8, "big")
+                await store.write([Put(key, seal(key, first.encode()))], Durability.BUFFERED)
+        elif origin is not None and changes[0][0] == origin[0]:
+            first = changes[0][1]
         changes.insert(0, (0, first))
     begun: dict[int, tuple[int, ValidatorSet]] = {}
+    shown: dict[int, ValidatorSet] = {}
     async for key, stored in store.scan(EPOCHS, EPOCHS + b"\xff", reverse=True, limit=EPOCHS_KEPT + 1):
         height, validators = _read_epoch(key, stored)
+        epoch = int.from_bytes(key[len(EPOCHS) :], "big")
         if height <= tip:
-            begun[int.from_bytes(key[len(EPOCHS) :], "big")] = (height, validators)
-    return ValidatorSets(store, genesis, changes, dict(sorted(begun.items())))
+            begun[epoch] = (height, validators)
+        else:
+            shown[epoch] = validators
+    return ValidatorSets(store, genesis, changes, dict(sorted(begun.items())), shown)
 
 
 def _read_epoch(key: bytes, stored: bytes) -> tuple[int, ValidatorSet]:

@@ -398,7 +398,12 @@ class SnapshotVerdict(Protocol):
 
 
 class SnapshotExchange(Protocol):
-    """Snapshots between nodes (CONS-62). A manifest and chunks are those of storage's snapshot format."""
+    """Snapshots between nodes (CONS-62). A manifest and chunks are those of storage's snapshot format.
+
+    `takes`: whether this node can begin with one of others; else it only gives its own.
+    """
+
+    takes: bool
 
     async def offered(self, above: int) -> bytes | None:
         """The manifest of the newest snapshot that this node made, above a height; None where it has none."""

@@ -18,7 +18,7 @@ from supervm.kernel.context import SystemClock
 from supervm.kernel.errors import KernelError
 from supervm.kernel.observe import Observers
 from supervm.kernel.supervise import Environment, Kernel, Timing, open_kernel
-from supervm.node.adopting import adopt
+from supervm.node.adopting import adopt, takes_snapshots
 from supervm.node.auditing import Audited, audited
 from supervm.node.catalogue import OBSERVED, http_routes
 from supervm.node.chain import OwnChain, open_chain
@@ -166,6 +166,7 @@ def _with_chain(
         options=options,
         data=str(prepared.data),
         backend=prepared.storage,
+        takes_snapshots=takes_snapshots(prepared),
     )
 
     def configured(one: Planned) -> Planned:

@@ -8,15 +8,24 @@ from typing import Any
 import attrs
 import pytest
 
-from supervm.chain.validator_sets import ValidatorSets, read_validator_sets, sets_by_digest
-from supervm.contracts.storage import KeyValueStore
-from supervm.execution.election import MINIMUM_COINS
+from supervm.chain.validator_sets import (
+    ValidatorSets,
+    read_validator_sets,
+    sets_by_digest,
+    write_handovers,
+)
+from supervm.contracts.storage import Durability, KeyValueStore, Put
+from supervm.execution.election import MINIMUM_COINS, elect
 from supervm.plugins.storage import supervm_components as stores
+from supervm.storage import snapshot_restore
+from supervm.storage.spaces import RESTORED_KEY, seal
 from supervm.testing.context import opened
 from supervm.types.address import Suite, node_id_of
 from supervm.types.block import BlockHeader
+from supervm.types.certificate import Certificate
 from supervm.types.digests import ZERO
 from supervm.types.genesis import Genesis
+from supervm.types.handover import HandOver
 from supervm.types.stakes import Stake, Stakes
 from supervm.types.validators import Validator, ValidatorSet
 
@@ -114,6 +123,55 @@ async def test_what_a_block_that_was_never_committed_wrote_counts_for_nothing(st
 async def test_after_a_restore_from_a_snapshot_the_stakes_of_its_state_count(store: KeyValueStore) -> None:
     found = await read_validator_sets(store, GENESIS, ledger(900, stakes(7)))
     assert weights_of(found.after(900)) == [1, 7]
+
+
+async def restored(store: KeyValueStore, height: int) -> None:
+    """The note that a restore leaves."""
+    value = snapshot_restore._ORIGIN.pack(1, height, bytes(32))
+    await store.write([Put(RESTORED_KEY, seal(RESTORED_KEY, value))], Durability.DURABLE)
+
+
+async def test_after_a_restore_the_set_of_its_height_is_known_whatever_stakes_do_next(
+    store: KeyValueStore,
+) -> None:
+    await restored(store, 900)
+    sets = await read_validator_sets(store, GENESIS, ledger(900, stakes(7)))
+    await commit(sets, header(901, 1, 899), stakes(7, 8))
+    await commit(sets, header(902, 1, 900))
+    again = await read_validator_sets(store, GENESIS, ledger(902, stakes(7, 8)))
+    for found in (sets, again):
+        assert [weights_of(found.after(height)) for height in (900, 901)] == [[1, 7], [1, 7, 8]]
+    # The epoch ends on a block that shows a root of before that change.
+    await commit(again, header(903, 1, 900, sets.after(900)))
+    assert weights_of(again.of_epoch(2)) == [1, 7]
+
+
+async def test_where_an_epoch_ends_on_a_root_below_the_snapshot_the_hand_over_tells_the_next_set(
+    store: KeyValueStore,
+) -> None:
+    await restored(store, 900)
+    # Stakes changed from 5 to 7 in block 899; block 901 is the last of its epoch and shows the root of 898.
+    earlier = elect(GENESIS.validators, Stakes.decode(stakes(5)), 9)
+    last = header(901, 1, 898, earlier)
+    wrong = header(901, 1, 898, elect(GENESIS.validators, Stakes.decode(stakes(6)), 9))
+    certificate = Certificate(0, 1, 1, ZERO, b"", ())
+    await write_handovers(store, [HandOver(last, certificate, earlier)])
+    sets = await read_validator_sets(store, GENESIS, ledger(900, stakes(7)))
+    assert sets.handed_over(wrong) is None
+    await commit(sets, last)
+    again = await read_validator_sets(store, GENESIS, ledger(901, stakes(7)))
+    assert [weights_of(found.of_epoch(2)) for found in (sets, again)] == [[1, 5], [1, 5]]
+    # The change is of the epoch after.
+    assert weights_of(again.of_epoch(3)) == [1, 7]
+
+
+async def test_where_it_ends_on_the_set_that_it_began_with_no_hand_over_is_needed(
+    store: KeyValueStore,
+) -> None:
+    await restored(store, 900)
+    sets = await read_validator_sets(store, GENESIS, ledger(900, stakes(7)))
+    await commit(sets, header(901, 1, 898, GENESIS.validators))
+    assert weights_of(sets.of_epoch(2)) == [1] and weights_of(sets.of_epoch(3)) == [1, 7]
 
 
 async def test_stakes_that_change_nothing_of_the_set_are_no_harm_and_old_changes_go(

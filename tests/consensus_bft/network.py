@@ -70,6 +70,7 @@ class Network:
     config: BftConfig = BftConfig()
     transports: Sequence[Any] = ()
     founded: bool = False
+    takes_snapshots: bool = True
     nodes: dict[int, Running] = attrs.Factory(dict)
     nonces: dict[int, int] = attrs.Factory(dict)
     clock: TrioClock = attrs.Factory(TrioClock)
@@ -100,7 +101,10 @@ class Network:
                     enter = stack.enter_async_context
                     gas = await enter(self._opened(next(iter(policies())), folder / "gas"))
                     config = LedgerConfig(
-                        genesis=self.genesis, identity=identity, options=LedgerOptions(admission_threads=1)
+                        genesis=self.genesis,
+                        identity=identity,
+                        options=LedgerOptions(admission_threads=1),
+                        takes_snapshots=self.takes_snapshots,
                     )
                     store = self.stores[number]
                     needs = {Role.STORAGE: store, Role.GAS: gas, Role.PRIVACY: ()}

@@ -15,14 +15,22 @@ from supervm.kernel.context import SystemClock
 from supervm.plugins.consensus.bft.driver.answering import Answers
 from supervm.plugins.consensus.bft.driver.component import BftConfig
 from supervm.plugins.consensus.bft.driver.restocking import Restocking
-from supervm.plugins.consensus.bft.fetching import Absent, GotPart, Item, Want, WantBlocks, WantPart
+from supervm.plugins.consensus.bft.fetching import (
+    Absent,
+    GotPart,
+    Item,
+    Want,
+    WantBlocks,
+    WantPart,
+    WantSnapshot,
+)
 from supervm.plugins.consensus.bft.sync.events import Dropped
 from supervm.storage.errors import NotProvable
 from supervm.storage.snapshot_create import Taking, create_snapshot
 from supervm.storage.snapshot_format import Manifest
 
 from .network import WAIT_S, Network, network
-from .test_after_snapshots import AT_REST, TO, pay
+from .test_after_snapshots import AT_REST, TO, pay, until
 from .test_catching_up import every_block_is_proven
 
 STEADY = BftConfig(block_interval_min_ms=1, block_interval_max_ms=40)
@@ -178,6 +186,28 @@ async def test_a_node_far_behind_takes_a_snapshot_that_nobody_said_it_needs(
         net.config = attrs.evolve(AT_REST, snapshot_behind_blocks=manifest.height - 1)
         await net.start(1)
         assert await whole(net, 1) == manifest
+
+
+async def test_a_node_that_can_not_begin_again_fetches_none_and_says_why_it_does_not_follow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    told = Answers._items
+
+    async def noting(answers: Answers, want: Want) -> list[Item]:
+        asked.append(want)
+        return await told(answers, want)
+
+    monkeypatch.setattr(Answers, "_items", noting)
+    async with network(tmp_path, validators=1, followers=1, begin=False, founded=True) as net:
+        await grow(net, (0,), 12)
+        net.takes_snapshots = False
+        node = await net.start(1)
+        await until(lambda: "start from a snapshot" in node.engine.status().reason)
+        # It asks for blocks again, once it has had time to ask for anything else.
+        known = len(asked)
+        await until(lambda: len(asked) > known)
+        assert not any(isinstance(each, WantSnapshot) for each in asked)
 
 
 @pytest.mark.usefixtures("lives_on")

@@ -11,7 +11,7 @@ from contextlib import suppress
 import trio
 
 from supervm.api import Context
-from supervm.contracts.application import CertifyingApplication
+from supervm.contracts.application import CertifyingApplication, SnapshotExchange
 from supervm.contracts.storage import KeyValueStore
 from supervm.contracts.transport import Transport
 from supervm.crypto.batch import verify_many
@@ -182,7 +182,7 @@ class Follower:
     @property
     def stalled(self) -> str:
         """Why it doesn't follow; empty if it does."""
-        helpless = "" if self._application.exchange is not None else self._snapshot
+        helpless = "" if self._exchange is not None else self._snapshot
         return self._halted or self._executor.stalled or helpless
 
     @property
@@ -198,6 +198,12 @@ class Follower:
         if self._find_transports():
             return ""
         return "no transport speaks for this node; open one with this node's identity, such as tcp"
+
+    @property
+    def _exchange(self) -> SnapshotExchange | None:
+        """Where snapshots of others are taken."""
+        exchange = self._application.exchange
+        return exchange if exchange is not None and exchange.takes else None
 
     async def drain(self) -> None:
         """It takes no transactions."""
@@ -236,7 +242,7 @@ class Follower:
 
     async def _restock(self) -> None:
         """Fetch a snapshot where one is far above the tip, or, once nothing else helps, any that is above."""
-        exchange = self._application.exchange
+        exchange = self._exchange
         if exchange is None:
             return
         if not self._snapshot_behind:
