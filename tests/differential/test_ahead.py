@@ -154,12 +154,22 @@ def test_a_gas_policy_that_c_does_not_know_is_left_to_the_specification() -> Non
 def test_c_keeps_nothing_of_the_state_between_two_lists() -> None:
     made = world(0)
     ahead = NativeAhead(made.gas, SEED)
+    block = next(each for each in iter(made.block, None) if each.transactions)
+    some = list({each.digest: each for each in block.transactions}.values())
     for _ in range(2):
-        with ahead.open(made.block().transactions, made.block_of(()), made.state[GAS_STATE_KEY]) as run:
+        with ahead.open(some, made.block_of(()), made.state[GAS_STATE_KEY]) as run:
             assert run is not None
             run.apply([made.state.get(key) for key in run.keys])
             assert ahead.entries > 0
         assert ahead.entries == 0
+
+
+@needs.c_engine
+def test_a_list_in_which_a_transaction_stands_twice_is_left_to_the_specification() -> None:
+    made = world(0)
+    one = next(each for each in iter(made.block, None) if each.transactions).transactions[0]
+    with NativeAhead(made.gas, SEED).open([one, one], made.block_of(()), made.state[GAS_STATE_KEY]) as run:
+        assert run is None
 
 
 @needs.c_engine
