@@ -94,11 +94,17 @@ class NativeAhead:
             yield None
             return
         offsets = array("Q", accumulate([len(each.data) for each in transactions], initial=0))
-        digests = b"".join([each.digest for each in transactions])
+        digests = [each.digest for each in transactions]
+        if len(set(digests)) != len(digests):
+            yield None
+            return
         data = b"".join([each.data for each in transactions])
         with ExitStack() as stack:
             try:
-                inner = stack.enter_context(self._engine.open_block(facts, data, offsets, digests, ()))
+                # A block may have executed any of them: what they make is looked up too.
+                inner = stack.enter_context(
+                    self._engine.open_block(facts, data, offsets, b"".join(digests), sorted(digests))
+                )
             except self._native.BadTransaction:
                 # C refuses an operation that it doesn't know.
                 yield None

@@ -388,6 +388,6 @@ def _check(error: int, at: int) -> None:
     if error == lib.SVM_ENGINE_INVARIANT:
         raise InvariantBroken("executing the block would make or lose value")
     if error == lib.SVM_ENGINE_UNKNOWN:
-        raise NotForC("a transaction stands there twice, or pays in another token")
+        raise NotForC("a transaction pays in another token")
     assert error != lib.SVM_ENGINE_ORDER, "the engine was called out of order"
     raise EngineError("the block is larger than the engine counts")

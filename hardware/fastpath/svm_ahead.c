@@ -271,9 +271,12 @@ static uint32_t apply_one(applying *job, svm_worker *worker, uint32_t index) {
 static uint32_t apply_all(applying *job) {
     svm_block *block = job->block;
     for (uint32_t i = 0; i < block->count; i++) {
-        /* Its cover is an entry that wasn't looked up. */
-        if (block->txs[i].skip || !svm_same_id(block->txs[i].data + SVM_AT_GAS_TOKEN, svm_zeros)) {
-            return SVM_ENGINE_UNKNOWN;
+        const svm_tx *tx = &block->txs[i];
+        if (tx->creates != 0 && !tx->skip) {
+            return SVM_ENGINE_ORDER; /* what it makes was taken to be absent, and a block may have made it */
+        }
+        if (!svm_same_id(tx->data + SVM_AT_GAS_TOKEN, svm_zeros)) {
+            return SVM_ENGINE_UNKNOWN; /* its cover is an entry that wasn't looked up */
         }
     }
     memset(block->outcomes, 0, (size_t)block->count * sizeof *block->outcomes);

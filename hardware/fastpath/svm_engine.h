@@ -127,8 +127,9 @@ uint32_t svm_block_execute(svm_block *block, uint32_t mode);
  *     u8 1 (account), address, u8 changed (1 nonce, 2 sponsor nonce, 4 amount), u64 nonce, u64 sponsor nonce, amount
  *     u8 2 (balance), address, token, amount
  *     u8 0 (any other entry), u8 key size, key, u32 value size (0: removed), value
- * with an amount as u8 whether it was taken, u128. Theirs until the block is freed. No transaction stands there twice,
- * and all pay in the native token: `UNKNOWN` else. Nothing of it is in the engine's memory afterwards. */
+ * with an amount as u8 whether it was taken, u128. Theirs until the block is freed. No transaction may stand there twice.
+ * All that make something are among the `executed` of svm_block_new, since a block may have executed them: `ORDER` else.
+ * All pay in the native token: `UNKNOWN` else. Nothing of it is in the engine's memory afterwards. */
 uint32_t svm_block_apply(svm_block *block, const uint8_t **bytes, size_t *size);
 
 /* Receipts in block order; the i-th is bytes[offsets[i] + 1] up to bytes[offsets[i + 1]], and the byte before it

@@ -7,6 +7,7 @@ import pytest
 from supervm.chain.claiming import examine_transactions, used_keys, used_slots
 from supervm.chain.judging import admission_keys
 from supervm.execution import GAS_STATE_KEY
+from supervm.execution.ahead import credits_of
 from supervm.execution.claims import claim_of
 from supervm.execution.footprint import fee_terms, nonce_lock, object_lock, sponsor_nonce_lock
 from supervm.execution.lanes import lane_taken
@@ -14,6 +15,7 @@ from supervm.execution.plain import claim_of_plain, fee_terms_of_plain, lane_of_
 from supervm.types.claims import NONCE_LOCK, SPONSOR_NONCE_LOCK, Examined
 from supervm.types.operations import ObjectMutate
 from supervm.types.plain import PlainTransaction, read_plain
+from supervm.types.receipt import Status
 from supervm.types.state import NATIVE_TOKEN
 from supervm.types.transaction import Access, Input, Lane, Transaction
 from tests.execution.builders import (
@@ -88,6 +90,8 @@ def test_a_plain_transfer_is_judged_by_its_fields_as_by_its_parts(lane: Lane) ->
     found, wanted = examined(state, *plain), examined(state, *given)
     assert found == wanted
     assert set(found.refused) == {0, 2, 3, 4, 5, 6, 7}
+    for status in (Status.COMMITTED, Status.FAILED, Status.VOID):
+        assert [credits_of(each, status) for each in plain] == [credits_of(each, status) for each in given]
     assert used_keys(plain) == used_keys(given)
     assert used_slots(plain, state) == used_slots(given, state) == (nonce_lock(ALICE, 0),)
     for one, other in zip(plain, given, strict=True):

@@ -10,9 +10,9 @@ from supervm.chain.overlay import keys_of
 from supervm.execution import GAS_STATE_KEY
 from supervm.execution.ahead import choose_ahead
 from supervm.execution.engine import choose_engine
-from supervm.types.operations import ObjectMutate
+from supervm.types.operations import ObjectCreate, ObjectMutate, Output, Transfer
 from supervm.types.receipt import Receipt
-from supervm.types.state import NATIVE_TOKEN, Account, account_key
+from supervm.types.state import NATIVE_TOKEN, Account, OwnerKind, account_key, object_id
 from supervm.types.transaction import Access, Input, Lane, Transaction
 from tests import needs
 from tests.execution.builders import (
@@ -186,6 +186,17 @@ async def test_what_a_block_executed_while_the_state_was_read_is_not_applied_on_
     tip.fast._get_state = get_state
     assert await tip.certified(1, sent) == []
     assert balance(tip.view(), CAROL) == 500
+
+
+async def test_what_a_block_made_is_there_for_a_batch_that_holds_its_maker_again() -> None:
+    tip = Tip(state_of())
+    making = transaction(
+        Transfer(NATIVE_TOKEN, (Output(CAROL, 1),)), ObjectCreate(1, OwnerKind.OWNED, ALICE, b"one")
+    )
+    await tip.block(making)
+    made = object_id(making.digest, 0)
+    using = transaction(ObjectMutate(made, b"two"), nonce=1, inputs=(Input(made, 1, Access.WRITE),))
+    assert [name for name, _ in await tip.certified(1, making, using)] == [using.digest]
 
 
 async def test_a_voter_counts_nothing_of_a_transfer_that_failed() -> None:

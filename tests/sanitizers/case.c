@@ -236,12 +236,26 @@ static uint32_t run_block(const svm_case *of, svm_block *block, uint32_t mode, i
 }
 
 void svm_case_run(const svm_case *of, svm_engine *engine, uint32_t mode, int commit, svm_ended *ended) {
-    svm_block *block;
+    svm_block *block = NULL;
     uint32_t at;
 
     memset(ended, 0, sizeof *ended);
-    ended->error = svm_block_new(engine, &of->facts, of->data, of->offsets, of->count, NULL, of->executed,
-                                 of->executed_count, &block, &at);
+    if (mode == SVM_CASE_AHEAD) { /* any names will do, as long as all are told to be executed */
+        uint8_t *names = malloc((size_t)of->count * 32 + 1);
+        ended->error = SVM_ENGINE_NO_MEMORY;
+        if (names != NULL) {
+            for (uint32_t i = 0; i < of->count; i++) {
+                svm_blake3(of->data + of->offsets[i], (size_t)(of->offsets[i + 1] - of->offsets[i]),
+                           names + (size_t)i * 32);
+            }
+            ended->error = svm_block_new(engine, &of->facts, of->data, of->offsets, of->count, names, names,
+                                         of->count, &block, &at);
+            free(names);
+        }
+    } else {
+        ended->error = svm_block_new(engine, &of->facts, of->data, of->offsets, of->count, NULL, of->executed,
+                                     of->executed_count, &block, &at);
+    }
     if (ended->error == SVM_ENGINE_OK) {
         ended->error = run_block(of, block, mode, commit, ended);
         svm_block_free(block);
