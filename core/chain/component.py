@@ -258,7 +258,6 @@ async def open_chain(ctx: Context, config: LedgerConfig) -> AsyncIterator[Chain]
             takes=config.takes_snapshots,
         )
         chain.exchange = exchange
-        ctx.nursery.start_soon(exchange.begin_again)
         if options.spot_check_blocks:
             ctx.nursery.start_soon(_spot_check, ctx, chain, options.spot_check_blocks)
         yield chain

@@ -11,7 +11,6 @@ import trio
 
 from supervm.chain.incoming import Incoming, verify_ed25519
 from supervm.client.light import check_header, follow_all, from_genesis
-from supervm.contracts.roles import NodeMustStop
 from supervm.storage.errors import ForeignChain, SnapshotError
 from supervm.storage.snapshot_folder import SnapshotFolder
 from supervm.storage.snapshot_format import Manifest
@@ -24,13 +23,6 @@ T = TypeVar("T")
 
 ROOM = 3
 """A snapshot is fetched where its size fits on the disk so often: as it comes, as a store, and to spare."""
-
-
-class NodeMustBegin(NodeMustStop):
-    """A snapshot of peers is whole: the node ends its components and begins again, with it."""
-
-    mend = "nothing: it begins again by itself"
-    orderly = True
 
 
 @attrs.frozen
@@ -111,14 +103,9 @@ class SnapshotExchange:
         return await self._work(self.incoming.refused)
 
     async def finish(self, manifest: Manifest, handovers: Sequence[HandOver]) -> None:
-        """It is whole: `whole` is set, and the node will begin again."""
+        """It is whole: `whole` is set, and who runs the node begins again with it."""
         await self._work(self.incoming.finish, manifest, handovers)
         self.whole.set()
-
-    async def begin_again(self) -> None:
-        """Wait until one is whole; then raise `NodeMustBegin`."""
-        await self.whole.wait()
-        raise NodeMustBegin("a snapshot from peers is here: the node begins again with it")
 
     async def _work(self, call: Callable[..., T], *args: object) -> T:
         return await trio.to_thread.run_sync(call, *args, limiter=self._limiter)

@@ -64,7 +64,6 @@ class Supervision:
     """What a failure means. `fatal`: the node drains and exits 1; else restart with backoff, then break.
 
     A component whose exception has a true attribute `must_stop` stops the node whatever its role's policy is.
-    Where it has a true `orderly` too, nothing failed: it is told as information, not as an error.
     """
 
     fatal: bool = False

@@ -330,13 +330,8 @@ class Kernel:
         slot.crash, slot.leave, slot.reset = None, trio.Event(), trio.Event()
 
     def _stop_node(self, slot: Slot) -> None:
-        error = slot.crash and leaf(slot.crash)
-        if _is_orderly(error):
-            self.fatal_cause = str(error)
-            self.log.info("node_stops", component=slot.label)
-        else:
-            self.fatal_cause = f"{slot.label} failed: {slot.life.causes[-1]}"
-            self.log.error("node_must_stop", component=slot.label)
+        self.fatal_cause = f"{slot.label} failed: {slot.life.causes[-1]}"
+        self.log.error("node_must_stop", component=slot.label)
         self._step(slot, Event.DRAIN)
         self._fatal.set()
 
@@ -391,9 +386,7 @@ class Kernel:
     def _crashed(self, slot: Slot) -> None:
         assert slot.crash is not None
         error, cause = leaf(slot.crash), describe(slot.crash)
-        if _is_orderly(error):
-            self.log.info("component_ended", subject=slot.label, cause=str(error))
-        elif hasattr(error, "mend"):
+        if hasattr(error, "mend"):
             # An error that names its mend says enough; any other is a bug, and where it was is worth knowing.
             self.log.error("component_failed", subject=slot.label, cause=cause)
         else:
@@ -499,11 +492,6 @@ class Kernel:
             require=lambda role: ask(role, self.require),
             all=lambda role: ask(role, self.all),
         )
-
-
-def _is_orderly(error: BaseException | None) -> bool:
-    """Whether a component ends the node by it though nothing failed."""
-    return bool(getattr(error, "must_stop", False) and getattr(error, "orderly", False))
 
 
 @asynccontextmanager

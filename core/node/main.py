@@ -9,6 +9,7 @@ import attrs
 import trio
 
 from supervm.config import render
+from supervm.contracts.roles import Role
 from supervm.hardware import fastpath
 from supervm.hardware.explain import one_line
 from supervm.kernel.component import Log
@@ -96,15 +97,21 @@ def _spare_the_collector() -> None:
 
 
 async def _serve(node: Node, stop: _Stop) -> None:
-    """Wait for a signal or a fatal failure."""
+    """Wait for a signal, a fatal failure, or a snapshot from peers to begin again with."""
 
     async def watch() -> None:
         stop.cause = await node.kernel.wait_fatal()
         node.facts.fatal = stop.cause
         stop.asked.set()
 
+    async def begin_again() -> None:
+        await node.kernel.require(Role.APPLICATION).exchange.whole.wait()
+        stop.cause = "a snapshot from peers is here"
+        stop.asked.set()
+
     async with trio.open_nursery() as nursery:
         nursery.start_soon(watch)
+        nursery.start_soon(begin_again)
         await stop.asked.wait()
         nursery.cancel_scope.cancel()
 

@@ -8,7 +8,6 @@ import attrs
 import pytest
 import trio
 
-from supervm.chain.exchange import SnapshotExchange
 from supervm.chain.incoming import restore_incoming
 from supervm.contracts.application import NodeIdentity
 from supervm.kernel.context import SystemClock
@@ -36,16 +35,6 @@ from .test_catching_up import every_block_is_proven
 STEADY = BftConfig(block_interval_min_ms=1, block_interval_max_ms=40)
 EPOCH = 20
 HEIGHT = 2 * EPOCH + 5
-
-
-@pytest.fixture
-def lives_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nodes of one process can't begin again by themselves: the test does it."""
-
-    async def lives_on(exchange: SnapshotExchange) -> None:
-        await trio.sleep_forever()
-
-    monkeypatch.setattr(SnapshotExchange, "begin_again", lives_on)
 
 
 async def grow(net: Network, numbers: tuple[int, ...], height: int = HEIGHT) -> list[Manifest]:
@@ -141,7 +130,6 @@ async def whole(net: Network, number: int) -> Any:
     return manifest
 
 
-@pytest.mark.usefixtures("lives_on")
 async def test_a_node_whose_peers_pruned_the_range_fetches_a_snapshot_from_liars_and_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -176,7 +164,6 @@ async def test_a_node_whose_peers_pruned_the_range_fetches_a_snapshot_from_liars
         assert dropped == [Dropped(net.validators[1].node_id, reason, lied=True)]
 
 
-@pytest.mark.usefixtures("lives_on")
 async def test_a_node_far_behind_takes_a_snapshot_that_nobody_said_it_needs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -210,7 +197,6 @@ async def test_a_node_that_can_not_begin_again_fetches_none_and_says_why_it_does
         assert not any(isinstance(each, WantSnapshot) for each in asked)
 
 
-@pytest.mark.usefixtures("lives_on")
 async def test_a_node_that_is_not_so_far_behind_takes_blocks(tmp_path: Path) -> None:
     async with network(tmp_path, validators=1, followers=2, begin=False, founded=True) as net:
         (manifest,) = await grow(net, (0,), 12)

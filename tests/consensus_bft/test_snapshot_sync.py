@@ -36,6 +36,7 @@ from supervm.plugins.consensus.bft.sync.snapshots import (
     Judge,
     Judged,
     NoSnapshot,
+    Offer,
     SnapshotEvent,
     SnapshotSettings,
     SnapshotSync,
@@ -266,10 +267,8 @@ class World:
                 case SetTimer(name, delay_us):
                     self.later(delay_us, partial(self.tell, TimedOut(name)))
                 case Judge(offer):
-                    kind = self.servers[offer.peer].kind
                     assert len(offer.handovers) == offer.manifest.epoch - 1
-                    lied = "not final" if kind is Kind.UNPROVEN else ""
-                    self.later(20_000, partial(self.tell, Judged(offer, lied)))
+                    self.later(20_000, partial(self.tell, Judged(offer, self.judge(offer))))
                 case WhichHeld(digests, tables):
                     found = {
                         each: self.disk[each] if tables else b"" for each in digests if each in self.disk
@@ -287,6 +286,9 @@ class World:
                     self.complete = output
                 case Chosen() | CancelTimer():
                     pass
+
+    def judge(self, offer: Offer) -> str:
+        return "not final" if self.servers[offer.peer].kind is Kind.UNPROVEN else ""
 
     def run(self, until: Callable[[], bool], seconds: int = 600) -> None:
         while not until():

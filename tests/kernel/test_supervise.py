@@ -249,64 +249,6 @@ async def test_a_component_whose_role_is_restarted_can_still_say_that_the_node_m
     assert sum(line == "opening one" for line in rig.notes.lines) == 1
 
 
-@attrs.define
-class Levels(Notes):
-    """Keeps what is told above debug, with its level, its cause or whose it is."""
-
-    leveled: list[tuple[str, str]] = attrs.Factory(list)
-
-    def told(self, level: str) -> list[str]:
-        return [line for each, line in self.leveled if each == level]
-
-    def _keep(self, level: str, event: str, fields: dict[str, Any]) -> None:
-        self.leveled.append((level, f"{event} {fields.get('cause', fields.get('component', ''))}".strip()))
-
-    def debug(self, event: str, **fields: Any) -> None:
-        return None
-
-    def info(self, event: str, **fields: Any) -> None:
-        self._keep("info", event, fields)
-
-    def warning(self, event: str, **fields: Any) -> None:
-        self._keep("warning", event, fields)
-
-    def error(self, event: str, **fields: Any) -> None:
-        self._keep("error", event, fields)
-
-
-class MustBegin(MustStop):
-    orderly = True
-
-
-class Leaves(Exception):
-    orderly = True
-
-
-async def test_a_component_that_ends_the_node_in_good_order_is_told_as_information(
-    rig: Rig, autojump_clock: MockClock
-) -> None:
-    said = rig.notes = Levels()
-
-    async def act(ctx: Context) -> None:
-        ctx.nursery.start_soon(fail_after, 5.0, MustBegin("it begins again"))
-
-    async with rig.run(component("base", "bb", Notes()), component("one", "oo", Notes(), act)) as kernel:
-        assert await kernel.wait_fatal() == "it begins again"
-    assert said.told("error") + said.told("warning") == []
-    assert said.told("info") == ["component_ended it begins again", "node_stops one.oo"]
-
-
-async def test_order_alone_excuses_no_failure_of_a_component(rig: Rig, autojump_clock: MockClock) -> None:
-    said = rig.notes = Levels()
-
-    async def act(ctx: Context) -> None:
-        ctx.nursery.start_soon(fail_after, 5.0, Leaves("without a word"))
-
-    async with rig.run(component("base", "bb", Notes(), act)) as kernel:
-        assert await kernel.wait_fatal() == "base.bb failed: Leaves: without a word"
-    assert [line.split()[0] for line in said.told("error")] == ["component_crashed", "node_must_stop"]
-
-
 class Foreign(BaseException):
     """As another event loop's cancellation is: no `Exception`."""
 
