@@ -22,13 +22,12 @@ from supervm.contracts.storage import (
     Put,
     Reader,
     StorageError,
-    StoreStats,
     WriteBatch,
     check_batch,
     check_keys,
-    prefix_end,
 )
-from supervm.kernel.component import Clock, Health
+from supervm.kernel.component import Clock
+from supervm.storage.over import StoreOver
 
 HELD_S = 0.25
 HELD_BYTES_MAX = 8 * 2**20
@@ -40,11 +39,11 @@ READS_MAX = 3
 _Held = dict[bytes, bytes | None]
 
 
-class GatheringStore:
+class GatheringStore(StoreOver):
     """A `KeyValueStore` over another. `gathering` makes one, and keeps `run` going."""
 
     def __init__(self, store: KeyValueStore, clock: Clock, warn: Callable[..., None]) -> None:
-        self._store = store
+        super().__init__(store)
         self._clock = clock
         self._warn = warn
         self._held: _Held = {}
@@ -55,12 +54,8 @@ class GatheringStore:
         self._turn = trio.Lock()
 
     @property
-    def capabilities(self) -> frozenset[str]:
-        return self._store.capabilities
-
-    @property
     def gives(self) -> Mapping[Durability, Durability]:
-        return {**self._store.gives, Durability.MEMORY: Durability.MEMORY}
+        return {**self.below.gives, Durability.MEMORY: Durability.MEMORY}
 
     @property
     def held_rows(self) -> int:
@@ -79,11 +74,11 @@ class GatheringStore:
                 await self._hold(operations, size_bytes)
                 return
         if not self.held_rows:
-            await self._store.write(operations, durability)
+            await self.below.write(operations, durability)
             return
         async with self._turn:
             await self._pass_on()
-            await self._store.write(operations, durability)
+            await self.below.write(operations, durability)
 
     async def _hold(self, operations: Sequence[Operation], size_bytes: int) -> None:
         await trio.lowlevel.checkpoint()
@@ -115,7 +110,7 @@ class GatheringStore:
         ]
         try:
             with trio.CancelScope(shield=True):
-                await self._store.write(operations, Durability.BUFFERED)
+                await self.below.write(operations, Durability.BUFFERED)
         except BaseException:
             self._held = {**self._leaving, **self._held}
             self._held_bytes += leaving_bytes
@@ -139,14 +134,11 @@ class GatheringStore:
 
     # Reading
 
-    async def get(self, key: bytes) -> bytes | None:
-        return (await self.get_many([key]))[0]
-
     async def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
         wanted = list(keys)
         if not self.held_rows:
             passed = self._passed
-            values = await self._store.get_many(wanted)
+            values = await self.below.get_many(wanted)
             if self._passed == passed:
                 return values
         check_keys(wanted)
@@ -157,7 +149,7 @@ class GatheringStore:
             held.update((key, leaving[key]) for key in wanted if key in leaving and key not in held)
             absent = [key for key in dict.fromkeys(wanted) if key not in held]
             if absent:
-                below = await self._store.get_many(absent)
+                below = await self.below.get_many(absent)
                 if self._passed != passed:
                     continue  # a part of what was held came to be below meanwhile, or all of it
                 held.update(zip(absent, below, strict=True))
@@ -166,7 +158,7 @@ class GatheringStore:
             return [held[key] for key in wanted]
         async with self._turn:
             await self._pass_on()
-            return await self._store.get_many(wanted)
+            return await self.below.get_many(wanted)
 
     async def scan(
         self,
@@ -180,42 +172,23 @@ class GatheringStore:
             await self.settle()
         rows = cast(
             "AsyncGenerator[tuple[bytes, bytes], None]",
-            self._store.scan(start, end, reverse=reverse, limit=limit),
+            self.below.scan(start, end, reverse=reverse, limit=limit),
         )
         async with aclosing(rows) as found:
             async for row in found:
                 yield row
-
-    def scan_prefix(
-        self, prefix: bytes, *, reverse: bool = False, limit: int | None = None
-    ) -> AsyncIterator[tuple[bytes, bytes]]:
-        return self.scan(prefix, prefix_end(prefix), reverse=reverse, limit=limit)
 
     @asynccontextmanager
     async def snapshot(self) -> AsyncIterator[Reader]:
         async with AsyncExitStack() as stack:
             async with self._turn:
                 await self._pass_on()
-                view = await stack.enter_async_context(self._store.snapshot())
+                view = await stack.enter_async_context(self.below.snapshot())
             yield view
-
-    # The rest is the store's
 
     async def checkpoint(self, path: Path) -> None:
         await self.settle()
-        await self._store.checkpoint(path)
-
-    async def compact(self, start: bytes = b"", end: bytes | None = None) -> None:
-        await self._store.compact(start, end)
-
-    async def get_property(self, name: str) -> str | None:
-        return await self._store.get_property(name)
-
-    async def stats(self) -> StoreStats:
-        return await self._store.stats()
-
-    async def health(self) -> Health:
-        return await self._store.health()
+        await self.below.checkpoint(path)
 
 
 @asynccontextmanager

@@ -10,10 +10,9 @@ A move that was interrupted is begun again by another: pieces that are equal are
 fails ends the move and not the node.
 """
 
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, aclosing
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
 from enum import StrEnum
-from pathlib import Path
 from typing import Self, cast
 
 import attrs
@@ -29,12 +28,12 @@ from supervm.contracts.storage import (
     Reader,
     StorageError,
     StoreFailed,
-    StoreStats,
     WriteBatch,
 )
-from supervm.kernel.component import Clock, Health
+from supervm.kernel.component import Clock
 from supervm.storage.errors import MigrationFailed, MoveBusy, NotEmpty
 from supervm.storage.migration import begun_mark
+from supervm.storage.over import StoreOver
 from supervm.storage.pace import Pace, PieceSize
 from supervm.storage.records import first_key
 from supervm.storage.spaces import CHAIN_KEY, META, MIGRATE_KEY, SCHEMA_KEY, STATE, describe
@@ -107,11 +106,11 @@ def _above_metadata(operation: Operation) -> Operation | None:
 Piece = Callable[[_Mirror, bytes, bytes | None, Rows], Awaitable[None]]
 
 
-class MovingStore:
+class MovingStore(StoreOver):
     """The store of a running node: itself, until it is moved; a `KeyValueStore` all the time."""
 
     def __init__(self, store: KeyValueStore, clock: Clock, warn: Callable[..., None]) -> None:
-        self._store = store
+        super().__init__(store)
         self._clock = clock
         self._warn = warn
         self._mirror: _Mirror | None = None
@@ -122,65 +121,11 @@ class MovingStore:
         self._none_passes = trio.Event()
         self.facts = MoveFacts()
 
-    # What it is when nothing moves
-
-    @property
-    def source(self) -> KeyValueStore:
-        """The store itself."""
-        return self._store
-
-    @property
-    def capabilities(self) -> frozenset[str]:
-        return self._store.capabilities
-
-    @property
-    def gives(self) -> Mapping[Durability, Durability]:
-        return self._store.gives
-
-    async def get(self, key: bytes) -> bytes | None:
-        return await self._store.get(key)
-
-    async def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
-        return await self._store.get_many(keys)
-
-    def scan(
-        self,
-        start: bytes = b"",
-        end: bytes | None = None,
-        *,
-        reverse: bool = False,
-        limit: int | None = None,
-    ) -> AsyncIterator[tuple[bytes, bytes]]:
-        return self._store.scan(start, end, reverse=reverse, limit=limit)
-
-    def scan_prefix(
-        self, prefix: bytes, *, reverse: bool = False, limit: int | None = None
-    ) -> AsyncIterator[tuple[bytes, bytes]]:
-        return self._store.scan_prefix(prefix, reverse=reverse, limit=limit)
-
-    def snapshot(self) -> AbstractAsyncContextManager[Reader]:
-        return self._store.snapshot()
-
-    async def checkpoint(self, path: Path) -> None:
-        await self._store.checkpoint(path)
-
-    async def compact(self, start: bytes = b"", end: bytes | None = None) -> None:
-        await self._store.compact(start, end)
-
-    async def get_property(self, name: str) -> str | None:
-        return await self._store.get_property(name)
-
-    async def stats(self) -> StoreStats:
-        return await self._store.stats()
-
-    async def health(self) -> Health:
-        return await self._store.health()
-
     async def write(self, batch: WriteBatch, durability: Durability = Durability.DURABLE) -> None:
         if self._mirror is None:
             self._passing += 1
             try:
-                await self._store.write(batch, durability)
+                await self.below.write(batch, durability)
             finally:
                 self._passing -= 1
                 if not self._passing:
@@ -190,7 +135,7 @@ class MovingStore:
         async with self._turn:
             # Cancelled in between, the one would have it and the other not.
             with trio.CancelScope(shield=True):
-                await self._store.write(operations, durability)
+                await self.below.write(operations, durability)
                 await self._repeat(operations, durability)
 
     async def _repeat(self, batch: WriteBatch, durability: Durability) -> None:
@@ -234,7 +179,7 @@ class MovingStore:
         mirror = _Mirror(target)
         try:
             await self._begin(target)
-            self.facts.rows_of = (await self._store.stats()).keys_estimate
+            self.facts.rows_of = (await self.below.stats()).keys_estimate
             self._mirror = mirror
             while self._passing:
                 self._none_passes = trio.Event()
@@ -269,7 +214,7 @@ class MovingStore:
             )
         first: list[Operation] = [begun_mark()]
         for key in (SCHEMA_KEY, CHAIN_KEY):
-            value = await self._store.get(key)
+            value = await self.below.get(key)
             assert value is not None, "a node runs on a ledger"
             first.append(Put(key, value))
         await target.write(first, Durability.DURABLE)
@@ -288,7 +233,7 @@ class MovingStore:
                 async with self._turn:
                     self._still(mirror)
                     began_s = self._clock.monotonic()
-                    ours, end = await _rows(self._store, start, None, size.size)
+                    ours, end = await _rows(self.below, start, None, size.size)
                     with trio.CancelScope(shield=True):
                         await piece(mirror, start, end, ours)
                     size.took(self._clock.monotonic() - began_s, len(ours))
@@ -320,7 +265,7 @@ class MovingStore:
             )
 
     async def _finish(self, mirror: _Mirror, switch: Change) -> None:
-        metadata = [Put(*row) async for row in self._store.scan(META, STATE, limit=META_ROWS_MAX + 1)]
+        metadata = [Put(*row) async for row in self.below.scan(META, STATE, limit=META_ROWS_MAX + 1)]
         assert len(metadata) <= META_ROWS_MAX, "metadata is one batch"
         # Durable with all before it (STO-5). Before the switch it is a ledger that nobody opens.
         await mirror.target.write([DeleteRange(META, STATE), *metadata], Durability.DURABLE)

@@ -66,7 +66,7 @@ class Mover:
     @property
     def tempered(self) -> Tempered | None:
         """The store, where it moves rows between classes of its own."""
-        source = None if self._store is None else self._store.source
+        source = None if self._store is None else self._store.below
         return source if isinstance(source, Tempered) else None
 
     def ask(self, to: str) -> None:
