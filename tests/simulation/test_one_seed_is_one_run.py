@@ -1,5 +1,6 @@
 """The same seed is the same run, byte for byte; and the parts that make it so."""
 
+import gc
 import json
 import os
 import random
@@ -20,7 +21,7 @@ from supervm.plugins.consensus.simulation import turns
 from supervm.plugins.consensus.simulation.disk import VirtualDisk, VirtualStore
 from supervm.plugins.consensus.simulation.plan import PROFILES, Fault, draw_plan
 from supervm.plugins.consensus.simulation.sharing import shared_work
-from supervm.plugins.consensus.simulation.world import run_plan
+from supervm.plugins.consensus.simulation.world import World, run_plan
 from supervm.testing.context import component_context
 from supervm.types.address import Suite
 
@@ -211,3 +212,9 @@ async def test_a_store_of_a_crashed_node_writes_nothing_more(tmp_path: os.PathLi
             await store.write([Put(b"a", b"1")], Durability.DURABLE)
     assert disk.crash(random.Random(0)) == 0
     assert not disk.rows
+
+
+def test_what_a_run_leaves_behind_is_gone_with_the_next() -> None:
+    for seed in range(3):
+        run_plan(draw_plan(seed, "calm", 4))
+    assert sum(isinstance(each, World) for each in gc.get_objects()) <= 1

@@ -124,6 +124,8 @@ def _repeatable(seed: str) -> Iterator[None]:
     scheduler: Any = trio._core._run
     collecting = gc.isenabled()
     drawn = scheduler._r.getstate()
+    # The run before has left whole nodes, which nothing holds any more.
+    gc.collect()
     try:
         with (
             mock.patch.object(scheduler, "_ALLOW_DETERMINISTIC_SCHEDULING", True),
@@ -135,13 +137,9 @@ def _repeatable(seed: str) -> Iterator[None]:
             scheduler._r.seed(seed)
             # What the collector finds first (an async generator, say) would decide which task runs next.
             gc.disable()
-            # And what was there before needn't be looked at again after each run.
-            gc.freeze()
             yield
     finally:
         scheduler._r.setstate(drawn)
-        gc.collect()
-        gc.unfreeze()
         if collecting:
             gc.enable()
 
