@@ -366,6 +366,17 @@ def test_where_nobody_has_one_it_says_so_and_asks_again_later() -> None:
     world.finishes()
 
 
+@pytest.mark.parametrize(("others", "rests"), [([], False), ([Kind.NOTHING], True)])
+def test_who_was_only_slow_is_left_alone_as_long_as_there_are_others(others: list[Kind], rests: bool) -> None:
+    world = World(3, [Kind.SILENT, *others])
+    world.run(lambda: bool(world.dropped))
+    at_us = world.now_us
+    assert [each.reason for each in world.dropped] == ["it doesn't answer"]
+    world.servers[KEYS[0].node_id].kind = Kind.HONEST
+    world.finishes()
+    assert (world.now_us - at_us >= 60 * SECOND) == rests
+
+
 def test_what_waits_to_be_kept_is_bounded() -> None:
     world = World(3, [Kind.HONEST] * 3, settings=SnapshotSettings(storing_bytes=1))
     waiting: list[int] = []

@@ -43,7 +43,8 @@ from supervm.types.finality import FinalityProof
 ANSWER_BYTES = 2 * 2**20
 READ_TOGETHER = 16
 QUEUE_MAX = 256
-GUEST_WAITING_MAX = 2
+GUEST_WAITING_MAX = 3
+"""Of blocks, of a snapshot and of a damaged row. All guests' leave room for those of validators."""
 
 Young = Callable[[Want], Iterable[Item]]
 """What the machines hold of it now; nothing where they don't."""

@@ -55,8 +55,9 @@ class SnapshotSettings:
     """Bounds and times (all chosen). `choose_us`: how long better offers are waited for after the first.
 
     `answer_us`: after so long a question counts as not answered. `rest_us`: how long a peer is left alone
-    that didn't answer; one that lied ten times as long. `again_us`: when everybody is asked again for what
-    nobody had. `storing_bytes`: what may wait to be kept. `lacks_max`: chunks that a peer may lack.
+    that didn't answer, while there are others; one that lied ten times as long. `again_us`: when everybody
+    is asked again for what nobody had. `storing_bytes`: what may wait to be kept. `lacks_max`: chunks that a
+    peer may lack.
     """
 
     choose_us: int = 2_000_000
@@ -184,7 +185,8 @@ class SnapshotSync:
         self._above = above
         self._refused = frozenset(refused)
         self._peers: dict[bytes, _Peer] = {}
-        self._resting: dict[bytes, int] = {}
+        self._resting: dict[bytes, tuple[int, bool]] = {}
+        """Until when, and whether it was only slow."""
         self._handovers: tuple[HandOver, ...] = ()
         self._first_offer_us: int | None = None
         self._again_us: int | None = None
@@ -243,23 +245,32 @@ class SnapshotSync:
     def _all_usable(self) -> list[_Peer]:
         return [peer for node, peer in self._peers.items() if node not in self._resting]
 
-    def _drop(self, node: bytes, reason: str, lied: bool) -> None:
-        self._resting[node] = self._now_us + self.settings.rest_us * (10 if lied else 1)
+    def _drop(self, node: bytes, reason: str, lied: bool, slow: bool = False) -> None:
+        self._resting[node] = self._now_us + self.settings.rest_us * (10 if lied else 1), slow
         if node in self._peers:
             self._peers[node] = _Peer(node)
         self._out.append(Dropped(node, reason, lied))
 
     def _on_tick(self) -> None:
         self._ticking = False
-        self._resting = {node: until for node, until in self._resting.items() if until > self._now_us}
+        self._wake()
         for peer in self._all_usable():
             if peer.ask is not None and self._now_us - peer.at_us >= self.settings.answer_us:
                 peer.ask = None
                 peer.silent += 1
                 if peer.silent >= STRIKES_MAX:
-                    self._drop(peer.node, "it doesn't answer", lied=False)
+                    self._drop(peer.node, "it doesn't answer", lied=False, slow=True)
         if self._again_us is not None and self._now_us >= self._again_us:
             self._ask_anew()
+
+    def _wake(self) -> None:
+        """Who has rested long enough may be asked again; who was only slow also where nobody else is left."""
+        alone = not self._all_usable()
+        self._resting = {
+            node: (until, slow)
+            for node, (until, slow) in self._resting.items()
+            if until > self._now_us and not (slow and alone)
+        }
 
     def _ask_anew(self) -> None:
         """Who had none may have one now."""
