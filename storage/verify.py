@@ -201,6 +201,8 @@ async def verify_kept(
     once, a few heights later than the rest.
     """
     parent = await _header(stored, 0)
+    if oldest == 0:
+        assert await stored.block(0) is not None, "it is there, or said to be damaged"
     unproven: list[tuple[BlockHeader, bytes]] = []
     receipts_roots: dict[int, bytes] = {}
     transactions = 0

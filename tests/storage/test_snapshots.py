@@ -417,7 +417,9 @@ OTHER_STATE = account_key(address(3))
             SnapshotDamaged,
             "leads to no place",
         ),
+        (BODIES_AT, lambda rows: dict(list(rows.items())[1:]), SnapshotUntrusted, "contradicts itself"),
         (BODIES_AT, lambda rows: dict(list(rows.items())[2:]), SnapshotUntrusted, "contradicts itself"),
+        (RECEIPTS_AT, lambda rows: dict(list(rows.items())[1:]), SnapshotUntrusted, "receipts root"),
         (RECEIPTS_AT, lambda rows: dict(list(rows.items())[2:]), SnapshotUntrusted, "receipts root"),
     ],
 )
