@@ -4,8 +4,10 @@ import os
 
 import pytest
 
+from supervm.plugins.consensus.simulation.oracles import Oracles
 from supervm.plugins.consensus.simulation.plan import PROFILES, draw_plan
-from supervm.plugins.consensus.simulation.world import run_plan
+from supervm.plugins.consensus.simulation.trace import Trace
+from supervm.plugins.consensus.simulation.world import World, run_plan
 
 SEEDS = int(os.environ.get("SIM_SEEDS", "1"))
 FIRST = int(os.environ.get("SIM_FIRST", "100"))
@@ -18,3 +20,13 @@ def test_nothing_is_violated_and_all_is_final_after_healing(profile: str, count:
         outcome = run_plan(draw_plan(seed, profile, count))
         assert not outcome.oracle, f"{profile} {count} seed {seed}: {outcome.oracle}: {outcome.problem}"
         assert outcome.height > 0
+
+
+def test_what_is_no_parcel_is_held_against_honest_validators_alone() -> None:
+    violated: list[str] = []
+    validators = World(draw_plan(2, "calm", 4), Trace(None)).validators
+    oracles = Oracles(b"", validators, lambda number: number != 3, lambda oracle, _: violated.append(oracle))
+    oracles.on_sent(3, 0, b"\0\0\0\1")
+    assert not violated
+    oracles.on_sent(0, 1, b"\0\0\0\1")
+    assert violated == ["garbage"]

@@ -88,7 +88,13 @@ class Oracles:
     def on_sent(self, number: int, target: int, payload: bytes) -> None:
         """A validator lets messages go, to one of the others."""
         is_honest = self.is_honest(number)
-        for frame in unpack(payload):
+        try:
+            frames = unpack(payload)
+        except InvalidInput as error:
+            if is_honest:
+                self.fail("garbage", f"{number} sends what is no parcel: {error}")
+            return
+        for frame in frames:
             message = read_frame(frame)
             if isinstance(message, Batch):
                 self._content(message)
