@@ -66,11 +66,23 @@ class NetFailed(Exception):
     """The run could not be finished. The message says what stopped it."""
 
 
+@attrs.frozen
+class Load:
+    """Transactions that clients send. `first`: the place of the first of them among all that are measured."""
+
+    name: str
+    signed: Sequence[bytes]
+    clients: int
+    window: int
+    first: int = 0
+
+
 @attrs.frozen(kw_only=True)
 class NetPlan:
     """What to do. `window`: transactions that all clients together have under way. `folder` is empty.
 
     `objects`: mutations of owned objects, not transfers. `round_trip_ms`: between any two validators.
+    `alone`: how many of the transactions go first, each when the one before it is final.
     """
 
     folder: Path
@@ -86,6 +98,7 @@ class NetPlan:
     settings: tuple[str, ...] = ()
     objects: bool = False
     round_trip_ms: float = 0.0
+    alone: int = 0
 
     @property
     def node_settings(self) -> tuple[str, ...]:
@@ -118,16 +131,22 @@ async def run_net(plan: NetPlan, progress: Progress) -> BenchResult:
     ):
         prepared = [each.data for each in creations]
         if prepared:
-            await _send(plan, "prepare", nodes, prepared, progress)
+            # What is measured keeps to the window; what is made beforehand may be quicker.
+            window = max(plan.window, PREPARING)
+            await _send(plan, nodes, Load("prepare", prepared, plan.clients, window), progress)
+        lone = []
+        if plan.alone:
+            lone = await _send(plan, nodes, Load("alone", signed[: plan.alone], 1, 1), progress)
         before = await _readings(nodes)
-        sent = await _send(plan, "send", nodes, signed, progress)
+        rest = Load("send", signed[plan.alone :], plan.clients, plan.window, plan.alone)
+        sent = await _send(plan, nodes, rest, progress)
         after = await _readings(nodes)
         problems, tip = await _judge(plan, nodes, addresses, payments, prepared, signed)
         tier = str((await trio.to_thread.run_sync(nodes[0].client.status))["tier"])
         for node in nodes:
             await node.stop()
     problems += await _verify(plan, made)
-    return _result(plan, sent, before, after, problems, tip, tier)
+    return _result(plan, sent, lone, before, after, problems, tip, tier)
 
 
 async def _readings(nodes: Sequence[RunningNode]) -> list[Reading]:
@@ -139,30 +158,28 @@ def log_of(plan: NetPlan, part: str, client: int) -> Path:
 
 
 async def _send(
-    plan: NetPlan, part: str, nodes: Sequence[RunningNode], signed: Sequence[bytes], progress: Progress
+    plan: NetPlan, nodes: Sequence[RunningNode], load: Load, progress: Progress
 ) -> list[dict[str, Any]]:
     """Run the clients to their end, each beside one node; gives the last word of each.
 
-    Accounts have their turns in `signed`, and all of one account's go by one client.
+    Accounts have their turns in `load.signed`, and all of one account's go by one client.
     """
-    # What is measured keeps to the window; what is made beforehand may be quicker.
-    window = plan.window if part == "send" else max(plan.window, PREPARING)
-    last: list[dict[str, Any]] = [{} for _ in range(plan.clients)]
-    done = [0] * plan.clients
-    with progress(part, len(signed)) as bar:
+    last: list[dict[str, Any]] = [{} for _ in range(load.clients)]
+    done = [0] * load.clients
+    with progress(load.name, len(load.signed)) as bar:
 
         async def one(client: int) -> None:
-            mine = [data for at, data in enumerate(signed) if at % plan.accounts % plan.clients == client]
-            path = plan.folder / f"{part}-{client}.transactions"
+            mine = [
+                data
+                for at, data in enumerate(load.signed, load.first)
+                if at % plan.accounts % load.clients == client
+            ]
+            path = plan.folder / f"{load.name}-{client}.transactions"
             path.write_bytes(pack_transactions(mine))
             arguments = ["--api", nodes[client % len(nodes)].command.url, "--transactions", str(path)]
-            arguments += [
-                "--log",
-                str(log_of(plan, part, client)),
-                "--window",
-                str(window // plan.clients),
-            ]
-            arguments += ["--batch", str(plan.batch), "--patience", str(PATIENCE_S), "--events"]
+            arguments += ["--log", str(log_of(plan, load.name, client))]
+            arguments += ["--window", str(load.window // load.clients), "--batch", str(plan.batch)]
+            arguments += ["--patience", str(PATIENCE_S), "--events"]
             async for said in _client(arguments):
                 if "error" in said:
                     raise NetFailed(f"client {client} gave up: {said['error']}")
@@ -172,7 +189,7 @@ async def _send(
 
         try:
             async with trio.open_nursery() as nursery:
-                for client in range(plan.clients):
+                for client in range(load.clients):
                     nursery.start_soon(one, client)
         except BaseExceptionGroup as group:
             raise leaf(group) from group
@@ -211,6 +228,7 @@ async def _judge(
 ) -> tuple[list[str], dict[str, Any]]:
     """(problems, the header under which all nodes agree on the state after the last transaction)."""
     logs = [log_of(plan, "send", client) for client in range(plan.clients)]
+    logs += [log_of(plan, "alone", 0)] if plan.alone else []
     last = max(int(json.loads(log.read_text().splitlines()[-1])["height"]) for log in logs)
     shown = [await _shows(node, last) for node in nodes]
     problems = []
@@ -273,6 +291,7 @@ async def _verify(plan: NetPlan, made: Devnet) -> list[str]:
 def _result(
     plan: NetPlan,
     sent: Sequence[dict[str, Any]],
+    lone: Sequence[dict[str, Any]],
     before: Sequence[Reading],
     after: Sequence[Reading],
     problems: Sequence[str],
@@ -280,13 +299,14 @@ def _result(
     tier: str,
 ) -> BenchResult:
     seconds = max(each["ended_s"] for each in sent) - min(each["began_s"] for each in sent)
-    latencies = sorted(latency for each in sent for latency in each["latency_ms"])
-    count = plan.transactions
+    latency, latency_alone = _latency(sent), _latency(lone)
+    count = plan.transactions - plan.alone
     return BenchResult(
         name=f"{'fast' if plan.objects else 'net'}-4",
         parameters={
             "validators": plan.validators,
-            "transactions": count,
+            "transactions": plan.transactions,
+            "alone": plan.alone,
             "accounts": plan.accounts,
             "clients": plan.clients,
             "window": plan.window,
@@ -300,18 +320,15 @@ def _result(
         goodput=round(count / seconds, 1),
         attempts=sum(each["posts"] for each in sent),
         failed=0,
-        latency_ms={"p50": percentile(latencies, 0.50) or 0.0, "p99": percentile(latencies, 0.99) or 0.0},
+        latency_ms=latency,
         oracle="ok" if not problems else "; ".join(problems),
         tier=tier,
         extra={
-            "committed": count,
+            "committed": plan.transactions,
             "final_before_their_block": sum(each["before_block"] for each in sent),
-            "round_trips": {
-                name: round((percentile(latencies, part) or 0.0) / plan.round_trip_ms, 2)
-                for name, part in (("p50", 0.50), ("p99", 0.99))
-            }
-            if plan.round_trip_ms
-            else None,
+            "round_trips": _round_trips(plan, latency),
+            "latency_ms_alone": latency_alone if lone else None,
+            "round_trips_alone": _round_trips(plan, latency_alone) if lone else None,
             "seconds": round(seconds, 3),
             "state_root": tip["state_root"],
             "verify": "ok" if plan.storage != "memory" else None,
@@ -334,6 +351,19 @@ def _result(
             },
         },
     )
+
+
+def _latency(sent: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """Milliseconds from a transaction's first post until its client knew it as final."""
+    latencies = sorted(latency for each in sent for latency in each["latency_ms"])
+    return {"p50": percentile(latencies, 0.50) or 0.0, "p99": percentile(latencies, 0.99) or 0.0}
+
+
+def _round_trips(plan: NetPlan, latency: dict[str, float]) -> dict[str, float] | None:
+    """The same in round trips between validators; None where none is emulated."""
+    if not plan.round_trip_ms:
+        return None
+    return {name: round(each / plan.round_trip_ms, 2) for name, each in latency.items()}
 
 
 def _cpu(new: Reading, old: Reading, count: int) -> dict[str, float | None]:

@@ -38,6 +38,8 @@ EVENTS_WAITING_MAX = 64
 """Events read and not yet looked at; beyond them the reader of the stream waits."""
 TROUBLE_S = 0.05
 """Pause after a request that came to nothing."""
+TELL_S = 0.1
+"""Between two lines of progress."""
 
 
 class Rejected(Exception):
@@ -69,6 +71,7 @@ class Progress:
     posts: int = 0
     next_height: int = 1
     losses: int = 0
+    _watchers: trio.lowlevel.ParkingLot = attrs.Factory(trio.lowlevel.ParkingLot)
 
     @waiting.default
     def _all(self) -> deque[str]:
@@ -78,6 +81,10 @@ class Progress:
     @property
     def done(self) -> bool:
         return len(self.committed) == len(self.transactions)
+
+    async def changed(self) -> None:
+        """Wait until something is final, or to be posted again."""
+        await self._watchers.park()
 
     def next_batch(self, window: int, batch: int) -> list[str]:
         """Digests to post now: not committed, not with the node, at most `window` of them there."""
@@ -92,12 +99,14 @@ class Progress:
     def again(self, digests: Sequence[str]) -> None:
         """These weren't taken: they come before all others, in their order."""
         self.waiting.extendleft(reversed(digests))
+        self._watchers.unpark_all()
 
     def lost_node(self) -> None:
         """The node didn't answer: what it had taken may be gone."""
         self.losses += 1
         self.posted.clear()
         self.waiting = self._all()
+        self._watchers.unpark_all()
 
     def saw_block(self, height: int, digests: Sequence[str], now: float) -> None:
         """A block is final. A digest in two blocks would have been applied twice."""
@@ -109,6 +118,7 @@ class Progress:
                 self.committed[digest] = now
                 self.final.setdefault(digest, now)
                 self.posted.discard(digest)
+        self._watchers.unpark_all()
 
     def saw_certificate(self, digests: Sequence[str], now: float) -> None:
         """A quorum signed the effects of these: they are final, and a block will hold them."""
@@ -116,6 +126,7 @@ class Progress:
             if digest in self.transactions:
                 self.final.setdefault(digest, now)
                 self.posted.discard(digest)
+        self._watchers.unpark_all()
 
 
 async def send_all(
@@ -141,7 +152,9 @@ async def send_all(
                     f"{done} of {len(progress.transactions)} committed, none in the last {patience_s:g} s"
                 )
             _tell(progress)
-            await trio.sleep(TROUBLE_S)
+            with trio.move_on_after(TELL_S):
+                while not progress.done:
+                    await progress.changed()
         nursery.cancel_scope.cancel()
     _tell(progress)
 
@@ -150,7 +163,7 @@ async def _post(client: NodeClient, progress: Progress, window: int, batch: int)
     while not progress.done:
         digests = progress.next_batch(window, batch)
         if not digests:
-            await trio.sleep(POLL_S)
+            await progress.changed()
             continue
         losses = progress.losses
         now = time.monotonic()

@@ -25,8 +25,8 @@ VALIDATORS_MAX = 64
 @count("--transactions", 20_000, "Transfers, all clients together.")
 @count("--accounts", 1_000, "Accounts that pay each other.", least=2)
 @count("--clients", 4, "Processes that send, each to one validator.")
-@count("--window", 1_000, "Transfers under way, all clients together.")
-@count("--batch", 256, "Most transfers of one request.")
+@count("--window", 1_600, "Transfers under way, all clients together.")
+@count("--batch", 400, "Most transfers of one request.")
 @click.option(
     "--lane",
     type=click.Choice(["auto", "ordered"]),
@@ -48,7 +48,7 @@ def net_4(as_json: bool, keep: Path | None, lane: str, **asked: Any) -> None:
     \b
     Example:
       supervm bench net-4
-      supervm bench net-4 --transactions 60000 --window 2000 --json
+      supervm bench net-4 --transactions 60000 --window 1000 --json
     """
     _run(as_json, keep, lane=lane, **asked)
 
@@ -56,9 +56,10 @@ def net_4(as_json: bool, keep: Path | None, lane: str, **asked: Any) -> None:
 @click.command("fast-4")
 @count("--transactions", 4_000, "Mutations, all clients together.")
 @count("--accounts", 1_000, "Accounts, each with an object of its own.", least=2)
+@count("--alone", 100, "Mutations of these sent first, each when the one before it is final.", least=0)
 @count("--clients", 4, "Processes that send, each to one validator.")
-@count("--window", 200, "Mutations under way, all clients together.")
-@count("--batch", 32, "Most mutations of one request.")
+@count("--window", 240, "Mutations under way, all clients together.")
+@count("--batch", 128, "Most mutations of one request.")
 @click.option(
     "--round-trip-ms",
     type=click.FloatRange(0, 10_000),
@@ -73,13 +74,14 @@ def net_4(as_json: bool, keep: Path | None, lane: str, **asked: Any) -> None:
 def fast_4(as_json: bool, keep: Path | None, **asked: Any) -> None:
     """Owned objects through the FAST lane of four validators, with a delay between them.
 
-    Finality is what a client sees: from its post until the node says that a quorum signed the effects. At the
-    end every mutation must also be in a block, once, and every version and balance must be right.
+    Finality is what a client sees: from its post until the node says that a quorum signed the effects. First
+    one mutation after the other is sent, to see what an idle network takes; then many at once. At the end
+    every mutation must also be in a block, once, and every version and balance must be right.
 
     \b
     Example:
       supervm bench fast-4
-      supervm bench fast-4 --round-trip-ms 100 --window 400 --json
+      supervm bench fast-4 --round-trip-ms 100 --window 800 --json
     """
     _run(as_json, keep, lane="fast", objects=True, **asked)
 
@@ -90,6 +92,8 @@ def _run(as_json: bool, keep: Path | None, *, lane: str, **asked: Any) -> None:
     from supervm.bench.replay import ReplayFailed, working_folder
     from supervm.types.transaction import Lane
 
+    if asked.get("alone", 0) >= asked["transactions"]:
+        raise Misuse("--alone: fewer than --transactions, all of which are sent")
     if asked["clients"] > min(asked["accounts"], asked["window"]):
         raise Misuse("--clients: each needs an account and a place in the window of its own")
     try:

@@ -14,6 +14,8 @@ from supervm.bench.sender import Progress
 from supervm.cli.main import main
 from supervm.client.http import NodeClient
 from supervm.types.address import format_address
+from supervm.types.codec import unpack_transactions
+from supervm.types.transaction import Lane
 from tests.bench.test_replay import SHAPE, quiet
 
 FEE = 151
@@ -42,6 +44,31 @@ async def test_every_transfer_is_final_once_on_four_validators(tmp_path: Path) -
     assert set(found["cpu_us_a_transaction"]) == {"node-0", "node-1", "node-2", "node-3", "clients"}
     assert all(found["counts"][f"node-{at}"]["blocks"] > 0 for at in range(4))
     json.dumps(found)
+
+
+async def test_mutations_go_first_one_by_one_and_then_many_at_once(tmp_path: Path) -> None:
+    plan = NetPlan(
+        folder=tmp_path,
+        transactions=50,
+        accounts=20,
+        clients=2,
+        window=20,
+        batch=10,
+        lane=Lane.FAST,
+        storage="sqlite",
+        objects=True,
+        round_trip_ms=20.0,
+        alone=7,
+    )
+    result = (await run_net(plan, quiet)).to_json()
+    assert result["oracle"] == "ok"
+    assert (result["committed"], result["parameters"]["alone"]) == (50, 7)
+    # Half a round trip to the voters and back, twice: nothing is final sooner.
+    assert result["latency_ms_alone"]["p50"] >= 40
+    assert result["round_trips_alone"]["p50"] >= 2
+    assert result["round_trips"]["p50"] >= 2
+    alone = (tmp_path / "alone-0.transactions").read_bytes()
+    assert len(unpack_transactions(alone, 50, 10_000)) == 7
 
 
 def test_the_oracle_finds_a_transaction_lost_twice_there_or_never_sent() -> None:
@@ -110,6 +137,11 @@ def test_one_seed_is_the_same_payments_and_each_account_counts_its_own() -> None
 def test_more_clients_than_accounts_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "net-4", "--clients", "5", "--accounts", "4"]) == 2
     assert "--clients" in capsys.readouterr().err
+
+
+def test_more_alone_than_there_are_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "fast-4", "--alone", "10", "--transactions", "10"]) == 2
+    assert "--alone" in capsys.readouterr().err
 
 
 def test_a_certificate_makes_final_and_gives_room_and_a_block_must_hold_it_all_the_same() -> None:

@@ -1,6 +1,10 @@
 """The sender's book: what it sends again, and what it counts as done."""
 
+from collections.abc import Callable
+
 import pytest
+import trio
+import trio.testing
 
 from supervm.bench.report import percentile
 from supervm.bench.sender import Progress, Rejected, SeenBlock
@@ -25,6 +29,29 @@ def test_what_a_lost_node_had_taken_is_sent_again_and_what_is_committed_is_not()
     progress.lost_node()
     assert progress.next_batch(window=10, batch=10) == ["0x0", "0x2", "0x3", "0x4"]
     assert not progress.done
+
+
+@pytest.mark.parametrize(
+    "happens",
+    [
+        lambda progress: progress.saw_block(1, ["0x0"], now=1.0),
+        lambda progress: progress.saw_certificate(["0x0"], now=1.0),
+        lambda progress: progress.again(["0x0"]),
+        lambda progress: progress.lost_node(),
+    ],
+    ids=["block", "certificate", "again", "lost"],
+)
+async def test_whoever_waits_for_room_is_told_of_it(
+    happens: Callable[[Progress], None], autojump_clock: trio.testing.MockClock
+) -> None:
+    progress = book(2)
+    assert progress.next_batch(window=1, batch=2) == ["0x0"]
+    progress.posted.add("0x0")
+    with trio.fail_after(1):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(progress.changed)
+            await trio.testing.wait_all_tasks_blocked()
+            happens(progress)
 
 
 def test_a_transaction_in_two_blocks_is_noticed() -> None:
