@@ -1,4 +1,4 @@
-"""Acceptance of consensus in the simulator: whole nodes, one scenario a test (CONS-91, 93, 95, 96)."""
+"""Acceptance of consensus in the simulator: whole nodes, one scenario a test (CONS-91, 92, 93, 95, 96)."""
 
 from typing import Any
 
@@ -7,14 +7,17 @@ import pytest
 import trio
 
 from supervm.plugins.consensus.bft.batches import BatchVoter
-from supervm.plugins.consensus.simulation import turns
+from supervm.plugins.consensus.bft.driver.posting import unpack
+from supervm.plugins.consensus.simulation import clients, turns
 from supervm.plugins.consensus.simulation.attacks import Attack
 from supervm.plugins.consensus.simulation.clients import Clients
 from supervm.plugins.consensus.simulation.node import Life
+from supervm.plugins.consensus.simulation.oracles import read_frame
 from supervm.plugins.consensus.simulation.plan import Ask, Fault, Mishap, Plan, Request, draw_plan
 from supervm.plugins.consensus.simulation.trace import Trace
 from supervm.plugins.consensus.simulation.world import World, run_plan
 from supervm.types.block import Block
+from supervm.types.certificate import Certificate, VoteKind
 from supervm.types.transaction import Lane, Transaction
 
 
@@ -86,6 +89,49 @@ def test_who_sends_to_a_censor_and_an_honest_builder_waits_no_longer_than_for_th
     # Another run of the same chances: a leader's turn more or less.
     assert both <= honest + 0.5, (both, honest)
     assert both < 2.0
+
+
+class Counted(World):
+    """Knows the views that a quorum nullified."""
+
+    def __init__(self, plan: Plan) -> None:
+        super().__init__(plan, Trace())
+        self.nullified: set[tuple[int, int]] = set()
+
+    def _sent(self, number: int, target: int, payload: bytes) -> None:
+        super()._sent(number, target, payload)
+        for message in map(read_frame, unpack(payload)):
+            if isinstance(message, Certificate) and message.kind is VoteKind.NULLIFY:
+                self.nullified.add((message.epoch, message.view))
+
+
+def views_lost(plan: Plan) -> tuple[int, int]:
+    """(views nullified, blocks) of a run."""
+    world = Counted(plan)
+    turns.run(world.main, "views")
+    assert not world.violated, f"{world.violated}: {world.problem}"
+    return len(world.nullified), max(world.oracles.digests)
+
+
+def test_clients_that_flood_with_conflicts_cost_no_view(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CONS-92: two hundred accounts sign one nonce twice, for two validators, while six others pay."""
+    honest = often(Ask.TRANSFER, 0.1, 1, 2)
+    users = 200
+    monkeypatch.setattr(clients, "USERS", 6 + users)
+    flood = tuple(
+        Request(round(0.2 + 0.01 * each, 6), 6 + each, Ask.TWICE, (each % 4, (each + 1) % 4))
+        for each in range(users)
+    )
+    without, blocks = views_lost(calm(11, requests=honest))
+    flooded, blocks_flooded = views_lost(calm(11, requests=honest + flood))
+    assert flooded <= without + 1, (flooded, without)
+    assert blocks_flooded >= 0.8 * blocks, (blocks_flooded, blocks)
+
+
+def test_a_view_that_is_lost_is_counted() -> None:
+    """The test before this one can fail."""
+    away = (Mishap(Fault.CRASH, 0.3, 2.3, (2,)),)
+    assert views_lost(calm(11, requests=often(Ask.TRANSFER, 0.1, 1, 0), mishaps=away))[0] >= 2
 
 
 FAULTS = {
