@@ -8,6 +8,7 @@ import trio
 
 from supervm.cli.bench_execution import EXECUTION
 from supervm.cli.bench_kv import kv_batch
+from supervm.cli.bench_light import light_client
 from supervm.cli.bench_mvcc import hot_5, txn_2r2w
 from supervm.cli.bench_network import fast_4, net_4
 from supervm.cli.bench_options import count, seed
@@ -198,5 +199,5 @@ def block_commit(as_json: bool, **asked: Any) -> None:
     measure(lambda: trio.run(run_commits, CommitPlan(**asked), progress), as_json)
 
 
-for _each in (net_4, fast_4, *EXECUTION, txn_2r2w, hot_5, kv_batch, pruning, growth):
+for _each in (net_4, fast_4, light_client, *EXECUTION, txn_2r2w, hot_5, kv_batch, pruning, growth):
     bench.add_command(_each)
