@@ -112,8 +112,9 @@ class MemoryTransport:
         self, peer: bytes, method: int, payload: bytes, *, priority: Priority = Priority.NORMAL
     ) -> None:
         self._check_size(payload, self.limits.request_bytes_max, peer)
-        target = self._target(peer)
         await trio.lowlevel.checkpoint()
+        # Looked up last: who has left has no tasks any more.
+        target = self._target(peer)
         delay_s = self.network.delay_s(self.node_id, peer)
         if delay_s is not None:
             target.hear(self.node_id, method, payload, delay_s)

@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -141,3 +141,20 @@ async def test_two_nodes_of_one_id_are_refused(tmp_path: Path) -> None:
 def test_options_out_of_range_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ValueError):
         MemoryTransportConfig(**options)
+
+
+async def test_who_leaves_while_it_is_being_told_something_is_unreachable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = (MemoryTransportConfig(network="leaving", node_id=f"{each:064x}") for each in (1, 2))
+    async with opened(MEMORY, tmp_path / "one", one) as near:
+        stack = AsyncExitStack()
+        far = await stack.enter_async_context(opened(MEMORY, tmp_path / "other", other))
+
+        async def leaving() -> None:
+            monkeypatch.undo()
+            await stack.aclose()
+
+        monkeypatch.setattr(trio.lowlevel, "checkpoint", leaving)
+        with pytest.raises(Unreachable):
+            await near.tell(far.node_id, 1, b"late")
