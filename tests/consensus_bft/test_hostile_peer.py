@@ -3,7 +3,7 @@
 import random
 import tracemalloc
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +13,15 @@ import trio
 
 from supervm.contracts.transport import Refusal, TransportError
 from supervm.plugins.consensus.bft import messages
-from supervm.plugins.consensus.bft.driver.posting import METHODS, PRIORITIES, pack
+from supervm.plugins.consensus.bft.driver.posting import METHODS, PRIORITIES, pack, unpack
 from supervm.plugins.consensus.bft.driver.receiving import SHARE_BYTES_MAX, SHARE_MESSAGES_MAX
 from supervm.plugins.consensus.bft.events import Stream
-from supervm.plugins.consensus.bft.votes import Accept, ViewVote
+from supervm.plugins.consensus.bft.votes import Accept, Proposal, ViewVote
 from supervm.plugins.transport import supervm_components as transports
 from supervm.plugins.transport.memory import MemoryTransportConfig
 from supervm.testing.context import opened
 from supervm.types.certificate import VoteKind
+from supervm.types.errors import InvalidInput
 from tests.consensus_bft import SCALE
 
 from .network import WAIT_S, Network, network
@@ -66,23 +67,69 @@ class Overheard:
 
     parcels: list[Parcel] = attrs.Factory(list)
 
+    def before(self, post: Callable[..., None]) -> Callable[..., None]:
+        def heard(peer: bytes, stream: Stream, frame: bytes, *more: bool) -> None:
+            self.parcels.append((stream, pack([frame])))
+            post(peer, stream, frame, *more)
+
+        return heard
+
     def replayed(self, net: Network, chance: random.Random) -> Parcel:
         return chance.choice(self.parcels)
 
+    def mutated(self, net: Network, chance: random.Random) -> Parcel:
+        """A message that is well formed and was another's, but for some bytes anywhere in it."""
+        while True:
+            stream, payload = chance.choice(self.parcels)
+            frame = bytearray(unpack(payload)[0])
+            for _ in range(chance.randrange(1, 4)):
+                frame[chance.randrange(1, len(frame))] = chance.randrange(256)
+            with suppress(InvalidInput):
+                messages.decode(bytes(frame))
+                return stream, pack([bytes(frame)])
+
+    def hollow(self, net: Network, chance: random.Random) -> Parcel:
+        """A proposal as it should be, but for a part that a validator reads only to know who must have signed
+        what: the view, the parent's certificate, or the operations."""
+        proposals = [
+            (stream, message)
+            for stream, payload in self.parcels
+            if isinstance(message := messages.decode(unpack(payload)[0]), Proposal)
+        ]
+        stream, proposal = chance.choice(proposals)
+        near = proposal.view + chance.randrange(12)
+        body = proposal.block.body
+        wrong = chance.choice([b"", b"\xff", messages.encode(proposal), chance.randbytes(200)])
+        changed = chance.choice(
+            [
+                attrs.evolve(proposal, view=chance.choice([0, 2**20, 2**40, 2**64 - 1])),
+                attrs.evolve(
+                    proposal,
+                    view=near,
+                    notarisation=None,
+                    block=attrs.evolve(proposal.block, body=attrs.evolve(body, justification=wrong)),
+                ),
+                attrs.evolve(
+                    proposal,
+                    view=near,
+                    notarisation=None,
+                    block=attrs.evolve(proposal.block, body=attrs.evolve(body, system_operations=(wrong,))),
+                ),
+            ]
+        )
+        return stream, pack([messages.encode(changed)])
+
 
 @contextmanager
-def overheard(net: Network, number: int) -> Iterator[Overheard]:
-    """Keep what a validator posts while the block lasts."""
-    hands = net.nodes[number].engine._validator._core._hands  # type: ignore[union-attr]
-    original, heard = hands.post, Overheard()
-
-    def post(peer: bytes, stream: Stream, frame: bytes, *more: bool) -> None:
-        heard.parcels.append((stream, pack([frame])))
-        original(peer, stream, frame, *more)
-
-    hands.post = post
-    yield heard
-    hands.post = original
+def overheard(net: Network) -> Iterator[Overheard]:
+    """Keep what honest validators post while the block lasts."""
+    heard = Overheard()
+    with ExitStack() as stack:
+        for number in range(HOSTILE):
+            hands = net.nodes[number].engine._validator._core._hands  # type: ignore[union-attr]
+            stack.callback(setattr, hands, "post", hands.post)
+            hands.post = heard.before(hands.post)
+        yield heard
 
 
 @attrs.define
@@ -114,20 +161,25 @@ class Flood:
                 self.enough.set()
 
 
-@pytest.mark.parametrize("kind", ["malformed", "oversized", "wrongly signed", "replayed"])
+KINDS = ("malformed", "oversized", "wrongly signed", "replayed", "mutated", "hollow")
+
+
+@pytest.mark.parametrize("kind", KINDS)
 async def test_honest_validators_go_on_with_flat_memory_and_name_who_floods_them(
     kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     async with network(tmp_path, begin=False) as net:
         for number in range(HOSTILE):
             await net.start(number)
-        with overheard(net, 0) as heard:
+        with overheard(net) as heard:
             await _one_more(net, 0)
         draw = {
             "malformed": malformed,
             "oversized": oversized,
             "wrongly signed": wrongly_signed,
             "replayed": heard.replayed,
+            "mutated": heard.mutated,
+            "hollow": heard.hollow,
         }[kind]
         memory = next(each for each in transports() if each.name == "memory")
         config = MemoryTransportConfig(network=net.name, node_id=net.validators[HOSTILE].node_id.hex())

@@ -57,7 +57,7 @@ from supervm.plugins.consensus.bft.votes import Proposal, ViewVote
 from supervm.types.block import Block
 from supervm.types.certificate import Certificate, VoteKind
 from supervm.types.digests import Digest
-from supervm.types.errors import InvalidInput
+from supervm.types.errors import InvalidInput, ProofInvalid
 
 __all__ = ["ADVANCE", "AGAIN", "EMPTY", "INTERVAL", "LEADER", "Ordering", "Settings", "Start"]
 
@@ -302,6 +302,19 @@ class Ordering:
     def leader_of(self, view: int) -> int:
         return self._leaders.of(view)
 
+    @property
+    def proposals_upto(self) -> int:
+        """The last view of which a proposal is kept."""
+        return self.view + self.settings.proposals_ahead_max
+
+    def leader_named(self, view: int) -> int:
+        """As `leader_of`, of a view that somebody else named. Raises `ProofInvalid` for one that is none, or
+        of which a proposal isn't kept: reckoning leaders takes a step a view."""
+        if not 1 <= view <= self.proposals_upto:
+            mend = f"from 1 to {self.proposals_upto}"
+            raise ProofInvalid("ViewOutOfRange", "a proposal of a view that is far away", view, mend)
+        return self._leaders.of(view)
+
     def _leave_view(self) -> None:
         leader = self.leader_of(self.view)
         heard_quorum = self.epoch.validators.is_quorum(weight_of(self.epoch.validators, self._heard))
@@ -339,7 +352,7 @@ class Ordering:
         if self._finality.covers(proposal.view) or proposal.view < self.view:
             self._answer(peer, proposal.view)
             return
-        if proposal.view > self.view + self.settings.proposals_ahead_max:
+        if proposal.view > self.proposals_upto:
             return
         leader = self.leader_of(proposal.view)
         self._silence.heard(leader)

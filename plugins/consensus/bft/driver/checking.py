@@ -28,7 +28,7 @@ from supervm.plugins.consensus.bft.verifying import Claim, claims_of
 from supervm.types.address import Suite
 from supervm.types.certificate import Certificate, VoteKind, vote_message
 from supervm.types.digests import plain_digest
-from supervm.types.errors import ProofInvalid
+from supervm.types.errors import InvalidInput, ProofInvalid
 from supervm.types.validators import ValidatorSet
 
 REMEMBERED_MAX = 65_536
@@ -61,7 +61,8 @@ class Checker:
         for index, message in enumerate(messages):
             try:
                 needed = self._needed(message)
-            except ProofInvalid as error:
+            except InvalidInput as error:
+                # What a message holds as bytes, a proposal's justification and operations, is decoded here.
                 wrong[index] = error.code
                 continue
             claims += needed

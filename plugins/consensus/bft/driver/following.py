@@ -70,7 +70,7 @@ from supervm.types.batch import Batch
 from supervm.types.block import BlockHeader
 from supervm.types.certificate import BatchCertificate
 from supervm.types.digests import ZERO, Digest
-from supervm.types.errors import ProofInvalid
+from supervm.types.errors import InvalidInput
 
 POLL_US = 500_000
 """How often whoever only follows asks whether there is more, when nothing said so."""
@@ -331,7 +331,7 @@ class Follower:
                 continue
             try:
                 claims = claims_of(found, self._application.chain_id, self._tip.validators)
-            except ProofInvalid as error:
+            except InvalidInput as error:
                 self._reception.blame(peer, error.code)
                 continue
             items = [(int(Suite.ED25519), key, text, signature) for key, text, signature in claims]
@@ -400,7 +400,7 @@ class Follower:
             text = certificate.message(self._application.chain_id)
             try:
                 signed = certificate.signed(asked.validators)
-            except ProofInvalid:
+            except InvalidInput:
                 return False
             items += [(int(Suite.ED25519), key, text, signature) for key, signature in signed]
         return all(await trio.to_thread.run_sync(verify_many, items, limiter=self._limiter))

@@ -251,7 +251,7 @@ class Validator:
         self._base = epoch.base_finalisation
         self._checker = Checker(
             epoch,
-            self._ordering.leader_of,
+            self._ordering.leader_named,
             {each.node_id: each.public_key for each in members},
             application.validators(epoch.number - 1) if epoch.number > 1 else None,
         )
@@ -393,7 +393,11 @@ class Validator:
 
     async def _hear_early(self) -> None:
         """What members said in this epoch before it began here."""
-        early = [each for each in self._early.take(self.epoch) if each[0] in self._peers]
+        early = [
+            (peer, message)
+            for peer, message in self._early.take(self.epoch)
+            if peer in self._peers and self._is_near(message)
+        ]
         for first in range(0, len(early), GROUP_MESSAGES):
             await self._judge(early[first : first + GROUP_MESSAGES])
 
@@ -424,13 +428,19 @@ class Validator:
                 digest = header.digest()
                 known = self._voter.certificates
                 return digest not in known and not known.is_settled(digest)
-            case ViewVote() | Proposal() | Batch() | Accept() | Refuse() | Effects() | Get() | Got():
+            case Proposal():
+                return self._is_near(incoming.message)
+            case ViewVote() | Batch() | Accept() | Refuse() | Effects() | Get() | Got():
                 return True
             case EpochDone() | EndEpoch() | Evidence() | Equivocation():
                 return not self._closer.operations.holds(incoming.message)
             case AskEpoch() as ask:
                 self._teller.answer(incoming.peer, ask)
         return False
+
+    def _is_near(self, message: Message) -> bool:
+        """False for a proposal too far ahead to be kept: an honest leader's, where this node is behind."""
+        return not isinstance(message, Proposal) or message.view <= self._ordering.proposals_upto
 
     def _deliver(self, peer: bytes, message: Message) -> None:
         match message:
