@@ -7,6 +7,7 @@ import pytest
 import trio
 
 from supervm.plugins.consensus.bft.batches import BatchVoter
+from supervm.plugins.consensus.bft.driver.checking import Checker
 from supervm.plugins.consensus.bft.driver.posting import unpack
 from supervm.plugins.consensus.simulation import clients, turns
 from supervm.plugins.consensus.simulation.attacks import Attack
@@ -18,6 +19,7 @@ from supervm.plugins.consensus.simulation.trace import Trace
 from supervm.plugins.consensus.simulation.world import World, run_plan
 from supervm.types.block import Block
 from supervm.types.certificate import Certificate, VoteKind
+from supervm.types.errors import DecodeError
 from supervm.types.transaction import Lane, Transaction
 
 
@@ -45,6 +47,28 @@ def test_what_is_final_stays_though_certificates_are_kept_back_until_epochs_clos
     outcome = run_plan(plan)
     assert not outcome.oracle, f"{outcome.oracle}: {outcome.problem}"
     assert outcome.epoch >= 2
+
+
+HOLLOW = {"attacks": ((1, Attack.HOLLOW),), "requests": often(Ask.TRANSFER, 0.1, 0, 2)}
+
+
+def test_proposals_that_hold_what_means_nothing_harm_nobody() -> None:
+    assert not violated(calm(3, **HOLLOW))
+
+
+def test_a_reader_that_trips_over_them_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The test before this one can fail."""
+    real = Checker._needed
+
+    def trips(self: Checker, message: Any) -> Any:
+        try:
+            return real(self, message)
+        except DecodeError as error:
+            raise ValueError from error
+
+    monkeypatch.setattr(Checker, "_needed", trips)
+    # Whoever sent one such proposal isn't heard any more: a run tries a few.
+    assert any(violated(calm(seed, **HOLLOW)).startswith("failed") for seed in range(3, 11))
 
 
 class Timed(World):

@@ -68,6 +68,7 @@ class Attack(Enum):
     TWO_EFFECTS = "signs other effects for some"
     FORGE = "speaks for others, with signatures that aren't theirs"
     SLANDER = "accuses others with true votes that don't contradict each other, also in its blocks"
+    HOLLOW = "sends proposals of far views, or that hold what means nothing"
 
 
 VOTES, DISSEMINATION, BULK = METHODS[Stream.VOTES], METHODS[Stream.DISSEMINATION], METHODS[Stream.BULK]
@@ -125,6 +126,8 @@ class Tongue:
                 frames += self._forgeries(frame)
             if Attack.SLANDER in self.attacks and method == VOTES and self.random.random() < 0.1:
                 frames += [encode(each) for each in self._slanders()]
+            if Attack.HOLLOW in self.attacks and self._proposals and self.random.random() < 0.1:
+                more.append((VOTES, pack([encode(self._hollow())])))
         if Attack.STALE in self.attacks and self._seen and self.random.random() < 0.3:
             old_method, old = self._seen[self.random.randrange(len(self._seen))]
             more.append((old_method, pack([old])))
@@ -257,6 +260,19 @@ class Tongue:
             *said,
             encode(Certificate(vote.kind, vote.epoch, vote.view, vote.digest, everyone, signatures)),
         ]
+
+    def _hollow(self) -> Proposal:
+        """A proposal that it saw, with a view, a certificate or an operation that is none; unsigned."""
+        rng = self.random
+        proposal = attrs.evolve(rng.choice(self._proposals), notarisation=None)
+        if rng.random() < 0.3:
+            return attrs.evolve(proposal, view=rng.choice((0, 2**20, 2**40, 2**64 - 1)))
+        wrong = rng.choice((b"\xff", rng.randbytes(40), encode(proposal)))
+        changes = rng.choice(({"justification": wrong}, {"system_operations": (wrong,)}))
+        body = attrs.evolve(proposal.block.body, **changes)
+        header = attrs.evolve(proposal.block.header, body_digest=body.digest())
+        block = attrs.evolve(proposal.block, header=header, body=body)
+        return attrs.evolve(proposal, view=proposal.view + rng.randint(0, 9), block=block)
 
     def _slanders(self) -> list[Evidence]:
         """Evidence of two votes that somebody else did sign, in two views."""
