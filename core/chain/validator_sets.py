@@ -20,7 +20,7 @@ from supervm.storage.ledger import Ledger
 from supervm.storage.snapshot_restore import read_origin
 from supervm.storage.spaces import seal, unseal
 from supervm.types.block import BlockHeader
-from supervm.types.codec import Reader, Writer
+from supervm.types.codec import U64_MAX, Reader, Writer
 from supervm.types.digests import ZERO
 from supervm.types.finality import FinalityProof
 from supervm.types.genesis import Genesis
@@ -133,6 +133,8 @@ class ValidatorSets:
 
         Raises `StoreCorrupt`, `DecodeError`.
         """
+        if epoch >= U64_MAX:
+            return None
         stored = await self._store.get(EPOCHS + (epoch + 1).to_bytes(8, "big"))
         if stored is None:
             return None

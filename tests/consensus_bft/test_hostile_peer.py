@@ -13,6 +13,7 @@ import trio
 
 from supervm.contracts.transport import Refusal, TransportError
 from supervm.plugins.consensus.bft import messages
+from supervm.plugins.consensus.bft.driver import receiving
 from supervm.plugins.consensus.bft.driver.posting import METHODS, PRIORITIES, pack, unpack
 from supervm.plugins.consensus.bft.driver.receiving import SHARE_BYTES_MAX, SHARE_MESSAGES_MAX
 from supervm.plugins.consensus.bft.events import Stream
@@ -20,11 +21,13 @@ from supervm.plugins.consensus.bft.votes import Accept, Proposal, ViewVote
 from supervm.plugins.transport import supervm_components as transports
 from supervm.plugins.transport.memory import MemoryTransportConfig
 from supervm.testing.context import opened
+from supervm.types.batch import Batch
 from supervm.types.certificate import VoteKind
 from supervm.types.errors import InvalidInput
 from tests.consensus_bft import SCALE
 
 from .network import WAIT_S, Network, network
+from .wild import Wild
 
 HOSTILE = 3
 AT_ONCE = 8
@@ -195,6 +198,45 @@ async def test_honest_validators_go_on_with_flat_memory_and_name_who_floods_them
     # What is sent again was good once: it is dropped, and nobody is blamed for it.
     assert bool(named) == (kind != "replayed")
     assert all(f"peer={hostile}" in line for line in named)
+
+
+@pytest.mark.parametrize("kind", ["mutated", "hollow", "wild"])
+async def test_messages_of_any_shape_stop_nobody_who_goes_on_listening(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody is made deaf to them here: each one gets as far as it can."""
+    monkeypatch.setattr(receiving, "FAULTS_MAX", 2**62)
+    async with network(tmp_path, begin=False) as net:
+        for number in range(HOSTILE):
+            await net.start(number)
+        with overheard(net) as heard:
+            await _one_more(net, 0)
+        said = [messages.decode(unpack(payload)[0]) for _, payload in heard.parcels]
+        pair = net.validators[HOSTILE]
+        chance = random.Random(kind)
+        wild = Wild(net.genesis.chain_id, pair, HOSTILE, len(net.validators), said, chance)
+        wild.digests += [each.block.digest() for each in said if isinstance(each, Proposal)]
+        wild.digests += [each.digest() for each in said if isinstance(each, Batch)]
+
+        def shaped(net: Network, chance: random.Random) -> Parcel:
+            message = wild.message()
+            number = messages.kind_of(message)
+            stream = next(each for each in Stream if number in receiving.KINDS[each])
+            return stream, pack([messages.encode(message)])
+
+        draw = {"mutated": heard.mutated, "hollow": heard.hollow, "wild": shaped}[kind]
+        memory = next(each for each in transports() if each.name == "memory")
+        config = MemoryTransportConfig(network=net.name, node_id=pair.node_id.hex())
+        async with opened(memory, tmp_path / "hostile", config) as transport, trio.open_nursery() as nursery:
+            flood = Flood(transport, net, draw)
+            for victim in range(HOSTILE):
+                nursery.start_soon(flood.at, victim, random.Random(f"{kind}/{victim}"))
+            with trio.fail_after(WAIT_S):
+                await flood.enough.wait()
+            await _one_more(net, 1)
+            nursery.cancel_scope.cancel()
+        assert all(net.nodes[number].engine._validator is not None for number in range(HOSTILE))
+        await net.agree(net.nodes[0].height)
 
 
 async def _one_more(net: Network, number: int) -> None:
