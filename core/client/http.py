@@ -128,23 +128,23 @@ class NodeClient:
     def proof(self, name: str, **parameters: object) -> dict[str, Any]:
         return self._object(f"/v1/proofs/{name}", **parameters)
 
-    def handovers(self, upto: int) -> list[HandOver]:
-        """What proves the validator set of epoch `upto`, from the first epoch on. Nothing of it is checked.
+    def handovers(self, upto: int, first: int = 1) -> list[HandOver]:
+        """What proves the validator set of epoch `upto`, from epoch `first` on. Nothing of it is checked.
 
         Raises as `get`, and AnswerInvalid where the node has them not all.
         """
         found: list[HandOver] = []
-        if upto > HANDOVERS_MAX:
-            raise AnswerInvalid(f"{self.url} speaks of epoch {upto}; give --trusted for a header that old")
-        while len(found) < upto - 1:
-            page = self._object("/v1/handovers", **{"from": len(found) + 1}).get("handovers")
+        if upto - first > HANDOVERS_MAX:
+            raise AnswerInvalid(f"{self.url} speaks of epoch {upto}; give --trusted for a header that far on")
+        while (epoch := first + len(found)) < upto:
+            page = self._object("/v1/handovers", **{"from": epoch}).get("handovers")
             if not isinstance(page, list) or not page:
-                raise AnswerInvalid(f"{self.url} has no hand-over from epoch {len(found) + 1} to the next")
+                raise AnswerInvalid(f"{self.url} has no hand-over from epoch {epoch} to the next")
             try:
                 found += [HandOver.decode(parse_hex(str(each.get("bytes")), "bytes")) for each in page]
             except (InvalidInput, AttributeError) as error:
                 raise AnswerInvalid(f"{self.url} gave a hand-over that is none: {error}") from error
-        return found[: upto - 1]
+        return found[: max(0, upto - first)]
 
     def send(self, transactions: Sequence[bytes]) -> Sent:
         """Post canonical transactions in one request. Sending the same bytes again is harmless.

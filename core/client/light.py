@@ -13,7 +13,7 @@ from supervm.crypto.votes import verify_certificate
 from supervm.types import merkle, smt
 from supervm.types.block import BlockHeader
 from supervm.types.certificate import Certificate, VoteKind
-from supervm.types.digests import Digest
+from supervm.types.digests import ZERO, Digest
 from supervm.types.errors import ProofInvalid
 from supervm.types.finality import FinalityProof
 from supervm.types.genesis import Genesis
@@ -28,7 +28,8 @@ UNBONDING_MS = 21 * 24 * 3_600_000
 class Trusted:
     """The set of an epoch that a client believes, and the block from which it has it.
 
-    `height`, `timestamp_ms`: of the last block of the epoch before, or of the checkpoint; genesis at first.
+    `height`, `timestamp_ms`, `digest`: of the last block of the epoch before, or of the checkpoint; genesis
+    at first, without a digest.
     """
 
     chain_id: bytes
@@ -36,6 +37,7 @@ class Trusted:
     validators: ValidatorSet
     height: int
     timestamp_ms: int
+    digest: Digest | None = None
 
 
 def from_genesis(genesis: Genesis) -> Trusted:
@@ -55,6 +57,57 @@ def from_checkpoint(checkpoint: Checkpoint) -> Trusted:
         validators=checkpoint.validators,
         height=checkpoint.height,
         timestamp_ms=checkpoint.timestamp_ms,
+        digest=checkpoint.digest,
+    )
+
+
+def begin(genesis: Genesis | None, checkpoint: Checkpoint | None, now_ms: int) -> Trusted:
+    """Where a client begins: at the checkpoint where there is one, else at genesis; one of them is given.
+
+    Raises `ProofInvalid` where that is too old (`check_age`), or the checkpoint is of another chain.
+    """
+    if checkpoint is None:
+        assert genesis is not None, "a client begins somewhere"
+        trusted = from_genesis(genesis)
+    else:
+        trusted = from_checkpoint(checkpoint)
+        if genesis is not None and checkpoint.chain_id != genesis.chain_id:
+            raise ProofInvalid(
+                "ProofInvalid",
+                "the checkpoint is of another chain than the genesis",
+                checkpoint.chain_id,
+                f"0x{genesis.chain_id.hex()}",
+            )
+    check_age(trusted, now_ms)
+    return trusted
+
+
+def epoch_after(header: BlockHeader) -> int:
+    """The epoch of the block that follows this one."""
+    return header.epoch + (header.next_validators_digest != ZERO)
+
+
+def checkpoint_at(
+    genesis: Genesis, handovers: Sequence[HandOver], header: BlockHeader, proof: FinalityProof
+) -> Checkpoint:
+    """A checkpoint of a final block, proven from genesis through the hand-overs to `epoch_after(header)`.
+
+    The age of genesis isn't judged: that this history is the one everybody has is its maker's word. Raises
+    `ProofInvalid`.
+    """
+    trusted = follow_all(from_genesis(genesis), handovers)
+    check_header(trusted, header, proof)
+    if trusted.epoch != epoch_after(header):
+        raise ProofInvalid(
+            "ProofInvalid", "hand-overs to another epoch", trusted.epoch, f"{epoch_after(header)}"
+        )
+    return Checkpoint(
+        chain_id=trusted.chain_id,
+        height=header.height,
+        digest=header.digest(),
+        epoch=trusted.epoch,
+        timestamp_ms=header.timestamp_ms,
+        validators=trusted.validators,
     )
 
 
@@ -67,7 +120,8 @@ def check_age(trusted: Trusted, now_ms: int, unbonding_ms: int = UNBONDING_MS) -
             "TooOld",
             "what this client trusts is older than the unbonding time",
             f"{age_ms} ms",
-            "give a checkpoint of a source that you trust",
+            "give a younger checkpoint from a source that you trust, such as your own node: "
+            "supervm query checkpoint makes one",
         )
 
 
@@ -89,6 +143,7 @@ def follow(trusted: Trusted, handover: HandOver) -> Trusted:
         validators=handover.validators,
         height=header.height,
         timestamp_ms=header.timestamp_ms,
+        digest=header.digest(),
     )
 
 
@@ -121,7 +176,9 @@ class EpochFinality:
 
 def check_header(trusted: Trusted, header: BlockHeader, proof: FinalityProof) -> None:
     """Refuse a header of the trusted epoch that isn't final: by its finalisation, or by the headers from it
-    up to one that has one (CONS-72)."""
+    up to one that has one (CONS-72). The trusted block itself needs no proof."""
+    if (header.chain_id, header.digest()) == (trusted.chain_id, trusted.digest):
+        return
     _check_header_of(trusted, header)
     height = header.height
     for above in proof.headers:

@@ -10,16 +10,21 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 
 from supervm.bench.node import free_address
 from supervm.cli.main import main
+from supervm.client import proof
 from supervm.client.build import body_of
+from supervm.client.checkpoint_file import dump_checkpoint, load_checkpoint
 from supervm.client.http import NodeClient
+from supervm.client.light import UNBONDING_MS
 from supervm.client.wallet import Wallet
 from supervm.crypto.keyfile import read_key_file
 from supervm.crypto.keys import generate
 from supervm.types.codec import pack_transactions
+from supervm.types.genesis_json import load_genesis
 from supervm.types.operations import Output, Transfer
 from supervm.types.state import NATIVE_TOKEN
 from supervm.types.transaction import build
@@ -56,7 +61,7 @@ def verb(node: tuple[str, Path], capsys: pytest.CaptureFixture[str]) -> Verb:
 
     def call(*arguments: str, fails: int = 0) -> Any:
         with_data = arguments[0] in ("tx", "query", "keys") and arguments[1] not in (
-            "status", "block", "tx", "object", "peers", "lookup", "submit", "wait"
+            "status", "block", "tx", "checkpoint", "object", "peers", "lookup", "submit", "wait"
         )  # fmt: skip
         if arguments[:2] == ("tx", "object"):
             with_data = True
@@ -84,6 +89,43 @@ def test_a_transfer_arrives_and_is_proven_against_the_genesis(node: tuple[str, P
     block = verb("query", "block", sent["height"])
     assert sent["digest"] in block["transactions"]
     assert verb("tx", "wait", sent["digest"])["status"] == "committed"
+
+
+def test_a_genesis_older_than_the_unbonding_time_needs_a_checkpoint_that_the_node_gave(
+    node: tuple[str, Path], verb: Verb, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    verb("tx", "transfer", f"{NOBODY}=1")
+    genesis, out = str(node[1] / "genesis.json"), str(tmp_path / "checkpoint.hex")
+    made = verb("query", "checkpoint", "--genesis", genesis, "--out", out)
+    assert "never overwritten" in verb("query", "checkpoint", "--genesis", genesis, "--out", out, fails=2)
+    now = verb("query", "proof", NOBODY, "--checkpoint", out)
+    assert now["header_trust"].startswith(
+        f"signatures of validators proven from the checkpoint at height {made['height']}"
+    )
+    created_ms = load_genesis((node[1] / "genesis.json").read_bytes()).created_ms
+    assert int(made["timestamp_ms"]) > created_ms + 1
+    monkeypatch.setattr(proof, "wall_ms", lambda: created_ms + UNBONDING_MS + 1)
+    refused = verb("query", "proof", NOBODY, "--genesis", genesis, fails=1)
+    assert "older than the unbonding time" in refused and "checkpoint" in refused
+    late = verb("query", "proof", NOBODY, "--genesis", genesis, "--checkpoint", out)
+    assert (late["proven"], late["balance"]) == (now["proven"], now["balance"])
+    monkeypatch.setattr(proof, "wall_ms", lambda: int(made["too_old_after_ms"]) + 1)
+    assert "unbonding time" in verb("query", "proof", NOBODY, "--checkpoint", out, fails=1)
+
+
+def test_a_checkpoint_that_is_broken_or_of_another_chain_is_refused(
+    node: tuple[str, Path], verb: Verb, tmp_path: Path
+) -> None:
+    verb("tx", "transfer", f"{NOBODY}=1")
+    genesis, out = str(node[1] / "genesis.json"), tmp_path / "checkpoint.hex"
+    verb("query", "checkpoint", "--genesis", genesis, "--out", str(out))
+    wrong = tmp_path / "wrong.hex"
+    wrong.write_text(out.read_text()[:-9])
+    assert "wrong.hex is no checkpoint" in verb("query", "proof", NOBODY, "--checkpoint", str(wrong), fails=2)
+    strange = attrs.evolve(load_checkpoint(out.read_bytes()), chain_id=b"\x01" * 32)
+    wrong.write_bytes(dump_checkpoint(strange))
+    for more in ((), ("--genesis", genesis)):
+        assert "another chain" in verb("query", "proof", NOBODY, "--checkpoint", str(wrong), *more, fails=1)
 
 
 def test_an_object_goes_through_its_life(node: tuple[str, Path], verb: Verb) -> None:

@@ -25,6 +25,9 @@ ALICE, NOBODY = account_key(b"\x0a" * 32), account_key(b"\x0b" * 32)
 STATE = {ALICE: Account(nonce=3, balance=7).encode(), account_key(b"\x0c" * 32): Account(balance=1).encode()}
 
 
+NOW_MS = 1_000
+
+
 def answer(key: bytes, signer: KeyPair = KEY, **changes: Any) -> dict[str, Any]:
     header = BlockHeader(
         chain_id=GENESIS.chain_id,
@@ -52,14 +55,14 @@ def answer(key: bytes, signer: KeyPair = KEY, **changes: Any) -> dict[str, Any]:
 
 
 def test_a_right_proof_gives_the_value_and_says_whom_the_header_rests_on() -> None:
-    proven = check_proof(answer(ALICE), ALICE, genesis=GENESIS)
+    proven = check_proof(answer(ALICE), ALICE, genesis=GENESIS, now_ms=NOW_MS)
     assert proven.value == STATE[ALICE]
     assert "validators" in proven.trust
     assert "node's own header" in check_proof(answer(ALICE), ALICE).trust
 
 
 def test_absence_is_proven_too() -> None:
-    assert check_proof(answer(NOBODY), NOBODY, genesis=GENESIS).value is None
+    assert check_proof(answer(NOBODY), NOBODY, genesis=GENESIS, now_ms=NOW_MS).value is None
 
 
 @pytest.mark.parametrize(
@@ -91,7 +94,7 @@ def test_absence_is_proven_too() -> None:
 )
 def test_anything_else_is_refused(given: dict[str, Any]) -> None:
     with pytest.raises(InvalidInput):
-        check_proof(given, ALICE, genesis=GENESIS)
+        check_proof(given, ALICE, genesis=GENESIS, now_ms=NOW_MS)
 
 
 def test_a_header_other_than_the_trusted_one_is_refused() -> None:

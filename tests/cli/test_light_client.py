@@ -7,6 +7,7 @@ from typing import Any
 import attrs
 import pytest
 
+from supervm.client.checkpoint_file import FILE_BYTES_MAX, dump_checkpoint, load_checkpoint
 from supervm.client.light import (
     UNBONDING_MS,
     EpochFinality,
@@ -15,6 +16,7 @@ from supervm.client.light import (
     check_batch,
     check_header,
     check_state,
+    checkpoint_at,
     follow,
     follow_all,
     from_checkpoint,
@@ -47,6 +49,7 @@ def set_of(*numbers: int, weight: int = 1) -> ValidatorSet:
 SETS = {1: set_of(0, 1, 2, 3), 2: set_of(1, 2, 3, 4), 3: set_of(2, 3, 4, 5, weight=3)}
 GENESIS = Genesis(name="light", created_ms=1_000, validators=SETS[1])
 CHAIN = GENESIS.chain_id
+NOW_MS = 2_000
 BATCHES = [bytes([n]) * 32 for n in range(5)]
 
 
@@ -246,16 +249,95 @@ def test_hand_overs_and_checkpoints_have_one_encoding() -> None:
             Checkpoint.decode(wrong)
 
 
-def test_a_proof_of_a_later_epoch_is_checked_through_the_hand_overs_from_genesis() -> None:
-    header = header_of(3, 25)
-    answer = {
+def answer_of(epoch: int, height: int) -> dict[str, Any]:
+    header = header_of(epoch, height)
+    return {
         "header": {"bytes": f"0x{header.encode().hex()}"},
         "proof": f"0x{smt.prove(STATE, ALICE).encode().hex()}",
-        "certificate": f"0x{FinalityProof(finalise(header, SETS[3])).encode().hex()}",
+        "certificate": f"0x{FinalityProof(finalise(header, SETS[epoch])).encode().hex()}",
     }
-    proven = check_proof(answer, ALICE, genesis=GENESIS, handovers=[FIRST, SECOND])
+
+
+def test_a_proof_of_a_later_epoch_is_checked_through_the_hand_overs_from_genesis() -> None:
+    answer, given = answer_of(3, 25), {"genesis": GENESIS, "now_ms": NOW_MS}
+    proven = check_proof(answer, ALICE, handovers=[FIRST, SECOND], **given)
     assert proven.value == STATE[ALICE] and "2 epochs" in proven.trust
     with pytest.raises(InvalidInput):
-        check_proof(answer, ALICE, genesis=GENESIS)
+        check_proof(answer, ALICE, **given)
     with pytest.raises(InvalidInput):
-        check_proof(answer, ALICE, genesis=GENESIS, handovers=[FIRST])
+        check_proof(answer, ALICE, handovers=[FIRST], **given)
+
+
+def checkpoint_of_the_first_epoch() -> Checkpoint:
+    header = FIRST.header
+    return checkpoint_at(GENESIS, [FIRST], header, FinalityProof(FIRST.finalisation))
+
+
+def test_a_genesis_older_than_the_unbonding_time_is_refused_and_a_younger_checkpoint_goes_on() -> None:
+    late_ms = GENESIS.created_ms + UNBONDING_MS + 1
+    given: dict[str, Any] = {"genesis": GENESIS, "now_ms": late_ms}
+    for answer, handovers in ((answer_of(1, 5), []), (answer_of(3, 25), [FIRST, SECOND])):
+        with pytest.raises(ProofInvalid, match="checkpoint") as refused:
+            check_proof(answer, ALICE, handovers=handovers, **given)
+        assert refused.value.code == "TooOld"
+    checkpoint = checkpoint_of_the_first_epoch()
+    proven = check_proof(answer_of(3, 25), ALICE, checkpoint=checkpoint, handovers=[SECOND], **given)
+    assert proven.value == STATE[ALICE] and "checkpoint at height 10" in proven.trust
+    assert check_proof(answer_of(2, 15), ALICE, checkpoint=checkpoint, now_ms=late_ms).value == STATE[ALICE]
+
+
+def test_by_default_the_age_is_judged_by_the_clock_of_this_machine() -> None:
+    with pytest.raises(ProofInvalid, match="unbonding"):
+        check_proof(answer_of(1, 5), ALICE, genesis=GENESIS)
+
+
+def test_a_checkpoint_that_is_old_or_of_another_chain_is_refused() -> None:
+    checkpoint, answer = checkpoint_of_the_first_epoch(), answer_of(2, 15)
+    last_ms = checkpoint.timestamp_ms + UNBONDING_MS
+    assert check_proof(answer, ALICE, checkpoint=checkpoint, now_ms=last_ms).value == STATE[ALICE]
+    with pytest.raises(ProofInvalid) as refused:
+        check_proof(answer, ALICE, checkpoint=checkpoint, now_ms=last_ms + 1)
+    assert refused.value.code == "TooOld"
+    other = attrs.evolve(checkpoint, chain_id=b"\x01" * 32)
+    for genesis in (GENESIS, None):
+        with pytest.raises(ProofInvalid, match="chain"):
+            check_proof(answer, ALICE, genesis=genesis, checkpoint=other, now_ms=NOW_MS)
+
+
+def test_a_header_below_the_checkpoint_is_refused_and_the_checkpoints_own_needs_no_signatures() -> None:
+    header = header_of(2, 15)
+    own = checkpoint_at(GENESIS, [FIRST], header, FinalityProof(finalise(header, SETS[2])))
+    unsigned = answer_of(2, 15) | {
+        "certificate": f"0x{FinalityProof(finalise(header, SETS[2], count=1)).encode().hex()}"
+    }
+    assert check_proof(unsigned, ALICE, checkpoint=own, now_ms=NOW_MS).block_digest == header.digest()
+    for below in (answer_of(2, 14), answer_of(1, 5)):
+        with pytest.raises(ProofInvalid):
+            check_proof(below, ALICE, checkpoint=own, now_ms=NOW_MS)
+    with pytest.raises(ProofInvalid, match="chain"):
+        check_proof(unsigned, ALICE, checkpoint=attrs.evolve(own, chain_id=b"\x01" * 32), now_ms=NOW_MS)
+    other = header_of(2, 15, timestamp_ms=9_999)
+    with pytest.raises(ProofInvalid):
+        check_header(from_checkpoint(own), other, FinalityProof(finalise(other, SETS[2])))
+
+
+def test_a_checkpoint_is_made_of_what_is_proven_from_genesis_alone() -> None:
+    checkpoint = checkpoint_of_the_first_epoch()
+    assert (checkpoint.epoch, checkpoint.height, checkpoint.validators) == (2, 10, SETS[2])
+    header = header_of(1, 5)
+    made = checkpoint_at(GENESIS, [], header, FinalityProof(finalise(header, SETS[1])))
+    assert (made.epoch, made.validators, made.digest) == (1, SETS[1], header.digest())
+    with pytest.raises(ProofInvalid):
+        checkpoint_at(GENESIS, [], header, FinalityProof(finalise(header, SETS[1], count=2)))
+    with pytest.raises(ProofInvalid, match="another epoch"):
+        checkpoint_at(GENESIS, [], FIRST.header, FinalityProof(FIRST.finalisation))
+
+
+def test_the_file_of_a_checkpoint_is_read_as_it_was_written_and_a_broken_one_refused() -> None:
+    checkpoint = checkpoint_of_the_first_epoch()
+    data = dump_checkpoint(checkpoint)
+    assert load_checkpoint(data) == checkpoint
+    broken = (b"", b"\xff\xfe", data[2:], data[:-3], data[:-2], b"0x02" + data[4:], data.strip() + b"00")
+    for wrong in (*broken, b"0x" + b"00" * FILE_BYTES_MAX):
+        with pytest.raises(InvalidInput):
+            load_checkpoint(wrong)

@@ -15,7 +15,7 @@ from supervm.contracts.roles import Role
 from supervm.contracts.storage import KeyValueStore
 from supervm.crypto.keys import KeyPair
 from supervm.execution.footprint import entry_key
-from supervm.kernel.component import Component
+from supervm.kernel.component import Clock, Component
 from supervm.kernel.context import TrioClock
 from supervm.plugins.consensus.bft.component import BFT
 from supervm.plugins.consensus.bft.driver.component import Bft, BftConfig
@@ -74,6 +74,8 @@ class Network:
     nodes: dict[int, Running] = attrs.Factory(dict)
     nonces: dict[int, int] = attrs.Factory(dict)
     clock: TrioClock = attrs.Factory(TrioClock)
+    clocks: dict[int, Clock] = attrs.Factory(dict)
+    """Of engines that have another clock than the rest."""
 
     async def start(self, number: int) -> Running:
         """Open a validator; it runs until `stop`."""
@@ -113,7 +115,10 @@ class Network:
                     )
                     transport = await enter(self._transport(number, folder, chain))
                     wants = {Role.APPLICATION: chain, Role.STORAGE: store, Role.TRANSPORT: (transport,)}
-                    engine = await enter(self._opened(BFT, folder / "bft", self.config, requires=wants))
+                    clock = self.clocks.get(number, self.clock)
+                    engine = await enter(
+                        opened(BFT, folder / "bft", self.config, requires=wants, clock=clock)
+                    )
                     task_status.started(Running(chain, engine, scope, gone))
                     await trio.sleep_forever()
         finally:

@@ -100,6 +100,45 @@ async def test_while_the_disk_is_full_nothing_becomes_durable_and_then_it_goes_o
         assert disk.stalled == ""
 
 
+async def test_a_group_that_waits_long_for_the_disk_is_told_of_until_it_is_through(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with component_context(tmp_path) as ctx, opened(MEMORY, tmp_path / "store") as inner:
+        store = SlowStore(inner)
+        disk = Disk(ctx, store)  # type: ignore[arg-type]
+        ctx.nursery.start_soon(disk.run)
+        journal = Journal(disk, LOCKS, 1, lambda number: None)
+        journal.append(1, nullify(1))
+        await trio.sleep(4)
+        assert disk.stalled == ""
+        journal.append(2, nullify(2))
+        await trio.sleep(2)
+        assert "slow" in disk.stalled and "6 s" in disk.stalled
+        store.let.set()
+        await trio.testing.wait_all_tasks_blocked()
+        assert disk.stalled == ""
+        await trio.sleep(60)
+        assert disk.stalled == "", "nothing waits"
+
+
+async def test_the_wait_behind_another_group_counts(tmp_path: Path, autojump_clock: MockClock) -> None:
+    async with component_context(tmp_path) as ctx, opened(MEMORY, tmp_path / "store") as inner:
+        store = SlowStore(inner)
+        disk = Disk(ctx, store)  # type: ignore[arg-type]
+        ctx.nursery.start_soon(disk.run)
+        journal = Journal(disk, LOCKS, 1, lambda number: None)
+        journal.append(1, nullify(1))
+        await trio.sleep(1)
+        journal.append(2, nullify(2))
+        await trio.sleep(3)
+        let, store.let = store.let, trio.Event()
+        let.set()
+        await trio.sleep(1.5)
+        assert disk.stalled == ""
+        await trio.sleep(1)
+        assert "slow" in disk.stalled
+
+
 async def test_a_damaged_record_is_named_and_not_read(tmp_path: Path) -> None:
     async with component_context(tmp_path) as ctx, opened(MEMORY, tmp_path / "store") as store:
         disk = Disk(ctx, store)

@@ -4,12 +4,14 @@ from collections.abc import Iterable
 from contextlib import aclosing
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
 
 from supervm.chain.validator_sets import sets_by_digest
 from supervm.cli.verifying import Finality, ReplayRules
+from supervm.client.light import UNBONDING_MS, checkpoint_at
 from supervm.client.proof import check_proof
 from supervm.execution.election import MINIMUM_COINS
 from supervm.execution.footprint import nonce_lock
@@ -35,6 +37,7 @@ from supervm.types.block import BlockHeader
 from supervm.types.certificate import VoteKind, vote_message
 from supervm.types.digests import ZERO
 from supervm.types.errors import ProofInvalid
+from supervm.types.finality import FinalityProof
 from supervm.types.operations import StakeAdd, StakeLeave
 from supervm.types.state import Account, account_key
 from supervm.types.wrongs import RESERVE
@@ -182,11 +185,20 @@ async def a_light_client_follows(net: Network, number: int) -> None:
     answer = views.proof("account", view)
     handovers = await queries.handovers(1, 64)
     before = handovers[: view.header.epoch - 1]
-    proven = check_proof(answer, account_key(TO), genesis=net.genesis, handovers=before)
+    given: dict[str, Any] = {"genesis": net.genesis, "now_ms": net.genesis.created_ms + 1}
+    proven = check_proof(answer, account_key(TO), handovers=before, **given)
     assert proven.value is not None and Account.decode(proven.value).balance == 1
     for wrong in (before[:-1], before[1:], ()):
         with pytest.raises(ProofInvalid):
-            check_proof(answer, account_key(TO), genesis=net.genesis, handovers=wrong)
+            check_proof(answer, account_key(TO), handovers=wrong, **given)
+    first = before[0]
+    checkpoint = checkpoint_at(net.genesis, before[:1], first.header, FinalityProof(first.finalisation))
+    given["now_ms"] = net.genesis.created_ms + UNBONDING_MS + 1
+    assert checkpoint.timestamp_ms > net.genesis.created_ms
+    with pytest.raises(ProofInvalid, match="unbonding"):
+        check_proof(answer, account_key(TO), handovers=before, **given)
+    again = check_proof(answer, account_key(TO), checkpoint=checkpoint, handovers=before[1:], **given)
+    assert again.value == proven.value and "checkpoint" in again.trust
 
 
 async def the_chain_verifies(net: Network, number: int, folder: Path) -> int:

@@ -19,6 +19,7 @@ How it is kept
 from collections.abc import Callable, Iterable
 
 from supervm.plugins.consensus.bft.branches import Branch, ForksFinal, Node, Unlinked, node_of
+from supervm.plugins.consensus.bft.clock_lag import ClockLag
 from supervm.plugins.consensus.bft.events import (
     ALL,
     CancelTimer,
@@ -79,6 +80,7 @@ class Ordering:
         self._leaders = Leaders(start.epoch.validators, start.epoch.chain_id, start.epoch.number)
         self._pacing = Pacing()
         self._silence = Silence(len(self._members))
+        self.clock_lag = ClockLag(start.epoch.validators)
         self._finality = Finality(start)
         self._views = Views(start.tip_view)
         self._leading = Leading(start.epoch, start.own, pool, self._say_as, self._views, self._finality)
@@ -368,6 +370,8 @@ class Ordering:
         view.proposal = proposal
         view.proposal_digest = digest
         view.proposal_at_us = self.last_proposal_us = self._now.monotonic_us
+        if proposal.notarisation is None:
+            self.clock_lag.proposed(leader, proposal.block.header.timestamp_ms, self._now.wall_ms)
         self._learn_justification(proposal)
 
     def _learn_justification(self, proposal: Proposal) -> None:

@@ -212,10 +212,15 @@ class Bft:
         return 0 if self._validator is None else self._validator.accusing
 
     @property
+    def _stalled(self) -> str:
+        """Why it waits for its disk; empty if it doesn't."""
+        return self.stalled or self.life.stalled
+
+    @property
     def _silence(self) -> str:
         """Why this node produces nothing, or can't; empty if it does."""
         fetching = self.life.fetching if isinstance(self.life, Follower) else ""
-        reason = self.stalled or self.life.stalled or fetching or self.life.alone or self.engine.reason
+        reason = self.life.halted or self._stalled or fetching or self.life.alone or self.engine.reason
         if not reason and isinstance(self.life, Follower):
             reason = f"it is far behind and catches up from its peers, above height {self.life.height}"
         return reason
@@ -233,11 +238,24 @@ class Bft:
         )
 
     async def health(self) -> Health:
-        stalled = self.stalled or self.life.stalled
-        if stalled:
-            return Health(HealthState.FAILING, stalled)
-        reason = self._silence
+        if self.life.halted:
+            return Health(HealthState.FAILING, self.life.halted)
+        if self._stalled:
+            # Not failing, for which the kernel would open it again: that frees no disk and makes none faster.
+            return Health(HealthState.DEGRADED, self._stalled, ready=False)
+        reason = self._silence or self._clock
         return Health(HealthState.DEGRADED, reason) if reason else Health()
+
+    @property
+    def _clock(self) -> str:
+        """What is wrong with this node's clock. It takes transactions all the same: accepts need no clock."""
+        behind_ms = self.life.clock_behind_ms
+        if not behind_ms:
+            return ""
+        return (
+            f"this clock is {behind_ms} ms behind the proposals of others, which have to wait for it: "
+            "set it right, and look at what keeps it so (NTP)"
+        )
 
     async def drain(self, deadline: float) -> None:
         """See the contract. What this node took is finished; then it says nothing more."""

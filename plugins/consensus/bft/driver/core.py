@@ -160,6 +160,7 @@ class Core:
         self._todo: deque[Callable[[], None]] = deque()
         self._busy = False
         self.halted = ""
+        self._clock_behind = False
         self.owed: dict[Digest, None] = {}
         """This builder's certified batches that no committed block holds; bounded by the voter's."""
         metrics = ctx.metrics
@@ -172,6 +173,10 @@ class Core:
         )
         self._offences = metrics.counter(
             "supervm_consensus_offences_total", "Contradicting votes of validators", ("offence",)
+        )
+        self._ahead = metrics.gauge(
+            "supervm_consensus_proposal_ahead_ms",
+            "Timestamp of the last proposal that came, minus this node's clock; above 500 it has to wait",
         )
         self._certified = metrics.counter(
             "supervm_consensus_batches_certified_total", "Batches of this builder that were certified"
@@ -191,8 +196,11 @@ class Core:
     def received(self, peer: bytes, message: Message) -> None:
         """A verified message."""
         match message:
-            case ViewVote() | Certificate() | Proposal():
+            case ViewVote() | Certificate():
                 self.tell_ordering(Received(peer, message))
+            case Proposal():
+                self.tell_ordering(Received(peer, message))
+                self._do(self._look_at_clock)
             case Accept() | Refuse():
                 if isinstance(message, Accept):
                     self._accepted(message)
@@ -216,6 +224,16 @@ class Core:
                         self._hands.effects(item)
                 if any(isinstance(item, Batch | BatchCertificate) for item in items):
                     self.tell_voter(Received(peer, message))
+
+    def _look_at_clock(self) -> None:
+        lag = self.ordering.clock_lag
+        self._ahead.set(lag.ahead_ms)
+        if bool(lag.behind_ms) != self._clock_behind:
+            self._clock_behind = bool(lag.behind_ms)
+            if lag.behind_ms:
+                self._ctx.log.warning("clock_behind", behind_ms=lag.behind_ms)
+            else:
+                self._ctx.log.info("clock_agrees", ahead_ms=lag.ahead_ms)
 
     def accuse(self, evidence: Evidence) -> None:
         """Somebody contradicted itself: that waits for a block, and all are told, once (CONS-70)."""

@@ -14,6 +14,7 @@ from supervm.api import Context
 from supervm.contracts.application import CertifyingApplication, ExecutedFacts, OrderedBlock
 from supervm.contracts.storage import DiskFull
 from supervm.plugins.consensus.bft.driver.kept import KeptBlocks
+from supervm.plugins.consensus.bft.driver.slowness import DiskWait
 from supervm.plugins.consensus.bft.events import Final
 from supervm.types.batch import Batch
 from supervm.types.block import Block, BlockHeader
@@ -68,7 +69,12 @@ class Executor:
         self._came = trio.Event()
         self._finalisations: dict[Digest, Certificate] = {}
         self._proofs: dict[int, FinalityProof] = {}
-        self.stalled = ""
+        self._wait = DiskWait(ctx, "no block can be written")
+
+    @property
+    def stalled(self) -> str:
+        """Why no block is committed for want of the disk; empty if it isn't so."""
+        return self._wait.reason
 
     @property
     def waiting(self) -> int:
@@ -132,16 +138,17 @@ class Executor:
         given = self._proofs.pop(facts.height, None)
         certificate = (given or self._proof(final)).encode()
         durable = not self._behind()
+        self._wait.begins()
         while True:
             try:
                 await self._kept.put(final, facts, durable=durable)
                 await self._application.commit(final.block, certificate, durable=durable)
             except DiskFull as error:
-                self.stalled = f"the disk is full, no block can be written: {error}"
+                self._wait.is_full(error)
                 self._ctx.log.error("disk_full", height=facts.height, cause=str(error), retry_s=DISK_RETRY_S)
                 await self._ctx.clock.sleep(DISK_RETRY_S)
             else:
-                self.stalled = ""
+                self._wait.ends()
                 return
 
     def _proof(self, final: Final) -> FinalityProof:

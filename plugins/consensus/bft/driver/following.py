@@ -180,10 +180,20 @@ class Follower:
         return self._tip.epoch
 
     @property
-    def stalled(self) -> str:
-        """Why it doesn't follow; empty if it does."""
+    def halted(self) -> str:
+        """Why it can't go on; empty if it can."""
         helpless = "" if self._exchange is not None else self._snapshot
-        return self._halted or self._executor.stalled or helpless
+        return self._halted or helpless
+
+    @property
+    def stalled(self) -> str:
+        """Why it waits for its disk and so doesn't follow; empty if it doesn't."""
+        return self._executor.stalled
+
+    @property
+    def clock_behind_ms(self) -> int:
+        """It votes for nothing, whatever the time."""
+        return 0
 
     @property
     def fetching(self) -> str:

@@ -12,6 +12,7 @@ import trio
 
 from supervm.api import Context
 from supervm.contracts.storage import Delete, DeleteRange, DiskFull, Durability, KeyValueStore, Operation, Put
+from supervm.plugins.consensus.bft.driver.slowness import DiskWait
 from supervm.plugins.consensus.bft.events import Record
 from supervm.plugins.consensus.bft.records import decode_record, encode_record
 from supervm.storage.spaces import seal, unseal
@@ -56,6 +57,7 @@ async def read_records(store: KeyValueStore, space: bytes, epoch: int) -> list[t
 
 @attrs.define
 class _Group:
+    since_s: float
     operations: list[Operation] = attrs.Factory(list)
     size_bytes: int = 0
     durable: dict["Journal", int] = attrs.Factory(dict)
@@ -64,8 +66,8 @@ class _Group:
 class Disk:
     """The writer. `run` writes what waits, a group at a time, and says what has become durable.
 
-    While the disk is full nothing becomes durable, so nothing that rests on it is sent (CONS-66); `stalled`
-    says why. Any other error of the store ends `run`.
+    While the disk is full or slow nothing becomes durable, so nothing that rests on it is sent (CONS-66);
+    `stalled` says why. Any other error of the store ends `run`.
     """
 
     def __init__(self, ctx: Context, store: KeyValueStore) -> None:
@@ -77,8 +79,13 @@ class Disk:
         self._synced = ctx.metrics.counter(
             "supervm_consensus_log_syncs_total", "Groups of records that were written durably"
         )
+        self._wait = DiskWait(ctx, "nothing can be voted for")
         self.waiting_bytes = 0
-        self.stalled = ""
+
+    @property
+    def stalled(self) -> str:
+        """Why nothing becomes durable; empty if it does."""
+        return self._wait.reason
 
     def put(self, journal: "Journal", number: int, key: bytes, value: bytes) -> None:
         """Write a record; `journal.durable(number)` follows."""
@@ -105,7 +112,7 @@ class Disk:
     def _open_group(self) -> _Group:
         last = self._waiting[-1] if self._waiting else None
         if last is None or last.size_bytes > GROUP_BYTES_MAX or len(last.operations) >= GROUP_OPERATIONS_MAX:
-            last = _Group()
+            last = _Group(self._ctx.clock.monotonic())
             self._waiting.append(last)
         self._wake.set()
         return last
@@ -125,15 +132,16 @@ class Disk:
 
     async def _write(self, group: _Group) -> None:
         level = Durability.DURABLE if group.durable else Durability.BUFFERED
+        self._wait.begins(group.since_s)
         while True:
             try:
                 await self._store.write(group.operations, level)
             except DiskFull as error:
-                self.stalled = f"the disk is full, nothing can be voted for: {error}"
+                self._wait.is_full(error)
                 self._ctx.log.error("disk_full", cause=str(error), retry_s=DISK_RETRY_S)
                 await self._ctx.clock.sleep(DISK_RETRY_S)
             else:
-                self.stalled = ""
+                self._wait.ends()
                 if group.durable:
                     self._synced.inc()
                 return

@@ -300,9 +300,19 @@ class Validator:
         return self._closer.operations.accusing
 
     @property
+    def halted(self) -> str:
+        """Why it can't go on; empty if it can."""
+        return self._core.halted
+
+    @property
     def stalled(self) -> str:
-        """Why it votes for nothing; empty if it does."""
-        return self._core.halted or self._disk.stalled or self._executor.stalled
+        """Why it waits for its disk and so votes for nothing; empty if it doesn't."""
+        return self._disk.stalled or self._executor.stalled
+
+    @property
+    def clock_behind_ms(self) -> int:
+        """How far its clock is behind those of the others at least; 0 if not so far that it matters."""
+        return self._ordering.clock_lag.behind_ms
 
     @property
     def alone(self) -> str:
