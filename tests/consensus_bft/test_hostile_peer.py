@@ -2,7 +2,7 @@
 
 import random
 import tracemalloc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -131,6 +131,7 @@ class Flood:
     transport: Any
     net: Network
     draw: Draw
+    victims: Sequence[int] = range(HOSTILE)
     sent: dict[int, int] = attrs.Factory(dict)
     size_bytes: int = 0
     enough: trio.Event = attrs.Factory(trio.Event)
@@ -149,7 +150,7 @@ class Flood:
                 await trio.lowlevel.checkpoint()
             self.sent[victim] = self.sent.get(victim, 0) + 1
             self.size_bytes += len(payload)
-            if len(self.sent) == HOSTILE and min(self.sent.values()) >= ENOUGH:
+            if len(self.sent) == len(self.victims) and min(self.sent.values()) >= ENOUGH:
                 self.enough.set()
 
 
@@ -206,11 +207,15 @@ async def test_messages_of_any_shape_stop_nobody_who_goes_on_listening(
 ) -> None:
     """Nobody is made deaf to them here: each one gets as far as it can."""
     monkeypatch.setattr(receiving, "FAULTS_MAX", 2**62)
-    async with network(tmp_path, begin=False) as net:
+    monkeypatch.setattr(receiving, "DEAF_S", 0.0)
+    follower = HOSTILE + 1
+    async with network(tmp_path, begin=False, followers=1) as net:
         for number in range(HOSTILE):
             await net.start(number)
         with overheard(net) as heard:
             await _one_more(net, 0)
+            await net.start(follower)
+            await net.reached(follower, net.nodes[0].height)
         said = [messages.decode(unpack(payload)[0]) for _, payload in heard.parcels]
         pair = net.validators[HOSTILE]
         chance = random.Random(kind)
@@ -228,8 +233,8 @@ async def test_messages_of_any_shape_stop_nobody_who_goes_on_listening(
         memory = next(each for each in transports() if each.name == "memory")
         config = MemoryTransportConfig(network=net.name, node_id=pair.node_id.hex())
         async with opened(memory, tmp_path / "hostile", config) as transport, trio.open_nursery() as nursery:
-            flood = Flood(transport, net, draw)
-            for victim in range(HOSTILE):
+            flood = Flood(transport, net, draw, [*range(HOSTILE), follower])
+            for victim in flood.victims:
                 nursery.start_soon(flood.at, victim, random.Random(f"{kind}/{victim}"))
             with trio.fail_after(WAIT_S):
                 await flood.enough.wait()
