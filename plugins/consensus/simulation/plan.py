@@ -9,7 +9,9 @@ from supervm.plugins.consensus.simulation.attacks import Attack
 
 PROFILES = ("calm", "storm", "crash", "byzantine")
 HEAL_S = (3.0, 6.0)
-_DRAWN: tuple[Attack, ...] = tuple(each for each in Attack if each is not Attack.SLANDER)
+_APART = (Attack.SLANDER, Attack.INVENT)
+"""Each drawn by itself, so that what else a seed stands for is as it was before there was this one."""
+_DRAWN: tuple[Attack, ...] = tuple(each for each in Attack if each not in _APART)
 
 
 class Fault(Enum):
@@ -129,8 +131,9 @@ def draw_plan(seed: int, profile: str, count: int) -> Plan:
     if profile == "byzantine":
         hostile = _light(rng, weights)
         drawn = [(number, rng.choice(_DRAWN)) for number in hostile for _ in range(rng.randint(1, 3))]
-        slander = random.Random(f"{profile}/{count}/{seed}/slander")
-        drawn += [(number, Attack.SLANDER) for number in hostile if slander.random() < 0.15]
+        for attack in _APART:
+            apart = random.Random(f"{profile}/{count}/{seed}/{attack.name.lower()}")
+            drawn += [(number, attack) for number in hostile if apart.random() < 0.15]
         plan = attrs.evolve(plan, attacks=tuple(dict.fromkeys(drawn)))
         if rng.random() < 0.5:
             plan = attrs.evolve(plan, delay_ms=(0.5, rng.choice((100.0, 200.0))))
