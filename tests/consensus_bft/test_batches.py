@@ -899,6 +899,21 @@ def test_effects_are_logged_before_they_are_sent_and_those_that_waited_are_signe
     assert desk.voter.effects.room() == 10_000
 
 
+def test_a_transaction_in_two_certified_batches_is_signed_for_both_builders() -> None:
+    desk = Desk()
+    one = desk.certify([claim(ALICE, 0)]).header.digest()
+    two = desk.certify([claim(BOB, 0), claim(ALICE, 0)], builder=2).header.digest()
+    said: list[Effects] = []
+    for batch, builder, effects in ((one, 1, (A,)), (two, 2, (attrs.evolve(A, index=1),))):
+        (send,) = [each for each in desk.step(Applied(batch, effects)) if isinstance(each, Send)]
+        assert send.to == (IDS[builder],)
+        assert isinstance(send.message, Effects) and send.message.batch == batch
+        said.append(send.message)
+    gatherer = EffectsGatherer(1, SET)
+    assert gatherer.add(said[0]) == gatherer.add(said[1]) == gatherer.add(signed(1, A)) == []
+    assert gatherer.add(signed(2, A)) == [A], "one word of each"
+
+
 def test_other_effects_than_were_signed_stop_the_node_also_after_a_restart() -> None:
     desk = Desk()
     digest = desk.certify([claim(ALICE, 0)]).header.digest()

@@ -32,7 +32,7 @@ from supervm.types.errors import ProofInvalid
 from supervm.types.validators import ValidatorSet
 
 SIGNED_MAX = 100_000
-"""Effects of one validator that are kept until blocks hold their transactions, at some 0.5 KB each."""
+"""Effects of one validator that are kept until blocks hold their transactions, at 0.5 to 0.8 KB each."""
 
 
 class EffectsSigner:
