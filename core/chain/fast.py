@@ -52,6 +52,7 @@ class FastLane:
 
     async def apply(self, batch: Digest, transactions: Sequence[Transaction]) -> list[FastApplied]:
         """Apply a certified batch's FAST transactions, in order, as far as they can be; and what waited.
+        One that another batch had, too, is applied once and told for both.
 
         A batch that can't be applied whole leaves its rest waiting, up to `WAITING_MAX` of all batches.
         """
@@ -80,31 +81,40 @@ class FastLane:
         return found
 
     async def _try(self, asked: Sequence[Waiting]) -> list[FastApplied]:
-        effects: dict[Digest, list[tuple[int, Digest, Digest]]] = {each.batch: [] for each in asked}
+        effects: dict[Digest, dict[Digest, tuple[int, Digest, Digest]]] = {each.batch: {} for each in asked}
         later: dict[Digest, int] = {}
         overlay = self.overlay
         for some in _chunks(asked):
             for each, effect in await self._try_some(overlay, some):
                 if effect is not None:
-                    effects[each.batch].append((each.index, each.transaction.digest, effect))
+                    name = each.transaction.digest
+                    effects[each.batch].setdefault(name, (each.index, name, effect))
                 elif len(overlay.waiting) < WAITING_MAX:
                     overlay.waiting.append(each)
                     later[each.batch] = later.get(each.batch, 0) + 1
         return [
-            FastApplied(batch=batch, effects=tuple(done), waiting=later.get(batch, 0))
+            FastApplied(batch=batch, effects=tuple(done.values()), waiting=later.get(batch, 0))
             for batch, done in effects.items()
         ]
 
     async def _try_some(
         self, overlay: Overlay, asked: Sequence[Waiting]
     ) -> list[tuple[Waiting, Digest | None]]:
-        """Those that were applied, with their effects digest, and those that wait."""
+        """Those that were applied, with their effects digest, and those that wait.
+
+        What was applied for another batch has happened for this one, too, whose builder waits for it.
+        """
+        known = [
+            (each, effect.digest)
+            for each in asked
+            if (effect := overlay.get(each.transaction.digest)) is not None
+        ]
         asked = [each for each in asked if overlay.get(each.transaction.digest) is None]
         transactions = [each.transaction for each in asked]
         found = await self._by_c(overlay, transactions)
         if found is None:
             found = await self._by_specification(overlay, transactions)
-        return [
+        return known + [
             (each, None if effect is None else effect.digest)
             for each, (turn, effect) in zip(asked, found, strict=True)
             if turn is not Turn.BY_BLOCK

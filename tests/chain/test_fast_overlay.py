@@ -144,13 +144,19 @@ async def test_what_effects_take_beyond_a_balance_is_owed_before_anything_new_is
     assert [each.transaction for each in tip.fast.overlay.waiting] == [poor]
 
 
-async def test_one_that_waits_in_two_certified_batches_waits_in_both_and_is_applied_once() -> None:
+async def test_one_that_waits_in_two_certified_batches_waits_in_both_and_is_told_for_both() -> None:
     tip = Tip(state_of())
     second = pay(CAROL, 2, nonce=1)
     for name in (b"a" * 32, b"b" * 32):
         assert [each.waiting for each in await tip.fast.apply(name, [second, second])] == [2]
     first = pay(CAROL, 1)
-    assert [name for name, _ in await tip.certified(3, first)] == [first.digest, second.digest]
+    told = await tip.fast.apply(b"c" * 32, [first])
+    assert [(each.batch[:1], [name for _, name, _ in each.effects]) for each in told] == [
+        (b"c", [first.digest]),
+        (b"a", [second.digest]),
+        (b"b", [second.digest]),
+    ]
+    assert balance(tip.view(), CAROL) == 3
     assert tip.fast.overlay.waiting == []
 
 
@@ -231,12 +237,20 @@ async def test_what_is_ordered_costs_the_fast_lane_not_even_a_read() -> None:
     assert read
 
 
-async def test_a_transaction_in_two_certified_batches_is_applied_once() -> None:
+async def test_a_transaction_in_two_certified_batches_is_applied_once_and_told_for_both() -> None:
+    """The builders of both wait for its effects."""
     tip = Tip(state_of())
     sent = pay(CAROL, 500)
-    assert len(await tip.certified(1, sent)) == 1
-    assert await tip.certified(2, sent) == []
+    first = await tip.certified(1, sent)
+    assert [name for name, _ in first] == [sent.digest]
+    more = pay(BOB, 20, nonce=1)
+    (again,) = await tip.fast.apply(b"\x02" * 32, [pay(CAROL, 1, lane=Lane.ORDERED), sent, more])
+    assert again.batch == b"\x02" * 32
+    assert [(at, name) for at, name, _ in again.effects] == [(1, sent.digest), (2, more.digest)]
+    assert again.effects[0][1:] == first[0]
     assert balance(tip.view(), CAROL) == 500
+    await tip.block(sent, more)
+    assert await tip.certified(3, sent) == [], "a block holds it: that proves it"
 
 
 async def test_a_block_that_gives_other_effects_than_were_applied_is_named() -> None:

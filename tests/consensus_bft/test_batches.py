@@ -782,14 +782,88 @@ def test_effects_are_final_by_a_quorum_though_the_roots_differ_and_anybody_can_c
 
 
 def test_other_effects_of_a_hostile_validator_count_apart() -> None:
-    gatherer = EffectsGatherer(1, SET, transactions_max=1)
+    gatherer = EffectsGatherer(1, SET)
     other = attrs.evolve(A, effects=b"f" * 32)
     assert gatherer.add(signed(3, other)) == []
     assert gatherer.add(signed(0, A)) == gatherer.add(signed(1, A)) == []
     assert gatherer.add(signed(2, A, B)) == [A]
-    assert gatherer.add(signed(3, B)) == [], "the table is full"
-    gatherer.forget(b"b" * 32, [A.transaction])
+    gatherer.forget([A.transaction])
     assert gatherer.certificate(A.transaction) is None
+    # Its word on this one is as good as any.
+    assert gatherer.add(signed(3, B)) == gatherer.add(signed(0, C)) == []
+    assert gatherer.add(signed(0, B)) == [B]
+
+
+def invented(message: int, count: int) -> tuple[Effect, ...]:
+    return tuple(Effect(at, plain_digest(b"%d %d" % (message, at)), b"e" * 32) for at in range(count))
+
+
+def test_who_signs_what_does_not_exist_makes_no_room_short_for_others() -> None:
+    """However many transactions one validator makes up: those that others sign are final, and it loses its
+    own words only. (Once a table that all shared was full, and nothing new was final any more.)"""
+    gatherer = EffectsGatherer(1, SET)
+    first = Effect(0, b"first".ljust(32, b"."), b"e" * 32)
+    gatherer.add(signed(3, first))
+    for each in range(25):
+        gatherer.add(signed(3, *invented(each, 4096), batch=plain_digest(b"%d" % each)))
+    for each in (A, B):
+        assert gatherer.add(signed(0, each)) == gatherer.add(signed(1, each)) == []
+        assert gatherer.add(signed(2, each)) == [each]
+    signer = gatherer._signers[3]
+    assert signer.count == sum(len(each.effects) for each in signer.lists.values()) == len(signer.words)
+    assert signer.count <= 100_000
+    assert first.transaction not in signer.words
+    assert len(gatherer._weights) <= 100_000 + 2
+
+
+def test_effects_said_again_under_any_batch_are_one_word_of_their_signer() -> None:
+    """The signature doesn't cover the batch: whoever got a validator's effects can put any other to them."""
+    gatherer = EffectsGatherer(1, SET)
+    for _ in range(64):
+        assert gatherer.add(signed(0, A, batch=b"c" * 32)) == []
+    for each in range(64):
+        assert gatherer.add(signed(0, A, batch=bytes([each]) * 32)) == []
+    assert gatherer.add(signed(0, B, batch=b"c" * 32)) == gatherer.add(signed(1, B)) == []
+    assert gatherer.add(signed(2, B)) == [B]
+    assert gatherer._signers[0].count == 2
+    assert gatherer.offences == []
+
+
+def test_the_oldest_final_effects_go_first() -> None:
+    gatherer = EffectsGatherer(1, SET, effects_max=2)
+    for each in (A, B, C):
+        assert gatherer.add(signed(0, each)) == gatherer.add(signed(1, each)) == []
+        assert gatherer.add(signed(2, each)) == [each]
+    assert gatherer.certificate(A.transaction) is None
+    for each in (B, C):
+        found = gatherer.certificate(each.transaction)
+        assert found is not None
+        assert len(check_effects_certificate(found, SET)) == 3
+    # Said again it is final again, at the cost of the next.
+    assert gatherer.add(signed(0, A)) == gatherer.add(signed(1, A)) == []
+    assert gatherer.add(signed(2, A)) == [A]
+    assert gatherer.certificate(B.transaction) is None
+
+
+def test_what_blocks_hold_leaves_room_and_nothing_behind() -> None:
+    gatherer = EffectsGatherer(1, SET)
+    for number in range(3):
+        gatherer.add(signed(number, A, B))
+        gatherer.add(signed(number, B, C))
+    gatherer.forget([A.transaction, C.transaction])
+    found = gatherer.certificate(B.transaction)
+    assert found is not None and len(check_effects_certificate(found, SET)) == 3
+    gatherer.forget([B.transaction])
+    assert all(not each.lists and not each.words and not each.count for each in gatherer._signers)
+    assert not gatherer._weights and not gatherer._final
+
+
+def test_who_names_a_transaction_twice_in_one_list_is_told_with_what_proves_it() -> None:
+    gatherer = EffectsGatherer(1, SET)
+    gatherer.add(signed(3, A, Effect(1, A.transaction, b"f" * 32)))
+    gatherer.add(signed(3, attrs.evolve(A, effects=b"f" * 32)))
+    (found,) = gatherer.offences
+    assert check_evidence(found, CHAIN, 1, SET, lambda data: None).validator == 3
 
 
 def test_who_signs_two_effects_of_a_transaction_is_told_once_with_both() -> None:
@@ -823,6 +897,21 @@ def test_effects_are_logged_before_they_are_sent_and_those_that_waited_are_signe
     (send,) = [each for each in desk.step(Applied(digest, (B,))) if isinstance(each, Send)]
     assert send.message == signed(0, B, batch=digest)
     assert desk.voter.effects.room() == 10_000
+
+
+def test_a_transaction_in_two_certified_batches_is_signed_for_both_builders() -> None:
+    desk = Desk()
+    one = desk.certify([claim(ALICE, 0)]).header.digest()
+    two = desk.certify([claim(BOB, 0), claim(ALICE, 0)], builder=2).header.digest()
+    said: list[Effects] = []
+    for batch, builder, effects in ((one, 1, (A,)), (two, 2, (attrs.evolve(A, index=1),))):
+        (send,) = [each for each in desk.step(Applied(batch, effects)) if isinstance(each, Send)]
+        assert send.to == (IDS[builder],)
+        assert isinstance(send.message, Effects) and send.message.batch == batch
+        said.append(send.message)
+    gatherer = EffectsGatherer(1, SET)
+    assert gatherer.add(said[0]) == gatherer.add(said[1]) == gatherer.add(signed(1, A)) == []
+    assert gatherer.add(signed(2, A)) == [A], "one word of each"
 
 
 def test_other_effects_than_were_signed_stop_the_node_also_after_a_restart() -> None:

@@ -3,8 +3,10 @@
 import attrs
 import pytest
 
+from supervm.plugins.consensus.bft.effects_messages import Effects
 from supervm.plugins.consensus.bft.epochs import evidence
-from supervm.plugins.consensus.simulation.attacks import Attack
+from supervm.plugins.consensus.bft.messages import decode
+from supervm.plugins.consensus.simulation.attacks import Attack, Tongue
 from supervm.plugins.consensus.simulation.plan import Ask, Plan, Request, draw_plan
 from supervm.plugins.consensus.simulation.world import run_plan
 from supervm.types import wrongs
@@ -40,6 +42,26 @@ def test_true_votes_that_contradict_nothing_cost_nobody_anything(seed: int) -> N
     outcome = run_plan(hostile(seed, Attack.SLANDER))
     assert not outcome.oracle, f"{outcome.oracle}: {outcome.problem}"
     assert outcome.punished == ()
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_made_up_effects_and_those_of_others_cost_nobody_anything(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[Effects] = []
+    real = Tongue._inventions
+
+    def noted(tongue: Tongue, frame: bytes) -> list[bytes]:
+        frames = real(tongue, frame)
+        said.extend(each for each in map(decode, frames) if isinstance(each, Effects))
+        return frames
+
+    monkeypatch.setattr(Tongue, "_inventions", noted)
+    asked = tuple(Request(0.3 + 0.2 * at, at, Ask.TRANSFER, (1, 2)) for at in range(6))
+    outcome = run_plan(attrs.evolve(hostile(seed, Attack.INVENT), requests=asked))
+    assert not outcome.oracle, f"{outcome.oracle}: {outcome.problem}"
+    assert outcome.punished == ()
+    assert len({each.validator for each in said}) > 1, "its own, and others'"
 
 
 def found(attack: Attack) -> str:

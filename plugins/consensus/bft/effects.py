@@ -31,8 +31,8 @@ from supervm.types.digests import Digest
 from supervm.types.errors import ProofInvalid
 from supervm.types.validators import ValidatorSet
 
-GATHERED_MAX = 100_000
-ROOTS_A_VALIDATOR = 64
+SIGNED_MAX = 100_000
+"""Effects of one validator that are kept until blocks hold their transactions, at 0.5 to 0.8 KB each."""
 
 
 class EffectsSigner:
@@ -123,118 +123,147 @@ class EffectsSigner:
         self._signed.update((each.transaction, each.effects) for each in signed.effects)
 
 
-@attrs.frozen
-class _SignedRoot:
-    """The list under one root, and the signatures over it by validator."""
+@attrs.define(eq=False)
+class _Signed:
+    """One list of effects that a validator signed. `left`: its transactions that still count."""
 
+    root: Digest
     effects: tuple[Effect, ...]
-    signatures: dict[int, bytes]
+    signature: bytes
+    left: int = 0
 
 
-@attrs.define
-class _Gathering:
-    """Who signed which effects of a transaction: by effects, by root, the validators' signatures."""
+@attrs.define(eq=False)
+class _Signer:
+    """What is kept of one validator: its lists by root, oldest first, and its word on each transaction, with
+    the list that has it. `count`: effects in all these lists."""
 
-    by_effects: dict[Digest, dict[Digest, _SignedRoot]] = attrs.Factory(dict)
-    final: Digest | None = None
+    lists: dict[Digest, _Signed] = attrs.Factory(dict)
+    words: dict[Digest, tuple[Digest, _Signed]] = attrs.Factory(dict)
+    count: int = 0
 
 
 class EffectsGatherer:
     """Counts verified effects messages of one epoch until a quorum has signed the same effects.
 
-    Bounded: `transactions_max` transactions at a time, the oldest final ones go first; beyond it, new ones
-    are left to their blocks. A validator's messages beyond 64 roots a batch are ignored.
+    A signature covers neither batch nor indices, so nothing rests on them: what counts is the root and who
+    signed it, the same one once. Bounded by validator: of each one lists of `effects_max` effects are kept,
+    and its oldest go first. So whoever signs what doesn't exist loses words of its own and nobody else's;
+    where honest ones sign so much ahead of the blocks, what has been final for longest isn't proven here any
+    more. What a validator says first of a transaction counts.
     """
 
-    def __init__(self, epoch: int, validators: ValidatorSet, transactions_max: int = GATHERED_MAX) -> None:
-        self._epoch, self._validators, self._max = epoch, validators, transactions_max
-        self._found: dict[Digest, _Gathering] = {}
-        self._roots: dict[tuple[Digest, int], int] = {}
+    def __init__(self, epoch: int, validators: ValidatorSet, effects_max: int = SIGNED_MAX) -> None:
+        self._epoch, self._validators, self._max = epoch, validators, effects_max
+        self._signers = [_Signer() for _ in validators.members]
+        self._weights: dict[bytes, int] = {}
+        self._final: dict[Digest, Digest] = {}
         self._offenders: set[int] = set()
         self.offences: list[Evidence] = []
         """Who signed two effects of a transaction, each once: for whoever passes that on."""
 
     def add(self, message: Effects) -> list[Effect]:
         """Take a verified message; give the transactions that it made final."""
-        if message.epoch != self._epoch or message.validator >= len(self._validators.members):
+        number = message.validator
+        if message.epoch != self._epoch or number >= len(self._signers):
             return []
-        place = (message.batch, message.validator)
-        if self._roots.get(place, 0) >= ROOTS_A_VALIDATOR:
-            return []
-        self._roots[place] = self._roots.get(place, 0) + 1
         root = message.root()
+        signer = self._signers[number]
+        if root in signer.lists:
+            return []
+        signed = _Signed(root, message.effects, message.signature)
         made: list[Effect] = []
         for each in message.effects:
-            gathering = self._gathering(each.transaction)
-            if gathering is None:
-                continue
-            if len(gathering.by_effects) > 1 or each.effects not in gathering.by_effects:
-                self._compare(gathering, each, message)
-            if gathering.final is not None:
-                continue
-            roots = gathering.by_effects.setdefault(each.effects, {})
-            if any(message.validator in signed.signatures for signed in roots.values()):
-                continue
-            signed = roots.setdefault(root, _SignedRoot(message.effects, {}))
-            signed.signatures[message.validator] = message.signature
-            if self._validators.is_quorum(self._weight(roots)):
-                gathering.final = each.effects
-                made.append(each)
+            word = signer.words.get(each.transaction)
+            if word is None:
+                if not signed.left:
+                    self._keep(number, signed)
+                made += self._count(number, each, signed)
+            elif word[0] != each.effects:
+                self._accuse(word[1], message)
         return made
 
-    def _compare(self, gathering: _Gathering, effect: Effect, message: Effects) -> None:
-        """Whether this validator has signed other effects of the transaction before (CONS-70, 4)."""
+    def _keep(self, number: int, signed: _Signed) -> None:
+        """Make room for a validator's list among its own."""
+        signer = self._signers[number]
+        while signer.lists and signer.count + len(signed.effects) > self._max:
+            oldest = next(iter(signer.lists.values()))
+            for each in oldest.effects:
+                word = signer.words.get(each.transaction)
+                if word is not None and word[1] is oldest:
+                    self._take_back(number, each.transaction)
+        signer.lists[signed.root] = signed
+        signer.count += len(signed.effects)
+
+    def _count(self, number: int, effect: Effect, signed: _Signed) -> list[Effect]:
+        """A validator's word on a transaction; give that if it is final by it."""
+        self._signers[number].words[effect.transaction] = effect.effects, signed
+        signed.left += 1
+        leaf = effect.leaf()
+        weight = self._weights.get(leaf, 0) + self._validators.members[number].weight
+        self._weights[leaf] = weight
+        if effect.transaction in self._final or not self._validators.is_quorum(weight):
+            return []
+        self._final[effect.transaction] = effect.effects
+        return [effect]
+
+    def _take_back(self, number: int, transaction: Digest) -> None:
+        """Forget a validator's word on a transaction, and its list with the last of these."""
+        signer = self._signers[number]
+        effects, signed = signer.words.pop(transaction)
+        signed.left -= 1
+        if not signed.left:
+            del signer.lists[signed.root]
+            signer.count -= len(signed.effects)
+        leaf = transaction + effects
+        weight = self._weights.pop(leaf) - self._validators.members[number].weight
+        if weight:
+            self._weights[leaf] = weight
+        if self._final.get(transaction) == effects and not self._validators.is_quorum(weight):
+            del self._final[transaction]
+
+    def _accuse(self, signed: _Signed, message: Effects) -> None:
+        """A validator has signed other effects of a transaction before (CONS-70, 4)."""
         number = message.validator
-        for effects, roots in gathering.by_effects.items():
-            signed = next((each for each in roots.values() if number in each.signatures), None)
-            if effects != effect.effects and signed is not None and number not in self._offenders:
-                self._offenders.add(number)
-                signature = signed.signatures[number]
-                before = Effects(self._epoch, message.batch, number, tuple(signed.effects), signature)
-                self.offences.append(Evidence(Offence.EFFECTS, before, message))
+        if number not in self._offenders:
+            self._offenders.add(number)
+            before = Effects(self._epoch, message.batch, number, signed.effects, signed.signature)
+            self.offences.append(Evidence(Offence.EFFECTS, before, message))
 
     def certificate(self, transaction: Digest) -> EffectsCertificate | None:
         """The certificate of a transaction whose effects are final here; else None."""
-        gathering = self._found.get(transaction)
-        if gathering is None or gathering.final is None:
+        final = self._final.get(transaction)
+        if final is None:
             return None
-        shares = [
-            self._share(root, transaction, signed)
-            for root, signed in sorted(
-                gathering.by_effects[gathering.final].items(), key=lambda each: each[0]
-            )
-        ]
-        return EffectsCertificate(self._epoch, transaction, gathering.final, tuple(shares))
-
-    def forget(self, batch: Digest, transactions: Sequence[Digest]) -> None:
-        """A final block holds the batch: its own certificate is proof enough."""
-        for digest in transactions:
-            self._found.pop(digest, None)
-        for number in range(len(self._validators.members)):
-            self._roots.pop((batch, number), None)
-
-    def _gathering(self, transaction: Digest) -> _Gathering | None:
-        found = self._found.get(transaction)
-        if found is None and len(self._found) < self._max:
-            found = self._found[transaction] = _Gathering()
-        return found
-
-    def _weight(self, roots: dict[Digest, _SignedRoot]) -> int:
         members = self._validators.members
-        return sum(members[number].weight for signed in roots.values() for number in signed.signatures)
+        roots: dict[Digest, dict[int, _Signed]] = {}
+        weight = 0
+        for number, signer in enumerate(self._signers):
+            effects, signed = signer.words.get(transaction, (None, None))
+            if signed is not None and effects == final and not self._validators.is_quorum(weight):
+                roots.setdefault(signed.root, {})[number] = signed
+                weight += members[number].weight
+        shares = tuple(self._share(transaction, roots[root]) for root in sorted(roots))
+        return EffectsCertificate(self._epoch, transaction, final, shares)
 
-    def _share(self, root: Digest, transaction: Digest, signed: _SignedRoot) -> EffectsShare:
-        effects, signatures = signed.effects, signed.signatures
-        index = [each.transaction for each in effects].index(transaction)
-        path = merkle.path([each.leaf() for each in effects], index)
-        numbers = sorted(signatures)
+    def forget(self, transactions: Sequence[Digest]) -> None:
+        """A final block holds these: its own certificate is proof enough."""
+        for transaction in transactions:
+            for number, signer in enumerate(self._signers):
+                if transaction in signer.words:
+                    self._take_back(number, transaction)
+
+    def _share(self, transaction: Digest, signed: dict[int, _Signed]) -> EffectsShare:
+        """Of one root, by the validators that signed it."""
+        first = next(iter(signed.values()))
+        index = [each.transaction for each in first.effects].index(transaction)
         return EffectsShare(
-            root,
+            first.root,
             index,
-            len(effects),
-            path,
-            bitmap_of(numbers, len(self._validators.members)),
-            tuple(signatures[number] for number in numbers),
+            len(first.effects),
+            merkle.path([each.leaf() for each in first.effects], index),
+            bitmap_of(list(signed), len(self._validators.members)),
+            tuple(each.signature for each in signed.values()),
         )
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import attrs
 
 from supervm.plugins.consensus.bft.driver.posting import METHODS, pack, unpack
-from supervm.plugins.consensus.bft.effects_messages import Effects
+from supervm.plugins.consensus.bft.effects_messages import Effect, Effects
 from supervm.plugins.consensus.bft.events import Stream
 from supervm.plugins.consensus.bft.fetching import (
     Absent,
@@ -68,11 +68,14 @@ class Attack(Enum):
     TWO_EFFECTS = "signs other effects for some"
     FORGE = "speaks for others, with signatures that aren't theirs"
     SLANDER = "accuses others with true votes that don't contradict each other, also in its blocks"
+    INVENT = "signs effects of transactions that nobody made, and passes others' on under another batch"
     HOLLOW = "sends proposals of far views, or that hold what means nothing"
 
 
 VOTES, DISSEMINATION, BULK = METHODS[Stream.VOTES], METHODS[Stream.DISSEMINATION], METHODS[Stream.BULK]
 SEEN_MAX = 256
+INVENTED, REPEATS = 64, 16
+"""Transactions of a made-up list of effects; how often each of others' is passed on."""
 
 
 @attrs.define(eq=False)
@@ -96,6 +99,7 @@ class Tongue:
     _certificates: deque[BatchCertificate] = attrs.Factory(lambda: deque(maxlen=64))
     _proposals: deque[Proposal] = attrs.Factory(lambda: deque(maxlen=8))
     _forged: dict[bytes, bytes] = attrs.Factory(dict)
+    _effects: deque[Effects] = attrs.Factory(lambda: deque(maxlen=4))
     given: deque[Transaction] = attrs.Factory(lambda: deque(maxlen=64))
     _built: dict[bytes, Batch] = attrs.Factory(dict)
     _accepts: dict[bytes, dict[int, bytes]] = attrs.Factory(dict)
@@ -124,6 +128,8 @@ class Tongue:
                 frames.append(self._garbage(frame))
             if Attack.FORGE in self.attacks and method == VOTES:
                 frames += self._forgeries(frame)
+            if Attack.INVENT in self.attacks and method == DISSEMINATION:
+                frames += self._inventions(frame)
             if Attack.SLANDER in self.attacks and method == VOTES and self.random.random() < 0.1:
                 frames += [encode(each) for each in self._slanders()]
             if Attack.HOLLOW in self.attacks and self._proposals and self.random.random() < 0.1:
@@ -158,6 +164,8 @@ class Tongue:
                 answers.append((DISSEMINATION, encode(accept)))
             elif isinstance(message, Accept):
                 self._accept(message)
+            elif isinstance(message, Effects):
+                self._effects.append(message)
             elif isinstance(message, Get):
                 # What it made up; the honest code answers for all else.
                 made = [item for want in message.wants if (item := self._made_up(want)) is not None]
@@ -293,6 +301,19 @@ class Tongue:
         wrong = tuple(attrs.evolve(each, effects=b"other".ljust(32, b".")) for each in effects.effects)
         changed = attrs.evolve(effects, effects=wrong)
         return attrs.evolve(changed, signature=self.sign(changed.message(self.chain_id)))
+
+    def _inventions(self, frame: bytes) -> list[bytes]:
+        """Beside true effects: its own of what doesn't exist, and others' older ones under the same batch."""
+        effects = decode(frame)
+        if not isinstance(effects, Effects):
+            return []
+        invented = tuple(
+            Effect(at, self.random.randbytes(32), self.random.randbytes(32)) for at in range(INVENTED)
+        )
+        made = attrs.evolve(effects, batch=self.random.randbytes(32), effects=invented)
+        made = attrs.evolve(made, signature=self.sign(made.message(self.chain_id)))
+        others = [attrs.evolve(each, batch=effects.batch) for each in self._effects]
+        return [encode(each) for each in (made, *others * REPEATS)]
 
     def _twin(self, batch: Batch) -> Batch:
         """Another batch of the same number: the gas in its header is higher by one."""

@@ -9,8 +9,8 @@ from supervm.plugins.consensus.simulation.attacks import Attack
 
 PROFILES = ("calm", "storm", "crash", "byzantine")
 HEAL_S = (3.0, 6.0)
-_APART = (Attack.SLANDER, Attack.HOLLOW)
-"""Came later, and are drawn apart: the other draws of a seed are as they were."""
+_APART = (Attack.SLANDER, Attack.INVENT, Attack.HOLLOW)
+"""Each drawn by itself, so that what else a seed stands for is as it was before there was this one."""
 _DRAWN: tuple[Attack, ...] = tuple(each for each in Attack if each not in _APART)
 
 

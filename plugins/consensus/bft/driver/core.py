@@ -99,7 +99,7 @@ class Hands:
     final: Callable[[Final], None]
     returned: Callable[[Returned], None]
     contested: Callable[[bytes, bytes], None]
-    effects: Callable[[Effects | EffectsCertificate], None]
+    effects: Callable[[bytes, Effects | EffectsCertificate], None]
     signed: Callable[[Effects], None]
     closes: Callable[[EpochCloses], None]
     behind: Callable[[Behind], None]
@@ -215,13 +215,13 @@ class Core:
             case Batch() | BatchCertificate() | Get():
                 self.tell_voter(Received(peer, message))
             case Effects():
-                self._hands.effects(message)
+                self._hands.effects(peer, message)
             case Got(items):
                 for item in items:
                     if isinstance(item, GotBlock | Certificate):
                         self.tell_ordering(Received(peer, item))
                     elif isinstance(item, Effects | EffectsCertificate):
-                        self._hands.effects(item)
+                        self._hands.effects(peer, item)
                 if any(isinstance(item, Batch | BatchCertificate) for item in items):
                     self.tell_voter(Received(peer, message))
 

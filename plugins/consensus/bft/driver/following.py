@@ -339,6 +339,8 @@ class Follower:
         async for peer, found in self._to_judge:
             if found.epoch != self._tip.epoch:
                 continue
+            if isinstance(found, Effects) and not self._proofs.are_of(peer, found):
+                continue
             try:
                 claims = claims_of(found, self._application.chain_id, self._tip.validators)
             except InvalidInput as error:

@@ -66,6 +66,11 @@ class EffectsProofs:
                 del self._own[next(iter(self._own))]
         self.add(own)
 
+    def are_of(self, peer: bytes, message: Effects) -> bool:
+        """Whether effects come from who signed them: no honest validator passes on another's, and the bytes
+        don't say who put the batch to them. What was true once may be sent again, so that is no fault."""
+        return self._validators.number_of(peer) == message.validator
+
     def add(self, message: Effects) -> None:
         """Verified effects of a validator. Of a batch that a block holds they come too late."""
         if message.batch not in self._settled:
@@ -93,11 +98,10 @@ class EffectsProofs:
     def forget(self, batches: Sequence[Digest], transactions: Sequence[Digest]) -> None:
         """A final block holds these: its own certificate is proof enough."""
         for batch in batches:
-            self._gatherer.forget(batch, ())
             self._settled[batch] = None
             if len(self._settled) > SETTLED_MAX:
                 del self._settled[next(iter(self._settled))]
-        self._gatherer.forget(b"", transactions)
+        self._gatherer.forget(transactions)
         for name in transactions:
             self._own.pop(name, None)
             self._given.pop(name, None)

@@ -440,7 +440,9 @@ class Validator:
                 return digest not in known and not known.is_settled(digest)
             case Proposal():
                 return self._is_near(incoming.message)
-            case ViewVote() | Batch() | Accept() | Refuse() | Effects() | Get() | Got():
+            case Effects():
+                return self._proofs.are_of(incoming.peer, incoming.message)
+            case ViewVote() | Batch() | Accept() | Refuse() | Get() | Got():
                 return True
             case EpochDone() | EndEpoch() | Evidence() | Equivocation():
                 return not self._closer.operations.holds(incoming.message)
@@ -475,12 +477,13 @@ class Validator:
         self._core.received(peer, message)
         self._room.set()
 
-    def _prove(self, found: Effects | EffectsCertificate) -> None:
+    def _prove(self, peer: bytes, found: Effects | EffectsCertificate) -> None:
         """Verified signatures of effects; of another epoch they aren't, and say nothing."""
         if found.epoch != self.epoch:
             return
         if isinstance(found, Effects):
-            self._proofs.add(found)
+            if self._proofs.are_of(peer, found):
+                self._proofs.add(found)
         else:
             self._proofs.add_certificate(found)
 
