@@ -31,8 +31,9 @@ from supervm.types.digests import Digest
 from supervm.types.errors import ProofInvalid
 from supervm.types.validators import ValidatorSet
 
-SIGNED_MAX = 100_000
-"""Effects of one validator that are kept until blocks hold their transactions, at 0.5 to 0.8 KB each."""
+SIGNED_MAX, SIGNED_LEAST = 400_000, 8_192
+"""Effects that are kept until blocks hold their transactions, at 0.5 to 0.8 KB each: of all validators
+together, shared evenly, but of each as many as two full batches have."""
 
 
 class EffectsSigner:
@@ -153,8 +154,10 @@ class EffectsGatherer:
     more. What a validator says first of a transaction counts.
     """
 
-    def __init__(self, epoch: int, validators: ValidatorSet, effects_max: int = SIGNED_MAX) -> None:
-        self._epoch, self._validators, self._max = epoch, validators, effects_max
+    def __init__(self, epoch: int, validators: ValidatorSet, effects_max: int | None = None) -> None:
+        self._epoch, self._validators = epoch, validators
+        share = max(SIGNED_MAX // len(validators.members), SIGNED_LEAST)
+        self._max = share if effects_max is None else effects_max
         self._signers = [_Signer() for _ in validators.members]
         self._weights: dict[bytes, int] = {}
         self._final: dict[Digest, Digest] = {}
