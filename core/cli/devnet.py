@@ -3,6 +3,7 @@
 import signal
 import sys
 import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -17,9 +18,24 @@ if TYPE_CHECKING:
     from supervm.node.devnet import Devnet, Member
 
 VALIDATORS_MAX = 64
+FOLLOWERS_MAX = 16
 READY_S_MAX = 120.0
 DRAIN_S = 20.0
 POLL_S = 0.1
+# A terminal that closes sends the last one, where there is such a signal.
+STOPPING = tuple(
+    each for each in (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", None)) if each is not None
+)
+
+
+def _followers(kind: str, tier: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    return click.option(
+        f"--{kind}",
+        type=click.IntRange(0, FOLLOWERS_MAX),
+        default=0,
+        show_default=True,
+        help=f"How many nodes of tier {tier} follow.",
+    )
 
 
 @click.group()
@@ -40,6 +56,9 @@ def devnet() -> None:
     show_default=True,
     help="How many vote.",
 )
+@_followers("miners", "l2")
+@_followers("edges", "l3")
+@_followers("mobiles", "l4")
 @click.option(
     "--data",
     type=click.Path(path_type=Path, file_okay=False),
@@ -59,27 +78,38 @@ def devnet() -> None:
 @json_option
 def up(
     validators: int,
+    miners: int,
+    edges: int,
+    mobiles: int,
     data: Path | None,
     seconds: float | None,
     epoch_blocks: int,
     settings: tuple[str, ...],
     as_json: bool,
 ) -> int:
-    """Start validators, say when all are ready, and stop them all at Ctrl-C or SIGTERM.
+    """Start validators and nodes that follow them, say when all are ready, and stop all at Ctrl-C or SIGTERM.
 
     A node that ends by itself is named; the others go on. The addresses are new at every start.
 
     \b
     Example:
       supervm devnet up --validators 4
+      supervm devnet up --validators 4 --edges 1 --mobiles 1
       supervm devnet up --data /tmp/net --seconds 60 --set storage.use=sqlite --json
     """
+    followers = [
+        (f"{kind}-{at}", tier)
+        for kind, tier, count in (("miner", "l2", miners), ("edge", "l3", edges), ("mobile", "l4", mobiles))
+        for at in range(count)
+    ]
+
+    def run(folder: Path) -> int:
+        return trio.run(_up, folder, validators, followers, settings, epoch_blocks, seconds, as_json)
+
     if data is not None:
-        return trio.run(
-            _up, data.expanduser().resolve(), validators, settings, epoch_blocks, seconds, as_json
-        )
+        return run(data.expanduser().resolve())
     with tempfile.TemporaryDirectory(prefix="supervm-devnet-") as made:
-        return trio.run(_up, Path(made), validators, settings, epoch_blocks, seconds, as_json)
+        return run(Path(made))
 
 
 @devnet.command()
@@ -129,24 +159,27 @@ class _Process:
 async def _up(
     folder: Path,
     validators: int,
+    followers: Sequence[tuple[str, str]],
     settings: tuple[str, ...],
     epoch_blocks: int,
     seconds: float | None,
     as_json: bool,
 ) -> int:
-    from supervm.node.devnet import make_devnet
+    from supervm.node.devnet import add_node, make_devnet
 
     try:
         made = await trio.to_thread.run_sync(
             make_devnet, folder, validators, [_line(each) for each in settings], (), epoch_blocks
         )
+        others = [await trio.to_thread.run_sync(add_node, folder, name, tier) for name, tier in followers]
     except ValueError as error:
         raise Misuse(str(error)) from error
     running: list[_Process] = []
     cause = ""
     try:
-        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-            running += [await _start(member) for member in made.members]
+        with trio.open_signal_receiver(*STOPPING) as signals:
+            for member in (*made.members, *others):
+                await _start(member, running)
             async with trio.open_nursery() as nursery:
                 stop = trio.Event()
 
@@ -185,13 +218,13 @@ def _line(setting: str) -> str:
     return f"{key.strip()} = {value}"
 
 
-async def _start(member: "Member") -> _Process:
+async def _start(member: "Member", running: list[_Process]) -> None:
     path = member.data.parent / f"{member.name}.log"
     log = path.open("ab")
     command = [sys.executable, "-m", "supervm", "run", "--config", str(member.config)]
     # In a group of its own: a terminal's Ctrl-C reaches us, and we tell the nodes.
     process = await trio.lowlevel.open_process(command, stdout=log, stderr=log, start_new_session=True)
-    return _Process(member, process, log)
+    running.append(_Process(member, process, log))
 
 
 async def _serve(

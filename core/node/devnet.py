@@ -20,6 +20,7 @@ from supervm.types.genesis import EPOCH_BLOCKS, Genesis
 from supervm.types.genesis_json import dump_genesis, load_genesis
 from supervm.types.validators import Validator, ValidatorSet
 
+TIER = "node.tier"
 ADMIT = "transport.tcp.admit"
 IDLE = "consensus.bft.block_interval_max_ms"
 
@@ -86,11 +87,12 @@ def make_devnet(
     return Devnet(folder=folder, chain_id=genesis.chain_id, key=funded, members=tuple(members))
 
 
-def add_node(folder: Path, name: str) -> Member:
+def add_node(folder: Path, name: str, tier: str = "") -> Member:
     """One more node of a network that `make_devnet` made: no validator, so it follows the others.
 
-    Its options are those of node-0, with its own place and addresses; where it was added before, it keeps its
-    data and gets the network's addresses of now. Raises ValueError where the folder holds no network or
+    Its options are those of node-0, with its own place and addresses, and of the tier that is given (`l1` to
+    `l4`; without one it probes its machine); where it was added before, it keeps its data and gets the
+    network's addresses of now. Raises ValueError where the folder holds no network or
     `name` is one of its validators', `KeyFileError`, OSError.
     """
     pattern = folder / "node-0.toml"
@@ -110,7 +112,7 @@ def add_node(folder: Path, name: str) -> Member:
         api=api,
         peer=peer,
     )
-    own = _place(member)
+    own = _place(member) + ([f"{TIER} = {json.dumps(tier)}"] if tier else [])
     named = {line.partition(" = ")[0] for line in own}
     others = [line for line in lines if line.partition(" = ")[0] not in named]
     member.config.write_text("\n".join([*own, *others]) + "\n")

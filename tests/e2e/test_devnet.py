@@ -300,3 +300,25 @@ def test_a_node_is_added_to_a_network_and_not_in_place_of_a_validator(tmp_path: 
     refused = verb("devnet", "add", "--data", folder, "--name", "node-0")
     assert refused.code == 2
     assert refused.errors == ["supervm: node-0 is one of the network's validators; give another name"]
+
+
+def test_nodes_of_lower_tiers_follow_and_all_end_with_the_terminal(tmp_path: Path) -> None:
+    with devnet(tmp_path / "net", "--validators", "1", "--edges", "1", "--mobiles", "1") as net:
+        tiers = {
+            each["name"]: client.status()["tier"] for each, client in zip(net.nodes, net.clients, strict=True)
+        }
+        assert {name: tiers[name] for name in ("edge-0", "mobile-0")} == {"edge-0": "L3", "mobile-0": "L4"}
+        net.pays(0)
+        for at in (1, 2):
+            net.reaches(at, net.height(0))
+        net.process.send_signal(signal.SIGHUP)
+        assert net.process.wait(DEADLINE_S) == 0
+        until(lambda: not any(is_alive(each["pid"]) for each in net.nodes), "all nodes end", DEADLINE_S)
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
