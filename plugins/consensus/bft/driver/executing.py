@@ -134,7 +134,7 @@ class Executor:
         durable = not self._behind()
         while True:
             try:
-                await self._kept.put(final, facts, durable=durable)
+                await self._kept.put(final, facts, oldest=self._application.oldest_block, durable=durable)
                 await self._application.commit(final.block, certificate, durable=durable)
             except DiskFull as error:
                 self.stalled = f"the disk is full, no block can be written: {error}"
