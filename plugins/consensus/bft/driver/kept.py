@@ -279,10 +279,33 @@ class KeptBlocks:
         start, end = (OPERATIONS + height.to_bytes(8, "big") for height in (0, upto + 1))
         await self._store.write([DeleteRange(start, end)], Durability.BUFFERED)
 
+    async def damage(self, epoch: int, last: int) -> str:
+        """Why what a validator begins this epoch with, up to a block, can't be read; empty where it can."""
+        try:
+            base = await self.base(epoch)
+            ended = await self._ended_height() if base is None else base.height
+            first = 1 + (ended if ended <= last else 0)
+            await self.ordered(first, last)
+            await self.operations(first, last)
+            await self._lives()
+        except (StoreCorrupt, DecodeError) as error:
+            return cause_of(error)
+        return ""
+
+    async def forget_damaged_lives(self) -> None:
+        """For a validator that says nothing in this epoch: its builder's numbers begin anew in a later."""
+        try:
+            await self._lives()
+        except StoreCorrupt:
+            await self._store.write([Delete(LIVES)], Durability.DURABLE)
+
+    async def _lives(self) -> int:
+        stored = await self._store.get(LIVES)
+        return 0 if stored is None else int.from_bytes(unseal(LIVES, stored), "big")
+
     async def begin_life(self) -> int:
         """Count a start of this validator, durably: its builder's numbers begin above those before."""
-        stored = await self._store.get(LIVES)
-        life = 1 + (0 if stored is None else int.from_bytes(unseal(LIVES, stored), "big"))
+        life = 1 + await self._lives()
         await self._store.write([Put(LIVES, seal(LIVES, life.to_bytes(8, "big")))], Durability.DURABLE)
         return life
 
