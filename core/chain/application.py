@@ -784,8 +784,22 @@ class Chain:
             now_s,
         )
         self.ledger_figures.committed(heads, self.gas.schedule.block_gas_limit)
+        if self._engine is not None and self._engine.certificates:
+            self._alarm(header.height, self.ledger_figures.beyond_f(heads))
         self.tell_dropped(dropped)
         self.wake()
+
+    def _alarm(self, height: int, wrong: Sequence[Receipt | ReceiptHead]) -> None:
+        """Say once a block that more than f validators are hostile (CONS-45)."""
+        if wrong:
+            first = wrong[0]
+            self._ctx.log.error(
+                "more_than_f_hostile",
+                height=height,
+                transactions=len(wrong),
+                first=first.digest.hex(),
+                code=first.code,
+            )
 
     def tell_dropped(self, dropped: Sequence[Dropped]) -> None:
         """Forget what left the mempool without a block, and say so."""

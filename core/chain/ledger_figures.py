@@ -7,6 +7,7 @@ import attrs
 
 from supervm.chain.figures import LANE_WORDS
 from supervm.contracts.gas import GasError
+from supervm.execution.errors import Code
 from supervm.kernel.component import Metrics
 from supervm.storage.ledger import LedgerStats
 from supervm.types.packed_receipts import ReceiptHead
@@ -16,6 +17,8 @@ from supervm.types.wrongs import OFFENCES
 
 CACHES = ("pages", "state")
 NATIVE, OTHER = "native", "other"
+BEYOND_F = frozenset((Code.NONCE_USED, Code.NONCE_GAP, Code.FEE_UNFUNDED))
+"""What becomes of no certified transaction while at most f are hostile (CONS-45)."""
 
 
 def gas_codes() -> tuple[str, ...]:
@@ -38,6 +41,7 @@ class LedgerFigures:
     _fees: Any
     _refused: Any
     slashed: Any
+    _beyond_f: Any
     _codes: frozenset[str] = attrs.field(factory=lambda: frozenset(gas_codes()))
     _counted: dict[str, tuple[int, int]] = attrs.field(factory=lambda: dict.fromkeys(CACHES, (0, 0)))
 
@@ -56,11 +60,18 @@ class LedgerFigures:
             counter("supervm_fees_charged_total", "Fees charged, in base units of the token", ("token",)),
             counter("supervm_gas_refused_total", "Transactions refused by the gas policy", ("reason",)),
             counter("supervm_slashed_total", "Offences for which a validator was punished", ("offence",)),
+            counter(
+                "supervm_certified_wrong_total",
+                "Certified transactions in blocks that more than f hostile validators let pass",
+                ("code",),
+            ),
         )
         for word in LANE_WORDS.values():
             made._gas_used.inc(0, lane=word)
         for offence in OFFENCES.values():
             made.slashed.inc(0, offence=offence)
+        for wrong in BEYOND_F:
+            made._beyond_f.inc(0, code=wrong)
         for token in (NATIVE, OTHER):
             made._fees.inc(0, token=token)
         for code in made._codes:
@@ -84,6 +95,13 @@ class LedgerFigures:
         for token, fee in fees.items():
             self._fees.inc(fee, token=token)
         self._fullness.set(sum(gas.values()) / gas_max)
+
+    def beyond_f(self, receipts: Sequence[Receipt | ReceiptHead]) -> list[Receipt | ReceiptHead]:
+        """Count and give, of a block whose batches were certified, what no honest quorum accepts."""
+        found = [receipt for receipt in receipts if receipt.code in BEYOND_F]
+        for receipt in found:
+            self._beyond_f.inc(code=receipt.code)
+        return found
 
     def refresh(self, stats: LedgerStats, base_price: int) -> None:
         """Bring the gauges up to date, and count what the caches answered since the last time."""

@@ -79,13 +79,13 @@ async def test_a_log_of_before_founding_was_known_is_whole_and_a_chain_without_o
 
 
 async def test_records_that_cant_be_read_are_told_and_whole_ones_arent(store: KeyValueStore) -> None:
-    assert await damage_of(store, 3) == ""
+    assert await damage_of(store, 3, 0) == ""
     key = record_key(LOCKS, 3, 1)
     await store.write([Put(key, seal(key, b"\xff no record"))])
-    assert "record.kind" in await damage_of(store, 3)
-    assert await damage_of(store, 4) == "", "of another epoch"
+    assert "record.kind" in await damage_of(store, 3, 0)
+    assert await damage_of(store, 4, 0) == "", "of another epoch"
     await store.write([Put(key, b"no seal")])
-    assert "damaged" in await damage_of(store, 3)
+    assert "damaged" in await damage_of(store, 3, 0)
 
 
 def test_whoever_makes_a_key_says_beside_it_that_it_was_never_used(tmp_path: Path) -> None:

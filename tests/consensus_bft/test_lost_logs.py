@@ -8,12 +8,20 @@ import attrs
 import pytest
 import trio
 
-from supervm.contracts.storage import KeyValueStore, Put
+from supervm.contracts.storage import Delete, KeyValueStore, Put
 from supervm.plugins.consensus.bft.driver import rejoining
 from supervm.plugins.consensus.bft.driver.component import BftConfig
 from supervm.plugins.consensus.bft.driver.following import Follower
 from supervm.plugins.consensus.bft.driver.founding import WHOLE, Standing, read_standing, write_standing
-from supervm.plugins.consensus.bft.driver.journal import LOCKS, ORDERING, record_prefix
+from supervm.plugins.consensus.bft.driver.journal import CLOSING, LOCKS, ORDERING, record_prefix
+from supervm.plugins.consensus.bft.driver.kept import (
+    BATCHES,
+    BATCHES_AT,
+    BATCHES_INDEXED,
+    EPOCHS,
+    LIVES,
+    OPERATIONS,
+)
 from supervm.plugins.consensus.bft.driver.posting import Post
 from supervm.plugins.consensus.bft.driver.validator import Validator
 from supervm.plugins.consensus.bft.events import Stream
@@ -128,9 +136,20 @@ async def test_a_validator_that_lost_its_disk_says_nothing_until_two_epochs_late
         await net.agree(net.nodes[0].height)
 
 
-@pytest.mark.parametrize("space", [LOCKS, ORDERING])
+DAMAGED = {
+    "a lock": record_prefix(LOCKS, 1) + (10**6).to_bytes(8, "big"),
+    "a vote": record_prefix(ORDERING, 1) + (10**6).to_bytes(8, "big"),
+    "its epoch-done": record_prefix(CLOSING, 1) + (10**6).to_bytes(8, "big"),
+    "the base of its epoch": EPOCHS + (1).to_bytes(8, "big"),
+    "the operations of a block": OPERATIONS + (1).to_bytes(8, "big"),
+    "how often it began": LIVES,
+    "a batch that was ordered": BATCHES_AT + (1).to_bytes(8, "big") + bytes(32),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGED)
 async def test_a_validator_whose_log_is_damaged_follows_and_says_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, space: bytes
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     async with network(tmp_path, config=AT_REST, weights=WEIGHTS, begin=False, founded=True) as net:
         said = overhear(net.validators[3].node_id, monkeypatch)
@@ -138,8 +157,7 @@ async def test_a_validator_whose_log_is_damaged_follows_and_says_nothing(
             await net.start(number)
         await net.reached(3, await pay(net, 3))
         await net.stop(3)
-        key = record_prefix(space, 1) + (10**6).to_bytes(8, "big")
-        await net.stores[3].write([Put(key, b"not what was written")])
+        await net.stores[3].write([Put(DAMAGED[name], b"not what was written")])
         said.epochs.clear()
         node = await net.start(3)
         assert "log was lost or damaged" in node.engine.status().reason
@@ -152,3 +170,56 @@ async def test_a_validator_whose_log_is_damaged_follows_and_says_nothing(
         assert "votes from epoch 3 on" in node.engine.status().reason
         await net.reached(3, await pay(net, 0))
         assert said.epochs == []
+
+
+async def test_a_batchs_row_of_an_earlier_version_that_cant_be_read_is_a_damaged_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with network(tmp_path, config=AT_REST, weights=WEIGHTS, begin=False, founded=True) as net:
+        said = overhear(net.validators[3].node_id, monkeypatch)
+        for number in (0, 3):
+            await net.start(number)
+        await net.reached(3, await pay(net, 3))
+        await net.stop(3)
+        # As it was before rows of batches had others by height: no one can tell in which block this one is.
+        await net.stores[3].write(
+            [Delete(BATCHES_INDEXED), Put(BATCHES + bytes(32), b"not what was written")]
+        )
+        said.epochs.clear()
+        await net.start(3)
+        await net.reached(3, await pay(net, 0))
+        await said.until(lambda: bool(said.standings))
+        assert said.epochs == []
+        # It is looked at once: with the next start the node has long known that its log is lost.
+        await net.stop(3)
+        assert await net.stores[3].get(BATCHES_INDEXED) is not None
+        node = await net.start(3)
+        assert "votes from epoch 3 on" in node.engine.status().reason
+
+
+async def test_a_validator_votes_again_after_damage_to_what_no_later_epoch_writes_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lives = Lives(monkeypatch)
+    async with network(
+        tmp_path, config=AT_REST, weights=WEIGHTS, begin=False, epoch_blocks=12, founded=True
+    ) as net:
+        said = overhear(net.validators[3].node_id, monkeypatch)
+        for number in (0, 3):
+            await net.start(number)
+        await net.reached(3, await pay(net, 3))
+        await net.stop(3)
+        await net.stores[3].write([Put(LIVES, b"not what was written")])
+        node = await net.start(3)
+        await net.reached(3, await pay(net, 0))
+        await said.until(lambda: bool(said.standings))
+        votes_from = said.standings[0].votes_from
+        assert votes_from is not None
+        said.epochs.clear()
+        while next_epoch(net) < votes_from:
+            await end_epoch(net)
+        await lives.wait_for(node.engine, Follower, Validator)
+        await net.reached(3, await pay(net, 0))
+        await pay(net, 3)
+        await said.until(lambda: bool(said.epochs))
+        assert min(said.epochs) >= votes_from

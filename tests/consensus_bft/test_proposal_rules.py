@@ -15,7 +15,7 @@ from supervm.types.block import Block
 from supervm.types.certificate import Certificate, VoteKind
 from supervm.types.errors import InvalidInput
 from tests.consensus_bft.sim.plan import SECOND, Plan
-from tests.consensus_bft.sim.world import World
+from tests.consensus_bft.sim.world import World, node_id
 
 PLAN = Plan(seed=4, weights=(1,) * 4, skews_ms=(0,) * 4, work_us=tuple(range(0, 1_500_000, 100_000)))
 
@@ -60,6 +60,11 @@ def height(proposal: Proposal) -> int:
     return proposal.block.header.height
 
 
+def another_than(proposal: Proposal) -> bytes:
+    """Another validator than the one that proposes."""
+    return next(each for each in map(node_id, range(PLAN.count)) if each != proposal.block.header.proposer)
+
+
 CHANGES: dict[str, tuple[str, Callable[[Proposal], Proposal]]] = {
     "another chain": ("CONS-30", lambda p: with_header(p, chain_id=b"x" * 32)),
     "another epoch": ("CONS-42", lambda p: with_header(p, epoch=2)),
@@ -76,6 +81,7 @@ CHANGES: dict[str, tuple[str, Callable[[Proposal], Proposal]]] = {
     "another state root": ("CONS-43", lambda p: with_header(p, state_root=b"x" * 32)),
     "another receipts root": ("CONS-43", lambda p: with_header(p, receipts_root=b"x" * 32)),
     "another base price": ("CONS-43", lambda p: with_header(p, base_price=1)),
+    "a proposer that isn't the leader": ("CONS-30", lambda p: with_header(p, proposer=another_than(p))),
     "a proposer of nowhere": ("CONS-30", lambda p: with_header(p, proposer=b"x" * 32)),
     "a parent that its certificate doesn't name": ("CONS-32", lambda p: with_header(p, parent=b"x" * 32)),
     "no certificate": ("CONS-32", lambda p: with_body(p, justification=b"")),

@@ -72,6 +72,9 @@ class Knowledge(Protocol):
     def first_not_nullified(self, first: int, last: int) -> int | None:
         """The lowest of these views for which no nullification is held."""
 
+    def leader_of(self, view: int) -> int:
+        """The number of the validator that leads this view of the epoch."""
+
     @property
     def roots(self) -> Roots:
         """What this node executed."""
@@ -151,15 +154,17 @@ def judge(proposal: Proposal, node: Node, epoch: Epoch, known: Knowledge, wall_m
     branch = known.branch(node.parent)
     if branch.is_closed:
         raise Broken("CONS-55", "the parent is the epoch's last block")
-    _check_header(node, epoch, branch, known)
+    _check_header(node, proposal.view, epoch, branch, known)
     _check_body(node, epoch, branch)
     _check_root(node, epoch, branch, known)
     if node.block.header.timestamp_ms > wall_ms + TIMESTAMP_AHEAD_MS:
         raise Waits("the timestamp is ahead of this node's clock")
 
 
-def _check_header(node: Node, epoch: Epoch, branch: Branch, known: Knowledge) -> None:
+def _check_header(node: Node, view: int, epoch: Epoch, branch: Branch, known: Knowledge) -> None:
+    """Of a block that is first proposed in this view: its leader is its proposer."""
     header, parent = node.block.header, branch.head
+    leader = epoch.validators.members[known.leader_of(view)].node_id
     for rule, problem, right in (
         ("CONS-30", "another chain", header.chain_id == epoch.chain_id),
         ("CONS-42", "another epoch", header.epoch == epoch.number),
@@ -173,7 +178,7 @@ def _check_header(node: Node, epoch: Epoch, branch: Branch, known: Knowledge) ->
             header.root_height <= known.roots.highest_allowed(header.height),
         ),
         ("CONS-30", "the root height leaps", header.root_height <= next_step(parent.root_height)),
-        ("CONS-30", "the proposer is no validator", epoch.validators.number_of(header.proposer) is not None),
+        ("CONS-30", "the proposer isn't the view's leader", header.proposer == leader),
     ):
         if not right:
             raise Broken(rule, problem)

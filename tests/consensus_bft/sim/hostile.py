@@ -193,7 +193,9 @@ class Hostile:
         parent = self.world.nodes[self.number].ordering.block(proposal.block.header.parent)
         if parent is None:
             return None
-        header = attrs.evolve(parent.header, timestamp_ms=parent.header.timestamp_ms + 1)
+        own = proposal.block.header.proposer
+        later_ms = parent.header.timestamp_ms + 1
+        header = attrs.evolve(parent.header, proposer=own, timestamp_ms=later_ms)
         return self._signed(proposal, Block(header, parent.body))
 
 

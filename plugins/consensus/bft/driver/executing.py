@@ -141,7 +141,7 @@ class Executor:
         self._wait.begins()
         while True:
             try:
-                await self._kept.put(final, facts, durable=durable)
+                await self._kept.put(final, facts, oldest=self._application.oldest_block, durable=durable)
                 await self._application.commit(final.block, certificate, durable=durable)
             except DiskFull as error:
                 self._wait.is_full(error)

@@ -18,7 +18,7 @@ from supervm.contracts.application import CertifyingApplication
 from supervm.contracts.consensus import ConsensusError
 from supervm.contracts.storage import Durability, KeyValueStore, Put, StoreCorrupt
 from supervm.plugins.consensus.bft.driver.epoch import epoch_after
-from supervm.plugins.consensus.bft.driver.journal import LOCKS, ORDERING, read_records
+from supervm.plugins.consensus.bft.driver.journal import CLOSING, LOCKS, ORDERING, cause_of, read_records
 from supervm.plugins.consensus.bft.driver.kept import KeptBlocks
 from supervm.storage.folder import remove_synced
 from supervm.storage.spaces import seal, unseal
@@ -107,14 +107,14 @@ async def _read(store: KeyValueStore, key: bytes) -> Standing | None:
         return LOST
 
 
-async def damage_of(store: KeyValueStore, epoch: int) -> str:
-    """Why the records of an epoch can't be trusted; empty where each can be read."""
-    for space in (LOCKS, ORDERING):
+async def damage_of(store: KeyValueStore, epoch: int, height: int) -> str:
+    """Why the log of an epoch, up to the tip's height, can't be trusted; empty where each row can be read."""
+    for space in (LOCKS, ORDERING, CLOSING):
         try:
             await read_records(store, space, epoch)
         except (StoreCorrupt, DecodeError) as error:
-            return str(error)
-    return ""
+            return cause_of(error)
+    return await KeptBlocks(store).damage(epoch, height)
 
 
 async def judge_log(ctx: Context, application: CertifyingApplication, store: KeyValueStore) -> Standing:
@@ -135,11 +135,18 @@ async def judge_log(ctx: Context, application: CertifyingApplication, store: Key
         await write_standing(store, standing)
         await kept.found()
         is_founded = True
-    damage = "" if standing.silent_in(epoch) else await damage_of(store, epoch)
-    if damage:
-        ctx.log.error("log_damaged", epoch=epoch, cause=damage)
-        standing = LOST
-        await write_standing(store, standing)
+    is_indexed = await kept.is_indexed()
+    damage = "" if is_indexed else await kept.index_batches()
+    if not standing.silent_in(epoch):
+        damage = damage or await damage_of(store, epoch, tip.height)
+        if damage:
+            ctx.log.error("log_damaged", epoch=epoch, cause=damage)
+            standing = LOST
+            await write_standing(store, standing)
+    if not is_indexed:
+        await kept.indexed()
+    if standing.silent_in(epoch):
+        await kept.forget_damaged_lives()
     if standing.silent_in(epoch) and tip.height and not is_founded:
         raise LogMissing(
             "the folder has a chain, and nothing of what this validator said on it",

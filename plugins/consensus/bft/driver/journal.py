@@ -11,11 +11,21 @@ import attrs
 import trio
 
 from supervm.api import Context
-from supervm.contracts.storage import Delete, DeleteRange, DiskFull, Durability, KeyValueStore, Operation, Put
+from supervm.contracts.storage import (
+    Delete,
+    DeleteRange,
+    DiskFull,
+    Durability,
+    KeyValueStore,
+    Operation,
+    Put,
+    StoreCorrupt,
+)
 from supervm.plugins.consensus.bft.driver.slowness import DiskWait
 from supervm.plugins.consensus.bft.events import Record
 from supervm.plugins.consensus.bft.records import decode_record, encode_record
 from supervm.storage.spaces import seal, unseal
+from supervm.types.errors import DecodeError
 
 LOCKS = b"\x0b"
 ORDERING = b"\x0d"
@@ -53,6 +63,11 @@ async def read_records(store: KeyValueStore, space: bytes, epoch: int) -> list[t
     async for key, value in store.scan_prefix(prefix):
         found.append((int.from_bytes(key[len(prefix) :], "big"), decode_record(unseal(key, value))))
     return found
+
+
+def cause_of(error: StoreCorrupt | DecodeError) -> str:
+    """What is wrong with a row. Not how the ledger is mended: a validator never begins with an older log."""
+    return f"{error.problem}: {error.subject}" if isinstance(error, StoreCorrupt) else str(error)
 
 
 @attrs.define
