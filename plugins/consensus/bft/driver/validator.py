@@ -26,7 +26,7 @@ from supervm.plugins.consensus.bft.batch_events import (
 from supervm.plugins.consensus.bft.batch_records import UsedUp
 from supervm.plugins.consensus.bft.batches import BatchVoter, EpochFacts
 from supervm.plugins.consensus.bft.building import PASSING_CODES, Builder, BuilderBounds
-from supervm.plugins.consensus.bft.driver.answering import GUEST_WAITING_MAX, Answers
+from supervm.plugins.consensus.bft.driver.answering import Answers
 from supervm.plugins.consensus.bft.driver.applying import Applier
 from supervm.plugins.consensus.bft.driver.asking import Questions
 from supervm.plugins.consensus.bft.driver.checking import Checker
@@ -379,7 +379,13 @@ class Validator:
 
     async def _keep_connected(self) -> None:
         await keep_connected(
-            self._ctx, self._find_transports, self._post, self._reception, self._peers, lambda _: None
+            self._ctx,
+            self._find_transports,
+            self._post,
+            self._reception,
+            self._answers,
+            self._peers,
+            lambda _: None,
         )
 
     # Messages
@@ -435,10 +441,7 @@ class Validator:
     def _deliver(self, peer: bytes, message: Message) -> None:
         match message:
             case Get(wants):
-                if peer in self._reception.guests:
-                    self._answers.put(peer, wants, GUEST_WAITING_MAX)
-                else:
-                    self._answers.put(peer, wants)
+                self._answers.put(peer, wants, is_guest=peer not in self._peers)
                 return
             case Batch():
                 self._executor.give(message)
