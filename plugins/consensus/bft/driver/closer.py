@@ -73,7 +73,7 @@ class Closer:
 
     def accuse(self, evidence: Evidence) -> list[Send]:
         """Evidence whose signatures are right: it waits for a block, and goes to all, once. Nothing, where it
-        proves nothing or is known. Where too much waits, it waits in the book for room among the operations."""
+        proves nothing or is known. What finds no room among the operations waits for it in the book."""
         if self.book.knows(evidence) or self._judge([encode(evidence)]):
             return []
         self.operations.add(evidence)
