@@ -16,7 +16,7 @@ import trio
 from supervm.chain.admission import Admission, Answer
 from supervm.chain.claiming import examine_transactions, used_keys, used_slots
 from supervm.chain.contests import Contests
-from supervm.chain.doubling import doubts, locks_named
+from supervm.chain.doubling import doubts, forged, locks_named
 from supervm.chain.events import EventLog
 from supervm.chain.examine import ChainRules
 from supervm.chain.examine import Examined as ExaminedBytes
@@ -508,6 +508,9 @@ class Chain:
     def doubts(self, first: bytes, second: bytes, lock: bytes, epoch: int) -> str:
         rules = attrs.evolve(self._rules(), epoch=epoch)
         return doubts(first, second, lock, rules, self.examiner.checked)
+
+    def forged(self, first: bytes, second: bytes, lock: bytes) -> str:
+        return forged(first, second, lock, self._rules(), self.examiner.checked)
 
     def contested(self, transaction: bytes, other: bytes) -> None:
         own, named = self.locks_named(transaction), self.locks_named(other)

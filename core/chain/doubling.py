@@ -1,13 +1,19 @@
 """What two signed transactions prove of who signed them, by their bytes alone (CONS-17, CONS-70)."""
 
+import attrs
+
 from supervm.chain.examine import ChainRules, Examined, examine
 from supervm.crypto.remembered import RememberedSignatures
 from supervm.execution.footprint import nonce_lock, object_lock, sponsor_nonce_lock
-from supervm.types.claims import chain_of
+from supervm.types.claims import IMAGE_LOCK, chain_of
 from supervm.types.errors import InvalidInput
 from supervm.types.limits import Limits
 from supervm.types.transaction import Access, Body, Lane, Transaction
 
+_BEFORE_ANY = 0
+"""An epoch in which no transaction has expired."""
+_OF_THE_NODE = frozenset({"LaneMismatch", "PayloadUnknown"})
+"""Refusals that depend on the privacy schemes that a node has (`lanes.check_kind`)."""
 _OWNED_ALONE = frozenset({Access.TRANSFER, Access.SHARE, Access.FREEZE, Access.DELETE})
 
 
@@ -57,3 +63,29 @@ def doubts(first: bytes, second: bytes, lock: bytes, rules: ChainRules, checked:
     if chain_of(lock) is None and one.body.sender != other.body.sender:
         return "transactions of two senders on one object"
     return ""
+
+
+def forged(first: bytes, second: bytes, lock: bytes, rules: ChainRules, checked: RememberedSignatures) -> str:
+    """Why these are no such proof in any epoch and any state; empty where an honest node may think they are.
+
+    That takes two different transactions of this chain, rightly signed, that both name what is locked.
+    Whether an object is Owned, and by whom, the state says; whether a payload is known, a node's schemes.
+    """
+    found = examine([first, second], attrs.evolve(rules, epoch=_BEFORE_ANY), checked)
+    named: list[Transaction] = []
+    for each in found:
+        if not isinstance(each, Examined):
+            if each.code in _OF_THE_NODE:
+                return ""
+            return f"a transaction in a proof isn't in order: {each}"
+        named.append(each.transaction)
+    if named[0].digest == named[1].digest:
+        return "one transaction, signed again"
+    if lock[:1] != IMAGE_LOCK and not all(lock in _slots_named(each.body) for each in named):
+        return "transactions that don't both name what is locked"
+    return ""
+
+
+def _slots_named(body: Body) -> frozenset[bytes]:
+    """What a transaction may lock, depending on who owns its inputs."""
+    return locks_of_body(body) | {object_lock(each.id, each.version) for each in body.inputs}

@@ -468,7 +468,12 @@ class CertifyingApplication(Application, Protocol):
 
     def doubts(self, first: bytes, second: bytes, lock: bytes, epoch: int) -> str:
         """Why two transactions don't prove that their sender signed both for one lock, neither expired in
-        this epoch (CONS-17); empty if they do. Checks their signatures."""
+        this epoch (CONS-17); empty if they do. Checks their signatures. May be called from any thread."""
+
+    def forged(self, first: bytes, second: bytes, lock: bytes) -> str:
+        """Why the bytes alone of two transactions show that they are no such proof, whatever epoch and state:
+        whoever sends them as one lies. Empty where an honest node may take them for one. Checks their
+        signatures. May be called from any thread."""
 
     def contested(self, transaction: bytes, other: bytes) -> None:
         """A validator refused a transaction for this other one. If they prove that somebody signed both for

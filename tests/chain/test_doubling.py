@@ -5,7 +5,7 @@ from typing import Any
 import attrs
 import pytest
 
-from supervm.chain.doubling import doubts, locks_named
+from supervm.chain.doubling import doubts, forged, locks_named
 from supervm.chain.examine import ChainRules
 from supervm.crypto.keys import KeyPair
 from supervm.crypto.remembered import RememberedSignatures
@@ -57,7 +57,7 @@ def test_two_transactions_of_one_nonce_prove_that_their_sender_signed_both() -> 
     assert doubt(signed(1), signed(2, expiry_epoch=3)) == ""
 
 
-def forged() -> bytes:
+def wrongly_signed() -> bytes:
     said = body(2)
     return encode_transaction(said.encode(), [Authorization(Suite.ED25519, ALICE.public_key, bytes(64))])
 
@@ -70,7 +70,7 @@ def forged() -> bytes:
         (signed(2, who=BOB), "don't both hold"),
         (signed(2, expiry_epoch=2), "isn't in order: Expired"),
         (signed(2, chain_id=bytes(32)), "isn't in order: WrongChain"),
-        (forged(), "isn't in order: BadSignature"),
+        (wrongly_signed(), "isn't in order: BadSignature"),
         (b"rubbish", "isn't in order"),
     ],
 )
@@ -87,6 +87,44 @@ def test_a_lock_on_an_object_counts_where_the_bytes_show_that_it_is_owned() -> N
     assert "don't both hold" in doubt(using(Access.WRITE, 1), using(Access.WRITE, 2), lock)
     assert "don't both hold" in doubt(using(Access.READ, 1, lane=Lane.FAST), using(Access.SHARE, 2), lock)
     assert "two senders" in doubt(using(Access.SHARE, 1), using(Access.SHARE, 2, BOB), lock)
+
+
+def false(first: bytes, second: bytes, lock: bytes) -> str:
+    return forged(first, second, lock, RULES, RememberedSignatures(16))
+
+
+@pytest.mark.parametrize("second", [signed(2), signed(2, expiry_epoch=2)])
+def test_a_proof_in_any_epoch_is_no_lie(second: bytes) -> None:
+    assert false(signed(1), second, nonce_lock(ALICE.address, 7)) == ""
+
+
+@pytest.mark.parametrize(
+    ("second", "why"),
+    [
+        (signed(1), "one transaction"),
+        (signed(2, nonce=8), "don't both name"),
+        (signed(2, who=BOB), "don't both name"),
+        (signed(2, chain_id=bytes(32)), "isn't in order: WrongChain"),
+        (wrongly_signed(), "isn't in order: BadSignature"),
+        (b"rubbish", "isn't in order"),
+    ],
+)
+def test_what_no_state_makes_a_proof_is_a_lie(second: bytes, why: str) -> None:
+    lock = nonce_lock(ALICE.address, 7)
+    assert why in false(signed(1), second, lock)
+    assert why in false(second, signed(1), lock)
+
+
+def test_whoever_knows_the_state_may_see_a_lock_where_the_bytes_show_none() -> None:
+    lock = object_lock(THING, 4)
+    written = using(Access.WRITE, 1), using(Access.WRITE, 2)
+    assert doubt(*written, lock) and false(*written, lock) == ""
+    given = using(Access.SHARE, 1), using(Access.SHARE, 2, BOB)
+    assert doubt(*given, lock) and false(*given, lock) == ""
+    assert "don't both name" in false(*written, object_lock(THING, 5))
+    # Nor is a node that knows more kinds of payload a liar.
+    unknown = signed(2, payload_kind=77)
+    assert doubt(signed(1), unknown) and false(signed(1), unknown, nonce_lock(ALICE.address, 7)) == ""
 
 
 def test_what_a_transaction_locks_is_told_of_this_chain_alone() -> None:

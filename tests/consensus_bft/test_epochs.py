@@ -1,11 +1,14 @@
 """Closing an epoch, system operations, evidence, and the next epoch (CONS-50..55, CONS-70)."""
 
+from typing import Any, cast
+
 import attrs
 import pytest
 
 from supervm.contracts.application import BlockBounds, Tip
 from supervm.plugins.consensus.bft.batch_events import EpochCloses
 from supervm.plugins.consensus.bft.branches import Branches
+from supervm.plugins.consensus.bft.driver.closer import Closer
 from supervm.plugins.consensus.bft.effects_messages import Effect, Effects
 from supervm.plugins.consensus.bft.epochs.accepting import AcceptWatch
 from supervm.plugins.consensus.bft.epochs.closing import Closing, ClosingFacts, ClosingState, EffectsStopped
@@ -227,6 +230,41 @@ def test_what_waits_is_bounded_but_epoch_dones_always_find_room() -> None:
     picked = waiting.pick(branch_of(), True).operations  # type: ignore[arg-type]
     assert picked[0] == encode(EpochDone(1, 0, bytes(64)))
     assert sum(map(len, picked)) <= 2**20
+
+
+def large_evidence(validator: int) -> Evidence:
+    """That a validator accepted two large transactions on one lock, 240 kB."""
+    said = [accepted(name * 120_000, validator) for name in (b"a", b"b")]
+    return Evidence(Offence.ACCEPTS, *said)
+
+
+def test_proofs_of_clients_leave_room_for_evidence_against_validators() -> None:
+    waiting = SystemOperations(1, SET)
+    largest = b"x" * 60_000
+    count = 0
+    while waiting.add(Equivocation(largest, largest + b"y", count.to_bytes(4, "big"))):
+        count += 1
+    large = [large_evidence(validator) for validator in range(100)]
+    added = [waiting.add(each) for each in large]
+    assert sum(added) * 240_000 > WAITING_BYTES_MAX - 300_000, "as much as if it were alone"
+    assert not all(added), "and bounded"
+    assert not waiting.add(Equivocation(largest, largest + b"y", b"one more"))
+
+
+def test_evidence_that_finds_no_room_waits_for_it() -> None:
+    nothing = cast(Any, None)
+    closer = Closer(FACTS, SET, signed, lambda: [], nothing, nothing, lambda operations: "")
+    others = [large_evidence(10 + each) for each in range(100)]
+    while closer.operations.add(others[-1]):
+        others.pop()
+    (told,) = closer.accuse(large_evidence(1))
+    assert told.message == large_evidence(1)
+    assert closer.operations.accusing == 100 - len(others) and closer.accuse(large_evidence(1)) == []
+    true = TRUTH.block(1)
+    held = closer.operations.pick(branch_of(), True).operations  # type: ignore[arg-type]
+    block = Block(true.header, attrs.evolve(true.body, system_operations=held))
+    closer.step(Final(block, nothing, nothing), NOW)
+    assert closer.operations.holds(large_evidence(1)) and len(held) < 100 - len(others)
 
 
 def judged(*operations: bytes, problem: str = "") -> str:

@@ -12,18 +12,25 @@ import pytest
 import trio
 
 from supervm.contracts.transport import Refusal, TransportError
+from supervm.execution.footprint import nonce_lock, object_lock
 from supervm.plugins.consensus.bft import messages
 from supervm.plugins.consensus.bft.driver import receiving
+from supervm.plugins.consensus.bft.driver.accusing import WAITING_MAX
 from supervm.plugins.consensus.bft.driver.posting import METHODS, PRIORITIES, pack, unpack
 from supervm.plugins.consensus.bft.driver.receiving import SHARE_BYTES_MAX, SHARE_MESSAGES_MAX
+from supervm.plugins.consensus.bft.driver.waiting_questions import MEMBER_WAITING_MAX
 from supervm.plugins.consensus.bft.events import Stream
+from supervm.plugins.consensus.bft.fetching import Get, WantBlocks
+from supervm.plugins.consensus.bft.offences import Equivocation, Evidence, Offence
 from supervm.plugins.consensus.bft.votes import Accept, Proposal, ViewVote
 from supervm.plugins.transport import supervm_components as transports
 from supervm.plugins.transport.memory import MemoryTransportConfig
 from supervm.testing.context import opened
 from supervm.types.batch import Batch
-from supervm.types.certificate import VoteKind
+from supervm.types.certificate import VoteKind, vote_message
 from supervm.types.errors import InvalidInput
+from supervm.types.operations import ObjectMutate, encode_operations
+from supervm.types.transaction import Access, Body, Input, build, encode_transaction
 from tests.consensus_bft import SCALE
 
 from .network import WAIT_S, Network, network
@@ -32,6 +39,7 @@ from .wild import Wild
 HOSTILE = 3
 AT_ONCE = 8
 TO = b"\x07" * 32
+THING = b"thing".ljust(32, b".")
 ENOUGH = 1_000 * SCALE
 """Parcels that each kind of flood gets through to each victim's handlers, at least."""
 
@@ -62,6 +70,49 @@ def wrongly_signed(net: Network, chance: random.Random) -> Parcel:
     view = net.nodes[0].height + chance.randrange(1, 8)
     digest = digest if kind is not VoteKind.NULLIFY else bytes(32)
     return Stream.VOTES, pack([messages.encode(ViewVote(kind, 1, view, digest, number, signature))])
+
+
+def asking(net: Network, chance: random.Random) -> Parcel:
+    """Questions that any validator may ask, each for as much as an answer holds."""
+    wants = tuple(WantBlocks(chance.randrange(1, 4), 256) for _ in range(4))
+    stream = chance.choice([Stream.DISSEMINATION, Stream.BULK])
+    return stream, pack([messages.encode(Get(wants))])
+
+
+def slandering(net: Network, chance: random.Random) -> Parcel:
+    """False proofs against clients, and evidence against itself that proves nothing though it signed it."""
+    if chance.random() < 0.5:
+        one = net.transfer(0, TO, 1, nonce=chance.randrange(2**32))
+        body = attrs.evolve(one.body, expiry_epoch=1)
+        other = encode_transaction(body.encode(), one.authorizations)
+        lower, higher = sorted((one.data, other))
+        forged = Equivocation(lower, higher, nonce_lock(one.body.sender, one.body.nonce))
+        return Stream.VOTES, pack([messages.encode(forged)])
+    digest = chance.randbytes(32)
+    message = vote_message(net.genesis.chain_id, 1, VoteKind.NOTARIZE, 7, digest)
+    vote = ViewVote(VoteKind.NOTARIZE, 1, 7, digest, HOSTILE, net.validators[HOSTILE].sign(message))
+    return Stream.VOTES, pack([messages.encode(Evidence(Offence.NOTARIZES, vote, vote))])
+
+
+def doubting(net: Network, chance: random.Random) -> Parcel:
+    """What is a proof for those alone whose state says that the object is owned."""
+    user, version = chance.choice(net.users), chance.randrange(1, 9)
+    first, second = (
+        Body(
+            chain_id=net.genesis.chain_id,
+            sender=user.address,
+            nonce=nonce,
+            gas_limit=200_000,
+            max_price=1,
+            max_fee=0,
+            inputs=(Input(THING, version, Access.WRITE),),
+            payload=encode_operations((ObjectMutate(THING, b"new"),)),
+        )
+        for nonce in (1, 2)
+    )
+    lower, higher = sorted(build(each, [user]).data for each in (first, second))
+    doubtful = Equivocation(lower, higher, object_lock(THING, version))
+    return Stream.VOTES, pack([messages.encode(doubtful)])
 
 
 @attrs.define
@@ -154,7 +205,17 @@ class Flood:
                 self.enough.set()
 
 
-KINDS = ("malformed", "oversized", "wrongly signed", "replayed", "mutated", "hollow")
+KINDS = (
+    "malformed",
+    "oversized",
+    "wrongly signed",
+    "replayed",
+    "mutated",
+    "hollow",
+    "asking",
+    "slandering",
+    "doubting",
+)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -173,6 +234,9 @@ async def test_honest_validators_go_on_with_flat_memory_and_name_who_floods_them
             "replayed": heard.replayed,
             "mutated": heard.mutated,
             "hollow": heard.hollow,
+            "asking": asking,
+            "slandering": slandering,
+            "doubting": doubting,
         }[kind]
         memory = next(each for each in transports() if each.name == "memory")
         config = MemoryTransportConfig(network=net.name, node_id=net.validators[HOSTILE].node_id.hex())
@@ -196,8 +260,8 @@ async def test_honest_validators_go_on_with_flat_memory_and_name_who_floods_them
         await net.agree(net.nodes[0].height)
     named = [line for line in capsys.readouterr().out.splitlines() if "peer_not_heard" in line]
     hostile = net.validators[HOSTILE].node_id.hex()
-    # What is sent again was good once: it is dropped, and nobody is blamed for it.
-    assert bool(named) == (kind != "replayed")
+    # What is sent again was good once, who asks has his reasons, and one knows a state that another doesn't.
+    assert bool(named) == (kind not in ("replayed", "asking", "doubting"))
     assert all(f"peer={hostile}" in line for line in named)
 
 
@@ -260,3 +324,6 @@ def _is_bounded(net: Network, number: int) -> None:
         share = inbox._shares[hostile]
         assert len(share.waiting) <= SHARE_MESSAGES_MAX
         assert share.size_bytes <= SHARE_BYTES_MAX
+    waits = validator._answers._waiting._shares.get(hostile)
+    assert waits is None or len(waits) <= MEMBER_WAITING_MAX
+    assert len(validator._accusations._waiting._shares[hostile].waiting) <= WAITING_MAX

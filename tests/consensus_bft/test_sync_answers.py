@@ -3,8 +3,6 @@
 import attrs
 import pytest
 
-from supervm.plugins.consensus.bft.driver.answering import GUEST_WAITING_MAX, QUEUE_MAX
-from supervm.plugins.consensus.bft.driver.receiving import GUESTS_MAX
 from supervm.plugins.consensus.bft.fetching import (
     Absent,
     GotBlock,
@@ -107,7 +105,3 @@ def test_batches_are_taken_by_digest_and_nothing_else_is_an_answer() -> None:
     assert judge_batches((absent,), (digest,)) is None
     assert judge_batches((got(3),), (digest,)) is None
     assert judge_batches((Absent(WantBlocks(1, 1)),), (digest,)) is None
-
-
-def test_guests_leave_room_for_the_questions_of_validators() -> None:
-    assert GUESTS_MAX * GUEST_WAITING_MAX < QUEUE_MAX

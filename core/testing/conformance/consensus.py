@@ -351,6 +351,9 @@ class RecordingApplication:
     def doubts(self, first: bytes, second: bytes, lock: bytes, epoch: int) -> str:
         return "nobody signs here"
 
+    def forged(self, first: bytes, second: bytes, lock: bytes) -> str:
+        return ""
+
     @property
     def oldest_block(self) -> int:
         return 0

@@ -1,17 +1,17 @@
 """Answering what peers miss: from the machines what is young, from the ledger what is committed.
 
-An answer is bounded; what has no room in it is asked for again. A peer's questions wait in a bounded queue,
-beyond which they are dropped.
+An answer is bounded; what has no room in it is asked for again. Questions wait in turns between peers, few of
+each (`waiting_questions`).
 """
 
-from collections.abc import Callable, Iterable
-
-import trio
+from collections.abc import Callable, Collection, Iterable
 
 from supervm.contracts.application import CertifyingApplication, Mendable
 from supervm.contracts.storage import StoreCorrupt
 from supervm.plugins.consensus.bft.driver.kept import KeptBlocks
+from supervm.plugins.consensus.bft.driver.waiting_questions import WaitingQuestions
 from supervm.plugins.consensus.bft.fetching import (
+    ITEMS_MAX,
     PART_BYTES,
     ROW_BYTES_MAX,
     Absent,
@@ -42,9 +42,6 @@ from supervm.types.finality import FinalityProof
 
 ANSWER_BYTES = 2 * 2**20
 READ_TOGETHER = 16
-QUEUE_MAX = 256
-GUEST_WAITING_MAX = 3
-"""Of blocks, of a snapshot and of a damaged row. All guests' leave room for those of validators."""
 
 Young = Callable[[Want], Iterable[Item]]
 """What the machines hold of it now; nothing where they don't."""
@@ -64,38 +61,32 @@ class Answers:
         self._kept = kept
         self._young = young
         self._answer = send
-        self._waiting: dict[bytes, int] = {}
-        self._ask, self._asked = trio.open_memory_channel[tuple[bytes, tuple[Want, ...]]](QUEUE_MAX)
+        self._waiting = WaitingQuestions()
 
-    def put(self, peer: bytes, wants: tuple[Want, ...], waiting_max: int = QUEUE_MAX) -> bool:
-        """Answer some time; False where too much waits, of this peer or of all, and it is dropped."""
-        waiting = self._waiting.get(peer, 0)
-        if waiting >= waiting_max:
-            return False
-        try:
-            self._ask.send_nowait((peer, wants))
-        except trio.WouldBlock:
-            return False
-        self._waiting[peer] = waiting + 1
-        return True
+    def put(self, peer: bytes, wants: tuple[Want, ...], is_guest: bool = False) -> None:
+        """Answer some time, unless too much of this peer waits (`WaitingQuestions.put`)."""
+        self._waiting.put(peer, wants, is_guest)
+
+    def keep_guests(self, guests: Collection[bytes]) -> None:
+        """Nothing is read for guests that have gone."""
+        self._waiting.keep_guests(guests)
 
     async def run(self) -> None:
-        async for peer, wants in self._asked:
-            self._waiting[peer] -= 1
-            if not self._waiting[peer]:
-                del self._waiting[peer]
-            items: list[Item] = []
-            size_bytes = 0
-            for want in wants:
-                for item in await self._items_or_absent(want):
-                    item_bytes = len(encode_item(item))
-                    if items and size_bytes + item_bytes > ANSWER_BYTES:
-                        break
-                    items.append(item)
-                    size_bytes += item_bytes
-                if size_bytes > ANSWER_BYTES:
-                    break
-            self._answer(peer, Got(tuple(items[:256])))
+        while True:
+            peer, wants = await self._waiting.take()
+            self._answer(peer, Got(tuple(await self._all_items(wants))))
+
+    async def _all_items(self, wants: tuple[Want, ...]) -> list[Item]:
+        """As far as an answer has room, always one. Nothing is looked for once it is full."""
+        items: list[Item] = []
+        size_bytes = 0
+        for want in wants:
+            for item in await self._items_or_absent(want):
+                size_bytes += len(encode_item(item))
+                if items and (size_bytes > ANSWER_BYTES or len(items) == ITEMS_MAX):
+                    return items
+                items.append(item)
+        return items
 
     async def _items_or_absent(self, want: Want) -> list[Item]:
         """What is damaged here isn't here: the ledger has set it aside, and says so."""

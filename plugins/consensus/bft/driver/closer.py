@@ -73,7 +73,7 @@ class Closer:
 
     def accuse(self, evidence: Evidence) -> list[Send]:
         """Evidence whose signatures are right: it waits for a block, and goes to all, once. Nothing, where it
-        proves nothing or is known."""
+        proves nothing or is known. What finds no room among the operations waits for it in the book."""
         if self.book.knows(evidence) or self._judge([encode(evidence)]):
             return []
         self.operations.add(evidence)
@@ -83,6 +83,8 @@ class Closer:
         """Take an event."""
         if isinstance(event, Final):
             self.operations.placed(event.block)
+            for evidence in self.book.known.values():
+                self.operations.add(evidence)
         reminders: list[Send] = []
         if isinstance(event, InView) and self.ending is not None and not self.operations.ends:
             reminders = self.ending.remind(dict.fromkeys((event.leader, event.next_leader)))

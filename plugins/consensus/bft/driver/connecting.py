@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from supervm.api import Context
 from supervm.contracts.transport import Transport
+from supervm.plugins.consensus.bft.driver.answering import Answers
 from supervm.plugins.consensus.bft.driver.posting import Post
 from supervm.plugins.consensus.bft.driver.receiving import Reception
 
@@ -15,6 +16,7 @@ async def keep_connected(
     find: Callable[[], tuple[Transport, ...]],
     post: Post,
     reception: Reception,
+    answers: Answers,
     members: tuple[bytes, ...],
     reachable: Callable[[tuple[bytes, ...]], None],
 ) -> None:
@@ -32,6 +34,7 @@ async def keep_connected(
                 connected = {peer.node_id for transport in transports for peer in transport.peers()}
                 connected.difference_update(transport.node_id for transport in transports)
                 _receive_guests(connected, post, reception, members)
+                answers.keep_guests(reception.guests)
                 now = tuple(member for member in members if member in connected)
                 if now != told:
                     told = now

@@ -15,7 +15,7 @@ from supervm.contracts.application import CertifyingApplication, SnapshotExchang
 from supervm.contracts.storage import KeyValueStore
 from supervm.contracts.transport import Transport
 from supervm.crypto.batch import verify_many
-from supervm.plugins.consensus.bft.driver.answering import GUEST_WAITING_MAX, Answers
+from supervm.plugins.consensus.bft.driver.answering import Answers
 from supervm.plugins.consensus.bft.driver.connecting import LOOK_S, keep_connected
 from supervm.plugins.consensus.bft.driver.executing import Committed as Executed
 from supervm.plugins.consensus.bft.driver.executing import Executor
@@ -247,7 +247,13 @@ class Follower:
 
     async def _keep_connected(self) -> None:
         await keep_connected(
-            self._ctx, self._find_transports, self._post, self._reception, self._peers, self._reachable
+            self._ctx,
+            self._find_transports,
+            self._post,
+            self._reception,
+            self._answers,
+            self._peers,
+            self._reachable,
         )
 
     async def _restock(self) -> None:
@@ -301,10 +307,8 @@ class Follower:
 
     def _on(self, incoming: Incoming) -> None:
         match incoming.message:
-            case Get(wants) if incoming.peer in self._reception.guests:
-                self._answers.put(incoming.peer, wants, GUEST_WAITING_MAX)
             case Get(wants):
-                self._answers.put(incoming.peer, wants)
+                self._answers.put(incoming.peer, wants, is_guest=incoming.peer not in self._peers)
             case Got(items) if any(isinstance(each, Effects | EffectsCertificate) for each in items):
                 for each in items:
                     if isinstance(each, Effects | EffectsCertificate):

@@ -65,8 +65,8 @@ class _Standing:
 class Inbox:
     """What waits on one stream, by peer; taken in turns."""
 
-    def __init__(self, peers: Iterable[bytes]) -> None:
-        self._shares = {peer: _Share(SHARE_MESSAGES_MAX) for peer in peers}
+    def __init__(self, peers: Iterable[bytes], share_messages_max: int) -> None:
+        self._shares = {peer: _Share(share_messages_max) for peer in peers}
         self._turns = deque(self._shares)
         self._some = trio.Event()
 
@@ -127,7 +127,7 @@ class Reception:
     def __init__(self, ctx: Context, peers: tuple[bytes, ...]) -> None:
         self._ctx = ctx
         self.guests: dict[bytes, None] = {}
-        self.inboxes = {stream: Inbox(peers) for stream in Stream}
+        self.inboxes = {stream: Inbox(peers, SHARE_MESSAGES_MAX) for stream in Stream}
         self._standing = {peer: _Standing() for peer in peers}
         self._faults = ctx.metrics.counter(
             "supervm_consensus_bad_messages_total", "Messages of validators that were dropped", ("code",)

@@ -26,7 +26,9 @@ from supervm.plugins.consensus.bft.batch_events import (
 from supervm.plugins.consensus.bft.batch_records import UsedUp
 from supervm.plugins.consensus.bft.batches import BatchVoter, EpochFacts
 from supervm.plugins.consensus.bft.building import PASSING_CODES, Builder, BuilderBounds
-from supervm.plugins.consensus.bft.driver.answering import GUEST_WAITING_MAX, Answers
+from supervm.plugins.consensus.bft.driver.accusing import Accusation, Accusations, judge_accusation
+from supervm.plugins.consensus.bft.driver.accusing import Hands as AccusingHands
+from supervm.plugins.consensus.bft.driver.answering import Answers
 from supervm.plugins.consensus.bft.driver.applying import Applier
 from supervm.plugins.consensus.bft.driver.asking import Questions
 from supervm.plugins.consensus.bft.driver.checking import Checker
@@ -255,6 +257,16 @@ class Validator:
             {each.node_id: each.public_key for each in members},
             application.validators(epoch.number - 1) if epoch.number > 1 else None,
         )
+        self._accusations = Accusations(
+            peers,
+            self._checker,
+            lambda message: judge_accusation(application, epoch.judge_operations, message),
+            AccusingHands(
+                is_of_use=lambda message: not self._closer.operations.holds(message),
+                blame=self._reception.blame,
+                deliver=self._deliver,
+            ),
+        )
         self._checks, self._to_check = trio.open_memory_channel[Check](1)
         self._room = trio.Event()
         self._walk_max = walk_max
@@ -375,6 +387,7 @@ class Validator:
             nursery.start_soon(self._post.run)
             nursery.start_soon(self._questions.run)
             nursery.start_soon(self._answers.run)
+            nursery.start_soon(self._accusations.run)
             nursery.start_soon(self._mending.run)
             nursery.start_soon(self._executor.run)
             nursery.start_soon(self._applier.run)
@@ -389,7 +402,13 @@ class Validator:
 
     async def _keep_connected(self) -> None:
         await keep_connected(
-            self._ctx, self._find_transports, self._post, self._reception, self._peers, lambda _: None
+            self._ctx,
+            self._find_transports,
+            self._post,
+            self._reception,
+            self._answers,
+            self._peers,
+            lambda _: None,
         )
 
     # Messages
@@ -411,8 +430,14 @@ class Validator:
         for first in range(0, len(early), GROUP_MESSAGES):
             await self._judge(early[first : first + GROUP_MESSAGES])
 
-    async def _judge(self, group: Sequence[tuple[bytes, Message]]) -> None:
-        """Deliver those whose signatures are right."""
+    async def _judge(self, taken: Sequence[tuple[bytes, Message]]) -> None:
+        """Deliver those whose signatures are right. Accusations are judged apart: nothing waits for them."""
+        group = []
+        for peer, message in taken:
+            if isinstance(message, Accusation):
+                self._accusations.put(peer, message)
+            else:
+                group.append((peer, message))
         if not group:
             return
         wrong = await self._checker.judge([message for _, message in group])
@@ -457,10 +482,7 @@ class Validator:
     def _deliver(self, peer: bytes, message: Message) -> None:
         match message:
             case Get(wants):
-                if peer in self._reception.guests:
-                    self._answers.put(peer, wants, GUEST_WAITING_MAX)
-                else:
-                    self._answers.put(peer, wants)
+                self._answers.put(peer, wants, is_guest=peer not in self._peers)
                 return
             case Batch():
                 self._executor.give(message)

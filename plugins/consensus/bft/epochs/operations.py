@@ -13,7 +13,8 @@ from supervm.types.errors import InvalidInput, ProofInvalid
 from supervm.types.validators import ValidatorSet
 
 WAITING_BYTES_MAX = 8 * 2**20
-"""Of evidence and proofs that wait (chosen); beyond it new ones are dropped."""
+"""Of evidence that waits, and as much of proofs of equivocation (chosen): who signs twice, and has it proven,
+doesn't take the room in which a validator is accused. Beyond it new ones aren't taken."""
 
 PROOFS_MAX = 64
 """Proofs of equivocation in a block (chosen): each asks voters for two signatures of clients."""
@@ -41,7 +42,8 @@ class SystemOperations:
         self._epoch = epoch
         self._validators = validators
         self._waiting: dict[tuple[int, bytes], bytes] = {}
-        self._bytes = self._proofs = 0
+        self._bytes = dict.fromkeys((DONE, END, EVIDENCE, EQUIVOCATION), 0)
+        self._proofs = 0
         self._placed: dict[tuple[int, bytes], None] = {}
         self.closing = False
 
@@ -64,10 +66,11 @@ class SystemOperations:
         if key is None or self.holds(message):
             return False
         encoded = messages.encode(message)
-        if not isinstance(message, EpochDone | EndEpoch) and self._bytes + len(encoded) > WAITING_BYTES_MAX:
+        is_bounded = key[0] in (EVIDENCE, EQUIVOCATION)
+        if is_bounded and self._bytes[key[0]] + len(encoded) > WAITING_BYTES_MAX:
             return False
         self._waiting[key] = encoded
-        self._bytes += len(encoded)
+        self._bytes[key[0]] += len(encoded)
         self._proofs += key[0] == EQUIVOCATION
         return True
 
@@ -131,7 +134,7 @@ class SystemOperations:
             key = self._key(messages.decode(operation))
             if key is not None:
                 gone = self._waiting.pop(key, b"")
-                self._bytes -= len(gone)
+                self._bytes[key[0]] -= len(gone)
                 self._proofs -= bool(gone) and key[0] == EQUIVOCATION
                 self._placed[key] = None
                 if len(self._placed) > PLACED_MAX:
