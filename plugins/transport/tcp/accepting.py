@@ -55,7 +55,7 @@ class Gathering:
 @attrs.define(eq=False)
 class Acceptor:
     """Takes connections in. `is_known(address)`: of a configured peer. `failed(outcome, address, cause)` is
-    told of each that comes to nothing."""
+    told of each that comes to nothing, `broke(address, error)` of each that has met a bug of ours."""
 
     ctx: Context
     tls: SSL.Context
@@ -67,6 +67,7 @@ class Acceptor:
     judge: Judge
     join: Join
     failed: Callable[[str, str, str], None]
+    broke: Callable[[str, Exception], None]
     _gatherings: dict[bytes, Gathering] = attrs.Factory(dict)
 
     async def accept(self, plain: trio.SocketStream) -> None:
@@ -99,8 +100,7 @@ class Acceptor:
             except (OSError, trio.BrokenResourceError) as error:
                 self.failed("lost", address, str(error))
             except Exception as error:
-                self.ctx.log.error("handshake_failed", address=address, exc_info=error)
-                self.failed("failed", address, f"a bug of this node: {type(error).__name__}")
+                self.broke(address, error)
             finally:
                 self.pending.remove(address, newcomer)
                 if not kept:

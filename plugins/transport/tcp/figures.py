@@ -7,6 +7,7 @@ import attrs
 
 from supervm.api import Context
 from supervm.plugins.transport.registry import count_dropped
+from supervm.plugins.transport.tcp.dialing import FAILED, DialFailed
 from supervm.plugins.transport.tcp.lane import LinkEnded
 from supervm.plugins.transport.tcp.link import AT_FAULT, Link
 from supervm.plugins.transport.tcp.quotas import Bucket
@@ -54,28 +55,48 @@ class Figures:
     def dialed(self, outcome: str) -> None:
         self.dials.inc(outcome=outcome)
 
-    def dial_failed(self, peer: bytes, address: str, outcome: str, cause: str) -> None:
+    def dial_failed(self, peer: bytes, address: str, failure: DialFailed) -> None:
         """Told once for each new cause: a peer that is away is dialed for days."""
-        self.dials.inc(outcome=outcome)
-        if self._dial_causes.get(peer) != cause:
-            self._dial_causes[peer] = cause
-            self.ctx.log.warning(
-                "peer_unreachable", peer=peer.hex(), address=address, outcome=outcome, cause=cause
-            )
+        self.dials.inc(outcome=failure.outcome)
+        cause = str(failure)
+        if self._dial_causes.get(peer) == cause:
+            return
+        self._dial_causes[peer] = cause
+        told = {"peer": peer.hex(), "address": address, "outcome": failure.outcome, "cause": cause}
+        if failure.outcome == FAILED:
+            self.ctx.log.error("dial_failed", exc_info=failure.__cause__, **told)
+        else:
+            self.ctx.log.warning("peer_unreachable", **told)
 
     def handshake_done(self) -> None:
         self.handshakes.inc(outcome="linked")
 
     def handshake_failed(self, outcome: str, address: str, cause: str) -> None:
         self.handshakes.inc(outcome=outcome)
+        if self._may_tell():
+            told = {"address": address, "outcome": outcome, "cause": cause}
+            self.ctx.log.warning("connection_refused", others_left_out=self._told(), **told)
+
+    def handshake_broke(self, address: str, error: Exception) -> None:
+        """A bug of ours that a peer has found: it may well find it again, a thousand times a second."""
+        self.handshakes.inc(outcome="failed")
+        if self._may_tell():
+            self.ctx.log.error(
+                "handshake_failed", address=address, exc_info=error, others_left_out=self._told()
+            )
+
+    def _may_tell(self) -> bool:
+        """Whether the log has room for one line more that a peer has caused; takes it, or counts it."""
         if self._lines.would_wait(now := self.ctx.clock.monotonic()):
             self._left_out += 1
-            return
+            return False
         self._lines.take(1, now)
+        return True
+
+    def _told(self) -> int:
+        """How many lines were left out since the last."""
         left_out, self._left_out = self._left_out, 0
-        self.ctx.log.warning(
-            "connection_refused", address=address, outcome=outcome, cause=cause, others_left_out=left_out
-        )
+        return left_out
 
     def linked(self, links: Collection[Link], link: Link) -> None:
         self._count(links)

@@ -154,6 +154,7 @@ class TcpTransport:
             judge=self._judge,
             join=self._accepted,
             failed=self._figures.handshake_failed,
+            broke=self._figures.handshake_broke,
         )
         dialer = Dialer(
             ctx=self.ctx,
@@ -227,7 +228,7 @@ class TcpTransport:
                 self._figures.dialed("linked")
                 self._join(peer, dialed.address, dialed.lanes, dialed=True)
         except DialFailed as error:
-            self._figures.dial_failed(peer, str(endpoint), error.outcome, str(error))
+            self._figures.dial_failed(peer, str(endpoint), error)
             return error.retry_after_s
         finally:
             del self._dialing[peer]
