@@ -107,6 +107,17 @@ async def test_a_peer_that_comes_back_is_linked_again_and_what_waited_for_it_had
         assert count(one, "transport_cut_off_total") == 0
 
 
+async def test_a_host_that_cannot_even_be_asked_for_is_unreachable_and_nothing_more(
+    nodes: Loopback, tmp_path: Path
+) -> None:
+    # The system's codec takes it, and the stricter one that looks it up doesn't.
+    peer = f"{'ab' * 32}@nöd_e:9000"
+    config = TcpTransportConfig(peers=(peer,), connect_wait_ms=0, reconnect_ms_min=1, reconnect_ms_max=1)
+    async with running(tmp_path, config) as (one,):
+        await until(lambda: count(one, "transport_dials_total", outcome="unreachable") >= 2)
+        assert count(one, "transport_dials_total", outcome="failed") == 0
+
+
 async def test_a_node_that_starts_before_its_peers_dials_them_until_they_are_there(
     nodes: Loopback, tmp_path: Path
 ) -> None:

@@ -388,6 +388,9 @@ class TestOptions:
             {"peers": ("127.0.0.1:9000",)},
             {"peers": ("12@127.0.0.1:9000",)},
             {"peers": (f"{'ab' * 32}@127.0.0.1:0",)},
+            {"peers": (f"{'ab' * 32}@a..b:9000",)},
+            {"peers": (f"{'ab' * 32}@{'x' * 64}.org:9000",)},
+            {"listen": (f"{'ä' * 64}:9000",)},
             {"admitted": ("xyz",)},
             {"admit": "some"},
             {"links_max": 0},
@@ -397,6 +400,16 @@ class TestOptions:
     def test_what_is_out_of_range_is_refused_by_name(self, options: dict[str, Any]) -> None:
         with pytest.raises(ValueError, match=next(iter(options))):
             TcpTransportConfig(**options)
+
+    @pytest.mark.parametrize("host", ["a..b", ".a", "x" * 64])
+    def test_a_host_that_nobody_can_look_up_is_refused_with_its_mend(self, host: str) -> None:
+        with pytest.raises(ValueError, match="1 to 63") as refused:
+            read_endpoint(f"{host}:9000")
+        assert repr(f"{host}:9000") in str(refused.value)
+
+    @pytest.mark.parametrize("host", ["node_1", "a.b.", "10.0.0.1", "knöten.example", "x" * 63])
+    def test_hosts_that_may_be_found_are_taken(self, host: str) -> None:
+        assert read_endpoint(f"{host}:9000").host == host
 
     def test_peers_of_several_addresses_are_one(self) -> None:
         node_id = "ab" * 32

@@ -29,6 +29,10 @@ def read_endpoint(text: str) -> Endpoint:
     host = host[1:-1] if bracketed else host
     if not separator or not host or (":" in host) != bracketed:
         raise ValueError(f"{text!r} isn't HOST:PORT, for IPv6 [ADDRESS]:PORT")
+    try:
+        host.encode("idna")
+    except UnicodeError:
+        raise ValueError(f"{text!r}: each part of the host's name must have 1 to 63 letters") from None
     if not (port.isascii() and port.isdigit() and int(port) <= PORT_MAX):
         raise ValueError(f"{text!r}: the port must be 0 to {PORT_MAX}")
     return Endpoint(host, int(port))

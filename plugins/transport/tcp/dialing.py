@@ -131,7 +131,8 @@ def _failure(error: Exception) -> DialFailed:
         return DialFailed("insecure", str(error))
     if isinstance(error, Malformed):
         return DialFailed("malformed", str(error))
-    if isinstance(error, OSError | trio.BrokenResourceError):
+    # UnicodeError: a host's name that can't be looked up.
+    if isinstance(error, OSError | trio.BrokenResourceError | UnicodeError):
         return DialFailed("unreachable", str(error))
     failure = DialFailed(FAILED, f"a bug of this node: {type(error).__name__}")
     failure.__cause__ = error
