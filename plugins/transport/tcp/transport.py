@@ -33,7 +33,7 @@ from supervm.plugins.transport.tcp.dialing import Backoff, Dialer, DialFailed
 from supervm.plugins.transport.tcp.figures import Figures
 from supervm.plugins.transport.tcp.frames import PROTOCOL_BYTES_MAX, Kind, Message, broadcast_payload
 from supervm.plugins.transport.tcp.hello import NO_CHAIN, Hello, Verdict, Welcome
-from supervm.plugins.transport.tcp.lane import Lane, LinkEnded, Quota
+from supervm.plugins.transport.tcp.lane import Lane, LinkEnded, Quota, is_worth_waiting
 from supervm.plugins.transport.tcp.link import AT_FAULT, Link, Watch
 from supervm.plugins.transport.tcp.outgoing import Outgoing
 from supervm.plugins.transport.tcp.quotas import Arrivals, Bans, Pending
@@ -43,6 +43,8 @@ from supervm.types.address import Suite
 KEY_FILE = "identity.json"
 BACKLOG = 256
 ACCEPT_AGAIN_S = 0.1
+DRAIN_STEP_S = 0.01
+"""How often it is looked whether peers have taken what waited for them."""
 _NO_MORE = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
 SHARES = {Priority.HIGH: 1 / 8, Priority.NORMAL: 3 / 8, Priority.BULK: 1 / 2}
 """How the send queue of a peer is divided among its connections."""
@@ -133,11 +135,25 @@ class TcpTransport:
         return self._registry.listen(protocol)
 
     async def drain(self, deadline: float) -> None:
-        """Take no more peers, and give those that are there what waits for them."""
+        """Take no more peers, and give those that are there what waits for them, until `deadline` (monotonic
+        seconds) at most. Whoever takes it too slowly is given no more than it has taken."""
         self._draining = True
         self._listening.cancel()
-        while any(lane.out for link in self._links.values() for lane in link.lanes.values()):
-            await self.ctx.clock.sleep(0.01)
+        held: dict[Lane, int] = {}
+        passed_s = 0.0
+        now = self.ctx.clock.monotonic()
+        while now < deadline and self._are_emptying(held, passed_s):
+            await self.ctx.clock.sleep(DRAIN_STEP_S)
+            before, now = now, self.ctx.clock.monotonic()
+            # Time in which this process stood still is no peer's fault.
+            passed_s += min(now - before, 2 * DRAIN_STEP_S)
+
+    def _are_emptying(self, held: dict[Lane, int], passed_s: float) -> bool:
+        """Whether anything waits for a peer that takes it. `held`: what each connection held at first."""
+        waiting = [lane for link in self._links.values() for lane in link.lanes.values() if lane.out]
+        for lane in waiting:
+            held.setdefault(lane, lane.out.bytes_waiting)
+        return any(is_worth_waiting(held[lane], lane.out.bytes_waiting, passed_s) for lane in waiting)
 
     # -- its life
 
