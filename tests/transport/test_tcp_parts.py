@@ -35,7 +35,7 @@ from supervm.plugins.transport.tcp.hello import (
     read_welcome,
 )
 from supervm.plugins.transport.tcp.outgoing import LATE_MAX, SHORT_BYTES_MAX, URGENT_MAX, Outgoing
-from supervm.plugins.transport.tcp.quotas import BAN_S_MAX, BANS_MAX, Arrivals, Bans, Bucket, Pending
+from supervm.plugins.transport.tcp.quotas import BAN_S_MAX, BANS_MAX, Bans, Bucket, Pending, Rates
 
 IDS = st.integers(0, 2**64 - 1)
 SIZES = st.one_of(
@@ -335,10 +335,10 @@ class TestQuotas:
         assert bans.remaining_s(b"a", 90_001) == 0 and len(bans._until) == BANS_MAX
 
     def test_each_address_has_its_own_rate_of_arrivals(self) -> None:
-        arrivals = Arrivals(10, 5)
-        assert sum(arrivals.may_enter("a", 0.0) for _ in range(100)) == 5
-        assert arrivals.may_enter("b", 0.0)
-        assert sum(arrivals.may_enter("a", 1 + turn / 100) for turn in range(100)) in range(14, 16)
+        arrivals = Rates(10, 5)
+        assert sum(arrivals.allows("a", 0.0) for _ in range(100)) == 5
+        assert arrivals.allows("b", 0.0)
+        assert sum(arrivals.allows("a", 1 + turn / 100) for turn in range(100)) in range(14, 16)
 
     def test_the_address_with_most_newcomers_loses_its_oldest(self) -> None:
         pending = Pending(4)

@@ -93,10 +93,10 @@ class TcpTransportConfig:
 
     `links_max`: peers at once; the configured ones always have room. `handshakes_max`: connections that
     haven't proven who they are. `arrivals_per_s`, `arrivals_burst`: new connections of one address;
-    addresses of configured peers aren't counted. `peer_*` bounds what a configured peer may send on each of
-    its three connections, `stranger_*` what any other may; more bytes are read more slowly, and more frames
-    for `flood_s` seconds without a pause end the link. `ban_s`: how long who misbehaved isn't talked to, at
-    first; it doubles each time, to an hour.
+    addresses of configured peers may have ten times as many. `peer_*` bounds what a configured peer may
+    send on each of its three connections, `stranger_*` what any other may; more bytes are read more
+    slowly, and more frames for `flood_s` seconds without a pause end the link. `ban_s`: how long who
+    misbehaved isn't talked to, at first; it doubles each time, to an hour.
     """
 
     listen: tuple[str, ...] = attrs.field(default=("127.0.0.1:0",), validator=_each(read_listen))

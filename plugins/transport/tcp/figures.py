@@ -10,10 +10,13 @@ from supervm.plugins.transport.registry import count_dropped
 from supervm.plugins.transport.tcp.dialing import FAILED, DialFailed
 from supervm.plugins.transport.tcp.lane import LinkEnded
 from supervm.plugins.transport.tcp.link import AT_FAULT, Link
-from supervm.plugins.transport.tcp.quotas import Bucket
+from supervm.plugins.transport.tcp.quotas import Bucket, Rates
 
 LINES_PER_S = 1.0
 LINES_BURST = 20.0
+LINK_LINES_PER_S = 0.1
+LINK_LINES_BURST = 20.0
+"""Lines of one peer that comes and goes."""
 
 
 @attrs.define(eq=False)
@@ -28,6 +31,7 @@ class Figures:
     cut_off: Any
     bytes: Any
     _lines: Bucket = attrs.Factory(lambda: Bucket(LINES_PER_S, LINES_BURST))
+    _link_lines: Rates = attrs.Factory(lambda: Rates(LINK_LINES_PER_S, LINK_LINES_BURST))
     _left_out: int = 0
     _dial_causes: dict[bytes, str] = attrs.Factory(dict)
 
@@ -101,7 +105,9 @@ class Figures:
     def linked(self, links: Collection[Link], link: Link) -> None:
         self._count(links)
         self._dial_causes.pop(link.peer, None)
-        self.ctx.log.info("peer_connected", peer=link.peer.hex(), address=link.address, dialed=link.dialed)
+        if self._link_lines.allows(link.peer, self.ctx.clock.monotonic()):
+            told = {"peer": link.peer.hex(), "address": link.address, "dialed": link.dialed}
+            self.ctx.log.info("peer_connected", **told)
 
     def ended(self, links: Collection[Link], link: Link, ending: LinkEnded, banned_s: float) -> None:
         self._count(links)
@@ -110,7 +116,7 @@ class Figures:
         if ending.kind in AT_FAULT:
             self.cut_off.inc(kind=ending.kind)
             self.ctx.log.warning("peer_cut_off", banned_s=banned_s, **told)
-        else:
+        elif self._link_lines.allows(link.peer, self.ctx.clock.monotonic()):
             self.ctx.log.info("peer_disconnected", **told)
 
     def _count(self, links: Collection[Link]) -> None:

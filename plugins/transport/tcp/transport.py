@@ -36,7 +36,7 @@ from supervm.plugins.transport.tcp.hello import NO_CHAIN, Hello, Verdict, Welcom
 from supervm.plugins.transport.tcp.lane import Lane, LinkEnded, Quota, is_worth_waiting
 from supervm.plugins.transport.tcp.link import AT_FAULT, Link, Watch
 from supervm.plugins.transport.tcp.outgoing import Outgoing
-from supervm.plugins.transport.tcp.quotas import Arrivals, Bans, Pending
+from supervm.plugins.transport.tcp.quotas import Bans, Pending, Rates
 from supervm.plugins.transport.tcp.tls import make_context
 from supervm.types.address import Suite
 
@@ -68,7 +68,8 @@ class TcpTransport:
     _bans: Bans = attrs.field(init=False)
     _configured: dict[bytes, tuple[Endpoint, ...]] = attrs.field(init=False)
     _admitted: frozenset[bytes] = attrs.field(init=False)
-    _known_addresses: set[str] = attrs.field(init=False)
+    _hosts: frozenset[str] = attrs.field(init=False)
+    _seen_at: dict[bytes, str] = attrs.Factory(dict)
     _dialing: dict[bytes, trio.CancelScope] = attrs.Factory(dict)
     _shaking: set[bytes] = attrs.Factory(set)
     _nursery: trio.Nursery | None = None
@@ -85,7 +86,7 @@ class TcpTransport:
             # One list of peers may serve every node of a network.
             del self._configured[self.node_id]
         self._admitted = frozenset(read_node_id(text) for text in self.config.admitted)
-        self._known_addresses = {each.host for all in self._configured.values() for each in all}
+        self._hosts = frozenset(each.host for all in self._configured.values() for each in all)
 
     # -- the contract
 
@@ -164,9 +165,10 @@ class TcpTransport:
             tls=self.tls,
             chain_id=self.chain_id,
             handshake_s=self.config.handshake_ms_max / 1000,
-            arrivals=Arrivals(self.config.arrivals_per_s, self.config.arrivals_burst),
+            arrivals=Rates(self.config.arrivals_per_s, self.config.arrivals_burst),
             pending=Pending(self.config.handshakes_max),
-            is_known=self._known_addresses.__contains__,
+            is_known=self._is_known,
+            is_banned=lambda peer: self._bans.remaining_s(peer, self.ctx.clock.monotonic()) > 0,
             judge=self._judge,
             join=self._accepted,
             failed=self._figures.handshake_failed,
@@ -253,6 +255,10 @@ class TcpTransport:
 
     # -- who may have a link
 
+    def _is_known(self, address: str) -> bool:
+        """Whether a configured peer has this address, or had it when it last dialed us."""
+        return address in self._hosts or address in self._seen_at.values()
+
     def _judge(self, peer: bytes, hello: Hello) -> tuple[Verdict, float]:
         """Whether a peer that dials us may have a link."""
         banned_s = self._bans.remaining_s(peer, self.ctx.clock.monotonic())
@@ -297,8 +303,8 @@ class TcpTransport:
         if before is not None:
             before.end(LinkEnded("replaced", "the peer connected again"))
         known = peer in self._configured or peer in self._admitted
-        if peer in self._configured:
-            self._known_addresses.add(address.rpartition(":")[0] if dialed else address)
+        if peer in self._configured and not dialed:
+            self._seen_at[peer] = address
         welcome = b"" if dialed else Welcome(chain_id=self.chain_id, verdict=Verdict.WELCOME).encode()
         link = Link(
             peer,
