@@ -18,6 +18,7 @@ from supervm.contracts.transport import (
     Refusal,
     TransportError,
     TransportLimits,
+    Unreachable,
 )
 from supervm.plugins.transport.memory import MemoryTransport, MemoryTransportConfig
 from supervm.plugins.transport.network import network
@@ -78,6 +79,22 @@ class KnowsStrangers(MemoryTransport):
         return self.network.nodes.get(peer, self)
 
 
+class CutsOffWhoGivesUp(MemoryTransport):
+    gave_up = False
+
+    async def open_stream(self, peer: bytes, protocol: str) -> trio.abc.HalfCloseableStream:
+        try:
+            return await super().open_stream(peer, protocol)
+        except trio.Cancelled:
+            self.gave_up = True
+            raise
+
+    def _target(self, peer: bytes) -> MemoryTransport:
+        if self.gave_up:
+            raise Unreachable("banned", peer)
+        return super()._target(peer)
+
+
 class UnboundedQueues(MemoryTransport):
     def subscribe(self, topic: str, *, queue_max: int = 256) -> Any:
         return super().subscribe(topic, queue_max=10_000)
@@ -92,6 +109,7 @@ CASES = [
     (LeaksSecrets, "test_a_handler_that_raises_answers_an_error_and_the_node_goes_on"),
     (NeverRefusesOverload, "test_over_the_bound_of_requests_the_asker_is_refused_at_once"),
     (KnowsStrangers, "test_a_method_nobody_serves_and_a_peer_nobody_knows_are_typed_errors"),
+    (CutsOffWhoGivesUp, "test_what_its_caller_gives_up_at_once_costs_nothing_else"),
     (UnboundedQueues, "test_a_slow_subscriber_loses_the_newest_and_holds_up_nobody"),
 ]
 

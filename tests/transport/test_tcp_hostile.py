@@ -3,16 +3,18 @@
 import contextlib
 import ssl
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
 from struct import pack
 from typing import Any
 
+import attrs
 import pytest
 import trio
 from cryptography import x509
 from OpenSSL import SSL
+from structlog.testing import capture_logs
 
 from supervm.contracts.transport import Priority, TransportError, Unreachable
 from supervm.crypto.keys import KeyPair
@@ -20,6 +22,12 @@ from supervm.plugins.transport.tcp import certificates, tls
 from supervm.plugins.transport.tcp.component import TCP
 from supervm.plugins.transport.tcp.config import TcpTransportConfig, read_endpoint
 from supervm.plugins.transport.tcp.dialing import DialFailed
+from supervm.plugins.transport.tcp.figures import (
+    LINES_BURST,
+    LINES_PER_S,
+    LINK_LINES_BURST,
+    LINK_LINES_PER_S,
+)
 from supervm.plugins.transport.tcp.frames import Kind, Message, frames_of
 from supervm.plugins.transport.tcp.hello import NO_CHAIN, Hello
 from supervm.plugins.transport.tcp.tls import Insecure, SecureStream, make_context
@@ -27,7 +35,15 @@ from supervm.plugins.transport.tcp.transport import TcpTransport
 from supervm.testing.conformance.transport import ECHO, echo
 from supervm.testing.context import component_context, opened
 from supervm.types.address import Suite
-from tests.transport.tcp_attacker import Attacker, attacker, dialer_of, identity_of
+from tests.transport.tcp_attacker import (
+    HOSTILE_CERTIFICATES,
+    Attacker,
+    attacker,
+    dialer_of,
+    hostile_certificate,
+    identity_of,
+    signed_again,
+)
 from tests.transport.tcp_nodes import PATIENT, Loopback, loopback
 
 PATIENCE_S = 120.0
@@ -233,6 +249,90 @@ class TestBeforeItIsKnown:
             await until(lambda: count(victim, "transport_handshakes_total", outcome="insecure") >= 1)
             assert victim.peers() == ()
 
+    @pytest.mark.parametrize("case", HOSTILE_CERTIFICATES)
+    @pytest.mark.filterwarnings("ignore:Passing pyOpenSSL X509 objects")
+    async def test_a_certificate_that_no_reader_expects_is_refused_where_it_dials(
+        self, case: str, nodes: Loopback, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        config, address = nodes.victim(MALLORY)
+        async with running(tmp_path / "0", config) as victim, component_context(tmp_path / "m") as ctx:
+            with monkeypatch.context() as patched:
+                patched.setattr(tls, "make_certificate", partial(hostile_certificate, case))
+                dialer = dialer_of(ctx, MALLORY)
+            with pytest.raises(DialFailed):
+                await dialer.dial(victim.node_id, read_endpoint(address), lambda: None)
+            await until(lambda: count(victim, "transport_handshakes_total") >= 1)
+            assert count(victim, "transport_handshakes_total", outcome="insecure") >= 1
+            assert count(victim, "transport_handshakes_total", outcome="failed") == 0
+
+    @pytest.mark.parametrize("case", HOSTILE_CERTIFICATES)
+    @pytest.mark.filterwarnings("ignore:Passing pyOpenSSL X509 objects")
+    async def test_a_certificate_that_no_reader_expects_costs_who_dials_it_no_other_link(
+        self, case: str, nodes: Loopback, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        honest, hostile, node = nodes.configs(3, connect_wait_ms=0)
+        async with running(tmp_path / "0", honest) as friend, AsyncExitStack() as stack:
+            with monkeypatch.context() as patched:
+                patched.setattr(tls, "make_certificate", partial(hostile_certificate, case))
+                alone = attrs.evolve(hostile, peers=())
+                await stack.enter_async_context(running(tmp_path / "1", alone, 1))
+            with friend.serve(ECHO, echo):
+                async with running(tmp_path / "2", node, 2) as victim:
+                    await until(lambda: count(victim, "transport_dials_total", outcome="insecure") >= 2)
+                    await until(lambda: [peer.node_id for peer in victim.peers()] == [friend.node_id])
+                    assert await victim.request(friend.node_id, ECHO, b"x", timeout_s=ANSWER_S) == b"x"
+
+    def test_a_certificate_that_cannot_be_read_is_a_bad_one_whatever_the_reader_raises(self) -> None:
+        own, key = certificates.make_certificate(identity_of(MALLORY), bytes(32))
+        ed25519, unknown = bytes.fromhex("06032b6570032100"), bytes.fromhex("06032b657f032100")
+        encoded = signed_again(own.tbs_certificate_bytes.replace(ed25519, unknown), key)
+        with pytest.raises(certificates.BadCertificate, match="UnsupportedAlgorithm"):
+            certificates.node_id_in(x509.load_der_x509_certificate(encoded))
+
+    async def test_a_bug_that_a_dialed_peer_finds_costs_no_other_link(
+        self, nodes: Loopback, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        friend_config, other_config, node = nodes.configs(3, connect_wait_ms=0)
+        real = SecureStream.handshake
+        async with (
+            running(tmp_path / "0", friend_config) as friend,
+            running(tmp_path / "1", attrs.evolve(other_config, peers=()), 1) as other,
+        ):
+
+            async def broken(stream: SecureStream) -> bytes:
+                found = await real(stream)
+                if found == other.node_id:
+                    raise RuntimeError("a bug")
+                return found
+
+            monkeypatch.setattr(SecureStream, "handshake", broken)
+            with capture_logs() as lines:
+                async with running(tmp_path / "2", node, 2) as victim:
+                    await until(lambda: count(victim, "transport_dials_total", outcome="failed") >= 2)
+                    await until(lambda: [peer.node_id for peer in victim.peers()] == [friend.node_id])
+        (told,) = [line for line in lines if line["event"] == "dial_failed"]
+        assert told["log_level"] == "error" and isinstance(told["exc_info"], RuntimeError)
+
+    async def test_a_bug_that_peers_find_fills_no_log(
+        self, nodes: Loopback, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        config, address = nodes.victim(arrivals_burst=1_000)
+
+        async def broken(stream: SecureStream) -> bytes:
+            raise RuntimeError("a bug")
+
+        monkeypatch.setattr(SecureStream, "handshake", broken)
+        with capture_logs() as lines:
+            started = trio.current_time()
+            async with running(tmp_path / "0", config) as victim:
+                for _ in range(100):
+                    assert await closed_by_peer(await connect(address))
+                await until(lambda: count(victim, "transport_handshakes_total", outcome="failed") == 100)
+            allowed = LINES_BURST + LINES_PER_S * (trio.current_time() - started)
+        told = [line for line in lines if line["log_level"] in ("error", "warning")]
+        assert "error" in {line["log_level"] for line in told}
+        assert len(told) <= allowed + 1
+
     async def test_who_answers_for_another_is_told_nothing_and_never_linked(
         self, nodes: Loopback, tmp_path: Path
     ) -> None:
@@ -311,6 +411,37 @@ class TestBeforeItIsKnown:
             # Its rate lets in five, and one more in ten seconds.
             await until(lambda: count(victim, "transport_handshakes_total", outcome="rate") >= 280)
 
+    async def test_an_address_of_a_configured_peer_has_a_larger_rate_and_not_an_endless_one(
+        self, nodes: Loopback, tmp_path: Path
+    ) -> None:
+        rate = {"arrivals_per_s": 0.01, "arrivals_burst": 5}
+        config, address = nodes.victim(**rate)
+        known = f"{key_of(1).node_id.hex()}@127.0.0.2:1"
+        config = attrs.evolve(config, peers=(known,))
+        async with running(tmp_path / "0", config) as victim:
+            for _ in range(200):
+                with contextlib.suppress(OSError):
+                    await (await connect(address)).aclose()
+            await until(lambda: count(victim, "transport_handshakes_total") == 200)
+            refused = count(victim, "transport_handshakes_total", outcome="rate")
+            # Ten times 5 at once, and in the minutes that this may take a few more.
+            assert 100 < refused <= 150
+
+    async def test_where_a_configured_peer_is_seen_is_remembered_once_for_each(
+        self, nodes: Loopback, tmp_path: Path
+    ) -> None:
+        friend, dead = key_of(1), "127.0.0.9:1"
+        config, address = nodes.victim()
+        config = attrs.evolve(config, peers=(f"{friend.node_id.hex()}@{dead}",))
+        async with running(tmp_path / "0", config) as victim:
+            for number in range(3):
+                async with attacker(tmp_path / f"h{number}", friend, victim.node_id, address):
+                    await until(lambda: [peer.node_id for peer in victim.peers()] == [friend.node_id])
+                await until(lambda: victim.peers() == ())
+            assert victim._is_known("127.0.0.9") and victim._is_known("127.0.0.1")
+            victim._seen_at[friend.node_id] = "127.0.0.3"
+            assert victim._is_known("127.0.0.3") and not victim._is_known("127.0.0.1")
+
 
 @asynccontextmanager
 async def beside_an_honest_peer(
@@ -382,6 +513,35 @@ class TestAfterItIsKnown:
                         pytest.fail("let in again at once")
                 assert banned.value.outcome == "banned" and banned.value.retry_after_s > 50
                 assert await honest.request(victim.node_id, ECHO, b"x", timeout_s=ANSWER_S) == b"x"
+
+    async def test_the_address_of_a_banned_peer_costs_little_more_tls_until_another_proves_itself_there(
+        self, nodes: Loopback, tmp_path: Path
+    ) -> None:
+        async with beside_an_honest_peer(nodes, tmp_path) as (victim, _, address):
+            async with attacker(tmp_path / "m", MALLORY, victim.node_id, address) as mallory:
+                await mallory.on(Priority.HIGH).send(raw(200))
+                assert await mallory.is_closed()
+            await until(lambda: MALLORY.node_id not in [peer.node_id for peer in victim.peers()])
+            for _ in range(40):
+                await closed_by_peer(await _hung_up(address))
+            await until(lambda: count(victim, "transport_handshakes_total", outcome="banned") >= 30)
+            # From elsewhere all is as before.
+            assert await closed_by_peer(await _hung_up(address, "127.0.0.5"))
+            await until(lambda: count(victim, "transport_handshakes_total", outcome="lost") >= 1)
+
+    async def test_a_peer_that_comes_and_goes_fills_no_log(self, nodes: Loopback, tmp_path: Path) -> None:
+        config, address = nodes.victim(MALLORY, arrivals_burst=10_000)
+        with capture_logs() as lines:
+            async with running(tmp_path / "0", config) as victim:
+                started = trio.current_time()
+                for number in range(40):
+                    async with attacker(tmp_path / f"m{number}", MALLORY, victim.node_id, address):
+                        await until(lambda: len(victim.peers()) == 1)
+                    await until(lambda: victim.peers() == ())
+                allowed = LINK_LINES_BURST + LINK_LINES_PER_S * (trio.current_time() - started)
+                assert count(victim, "transport_links_ended_total") == 40
+        told = [line for line in lines if line["event"] in ("peer_connected", "peer_disconnected")]
+        assert 2 <= len(told) <= allowed + 1
 
     async def test_tampering_on_the_wire_ends_the_link(self, nodes: Loopback, tmp_path: Path) -> None:
         async with beside_an_honest_peer(nodes, tmp_path) as (victim, _, address):
@@ -534,6 +694,14 @@ class TestAfterItIsKnown:
                 assert await stream.receive() == b""
                 raise trio.BrokenResourceError("ended by TLS")
             await until(lambda: count(victim, "transport_handshakes_total", outcome="malformed") == 1)
+
+
+async def _hung_up(address: str, source: str = "127.0.0.1") -> trio.SocketStream:
+    """A connection that ends before it has begun TLS."""
+    stream = await connect(address, source)
+    with contextlib.suppress(trio.BrokenResourceError):
+        await stream.send_eof()
+    return stream
 
 
 async def _flood(mallory: Attacker, message: Message) -> None:

@@ -12,14 +12,19 @@ import trio
 from supervm.contracts.roles import Role
 from supervm.contracts.transport import Priority, Unreachable
 from supervm.crypto.keyfile import KeyFileMissing
+from supervm.crypto.keys import KeyPair
+from supervm.plugins.transport.tcp import lane
 from supervm.plugins.transport.tcp.component import TCP
 from supervm.plugins.transport.tcp.config import TcpTransportConfig
 from supervm.plugins.transport.tcp.hello import NO_CHAIN, Hello, Verdict
+from supervm.plugins.transport.tcp.lane import DRAIN_GRACE_S, DRAIN_S, is_worth_waiting
 from supervm.plugins.transport.tcp.transport import TcpTransport
 from supervm.testing.conformance.component import only_error
 from supervm.testing.conformance.consensus import identity_of
 from supervm.testing.conformance.transport import ECHO, PROTOCOL, TOPIC, echo
 from supervm.testing.context import opened
+from supervm.types.address import Suite
+from tests.transport.tcp_attacker import attacker
 from tests.transport.tcp_nodes import PATIENT, Loopback, loopback
 from tests.transport.test_tcp_hostile import count, until
 
@@ -105,6 +110,17 @@ async def test_a_peer_that_comes_back_is_linked_again_and_what_waited_for_it_had
             with pytest.raises(Unreachable):
                 await one.request(gone, ECHO, b"x", timeout_s=ANSWER_S)
         assert count(one, "transport_cut_off_total") == 0
+
+
+async def test_a_host_that_cannot_even_be_asked_for_is_unreachable_and_nothing_more(
+    nodes: Loopback, tmp_path: Path
+) -> None:
+    # The system's codec takes it, and the stricter one that looks it up doesn't.
+    peer = f"{'ab' * 32}@nöd_e:9000"
+    config = TcpTransportConfig(peers=(peer,), connect_wait_ms=0, reconnect_ms_min=1, reconnect_ms_max=1)
+    async with running(tmp_path, config) as (one,):
+        await until(lambda: count(one, "transport_dials_total", outcome="unreachable") >= 2)
+        assert count(one, "transport_dials_total", outcome="failed") == 0
 
 
 async def test_a_node_that_starts_before_its_peers_dials_them_until_they_are_there(
@@ -268,6 +284,47 @@ async def test_draining_lets_nobody_else_in_and_sends_what_waits(nodes: Loopback
         async with running(tmp_path / "third", third) as (late,):
             await until(lambda: count(late, "transport_dials_total") >= 1)
             assert ids(late) == []
+
+
+@asynccontextmanager
+async def one_that_nobody_reads(nodes: Loopback, folder: Path) -> AsyncIterator[TcpTransport]:
+    """A node whose only peer reads nothing, with more waiting for it than the system's buffers take."""
+    deaf = KeyPair(Suite.ED25519, b"d" * 32)
+    config, address = nodes.victim(deaf, stall_ms_max=600_000, silence_ms_max=600_000)
+    async with (
+        running(folder, config) as (one,),
+        attacker(folder / "deaf", deaf, one.node_id, address),
+    ):
+        for _ in range(100):
+            await one.broadcast(TOPIC, bytes(2**20), priority=Priority.BULK)
+            await trio.testing.wait_all_tasks_blocked()
+        assert count(one, "transport_broadcasts_dropped_total") > 0, "the peer's queue isn't full"
+        yield one
+
+
+async def test_draining_waits_for_no_peer_that_does_not_read(nodes: Loopback, tmp_path: Path) -> None:
+    async with one_that_nobody_reads(nodes, tmp_path) as one:
+        await one.drain(trio.current_time() + 10 * PATIENCE_S)
+        assert one._links[ids(one)[0]].lanes[Priority.BULK].out, "it has taken all that waited"
+
+
+async def test_draining_ends_at_its_deadline(
+    nodes: Loopback, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lane, "DRAIN_GRACE_S", 10 * PATIENCE_S)
+    async with one_that_nobody_reads(nodes, tmp_path) as one:
+        await one.drain(trio.current_time() + 0.1)
+        assert one._links[ids(one)[0]].lanes[Priority.BULK].out, "it has taken all that waited"
+
+
+def test_a_queue_that_empties_too_slowly_is_not_waited_for() -> None:
+    whole, still = DRAIN_GRACE_S, DRAIN_GRACE_S + DRAIN_S
+    assert is_worth_waiting(held=1000, left=1000, passed_s=whole)
+    assert not is_worth_waiting(held=1000, left=1000, passed_s=whole + DRAIN_S / 100)
+    assert is_worth_waiting(held=1000, left=500, passed_s=whole + DRAIN_S / 2)
+    assert not is_worth_waiting(held=1000, left=501, passed_s=whole + DRAIN_S / 2)
+    assert is_worth_waiting(held=0, left=0, passed_s=whole + DRAIN_S / 2)
+    assert not is_worth_waiting(held=0, left=0, passed_s=still)
 
 
 async def test_round_trips_are_measured_and_a_peer_is_told_of_once(nodes: Loopback, tmp_path: Path) -> None:

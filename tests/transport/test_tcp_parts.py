@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import trio
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from supervm.contracts.transport import LIMITS, ErrorCode, Priority
@@ -34,8 +34,8 @@ from supervm.plugins.transport.tcp.hello import (
     read_hello,
     read_welcome,
 )
-from supervm.plugins.transport.tcp.outgoing import LATE_MAX, URGENT_MAX, Outgoing
-from supervm.plugins.transport.tcp.quotas import BAN_S_MAX, BANS_MAX, Arrivals, Bans, Bucket, Pending
+from supervm.plugins.transport.tcp.outgoing import LATE_MAX, SHORT_BYTES_MAX, URGENT_MAX, Outgoing
+from supervm.plugins.transport.tcp.quotas import BAN_S_MAX, BANS_MAX, Bans, Bucket, Pending, Rates
 
 IDS = st.integers(0, 2**64 - 1)
 SIZES = st.one_of(
@@ -61,6 +61,25 @@ MESSAGES = st.one_of(
         IDS,
     ),
 )
+
+
+LONG, OPEN = (Kind.REQUEST, 3 * PIECE_BYTES_MAX), (Kind.OPEN, 8)
+SHORT = (Kind.TELL, SHORT_BYTES_MAX)
+TAKE, GIVE_UP_OLDEST, GIVE_UP_NEWEST = ("take", 0), ("abandon", 0), ("abandon", -1)
+STEPS: tuple[tuple[Kind | str, int], ...] = (
+    LONG,
+    OPEN,
+    SHORT,
+    (Kind.REQUEST, 0),
+    (Kind.RESPONSE, 2 * PIECE_BYTES_MAX),
+    TAKE,
+    TAKE,
+    GIVE_UP_OLDEST,
+    GIVE_UP_NEWEST,
+)
+"""What is done to a queue: (kind, bytes of payload) is put, or what is named."""
+ENDINGS = {Kind.REQUEST: Kind.CANCEL, Kind.OPEN: Kind.RESET}
+"""What may be abandoned, and what tells the peer."""
 
 
 def in_cuts(data: bytes, cuts: list[int]) -> list[bytes]:
@@ -198,6 +217,17 @@ class TestTheQueue:
         assert order == sorted(entered) == [1, 2, 4]
         assert out.bytes_waiting == 0
 
+    async def test_who_is_cancelled_while_it_waits_for_room_has_queued_nothing(self) -> None:
+        out, reader = Outgoing(1_000), FrameReader()
+        await out.put(Message(Kind.RESPONSE, 1, bytes(900)))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(out.put, Message(Kind.RESPONSE, 2, bytes(900)))
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+            # There is room before it runs again.
+            assert [message.id for message in reader.feed(out.take())] == [1]
+        assert not out and out.bytes_waiting == 0
+
     async def test_what_is_late_leaves_with_the_next_message_or_when_it_has_waited(self) -> None:
         out, reader = Outgoing(2**20), FrameReader()
         assert out.put_late(Message(Kind.RESPONSE, 1))
@@ -217,15 +247,49 @@ class TestTheQueue:
         out.hurry()
         assert not out.put_late(Message(Kind.RESPONSE, 99))
 
+    @settings(max_examples=200, deadline=None)
+    @given(st.lists(st.sampled_from(STEPS), min_size=10, max_size=60))
+    @example([LONG, TAKE, SHORT, TAKE, GIVE_UP_OLDEST, LONG, TAKE])
+    @example([LONG, LONG, *[SHORT] * 9, TAKE, TAKE, GIVE_UP_OLDEST, TAKE, TAKE])
+    @example([SHORT, TAKE, OPEN, GIVE_UP_NEWEST, TAKE])
+    @example([SHORT, OPEN, TAKE, GIVE_UP_NEWEST, TAKE])
+    def test_the_peer_reads_whatever_is_put_abandoned_and_taken_as_an_honest_node_s(
+        self, steps: list[tuple[Kind | str, int]]
+    ) -> None:
+        out, reader, got = Outgoing(2**26), FrameReader(), list[Message]()
+        waiting, abandoned = list[Message](), list[Message]()
+        for number, (what, value) in enumerate([*steps, *[("take", 0)] * 500]):
+            if isinstance(what, Kind):
+                message = Message(what, 0 if what is Kind.TELL else 2 + 2 * number, bytes(value))
+                assert out.put_nowait(message)
+                waiting.append(message)
+            elif what == "take":
+                got += reader.feed(out.take())
+            elif asked := [each for each in waiting if each.kind in ENDINGS]:
+                given_up = asked[value]
+                waiting.remove(given_up)
+                abandoned.append(given_up)
+                out.abandon(given_up)
+        assert not out and out.bytes_waiting == 0 and not out.wake.is_set()
+        said = [message for message in got if message.kind not in ENDINGS.values()]
+        assert all(message in said for message in waiting) and len(said) <= len(waiting) + len(abandoned)
+        opened = [message.id for message in said if message.kind is Kind.OPEN]
+        assert opened == sorted(opened)
+        for message in abandoned:
+            # The peer hears of it, and then that it isn't wanted, or nothing at all.
+            ending = Message(ENDINGS[message.kind], message.id)
+            heard = [each for each in got if each.id == message.id]
+            assert heard in ([], [message, ending]), heard
+
     async def test_an_abandoned_request_is_never_sent_or_taken_back(self) -> None:
         out, reader = Outgoing(2**23), FrameReader()
         unsent, begun = Message(Kind.REQUEST, 2, b"x"), Message(Kind.REQUEST, 4, bytes(2**20))
         await out.put(unsent)
-        out.abandon(2)
-        assert not out.take()
+        out.abandon(unsent)
+        assert not out.wake.is_set() and not out.take()
         await out.put(begun)
         assert list(reader.feed(out.take())) == []
-        out.abandon(4)
+        out.abandon(begun)
         await out.put(Message(Kind.PING, 7))
         left = []
         while data := out.take():
@@ -271,10 +335,10 @@ class TestQuotas:
         assert bans.remaining_s(b"a", 90_001) == 0 and len(bans._until) == BANS_MAX
 
     def test_each_address_has_its_own_rate_of_arrivals(self) -> None:
-        arrivals = Arrivals(10, 5)
-        assert sum(arrivals.may_enter("a", 0.0) for _ in range(100)) == 5
-        assert arrivals.may_enter("b", 0.0)
-        assert sum(arrivals.may_enter("a", 1 + turn / 100) for turn in range(100)) in range(14, 16)
+        arrivals = Rates(10, 5)
+        assert sum(arrivals.allows("a", 0.0) for _ in range(100)) == 5
+        assert arrivals.allows("b", 0.0)
+        assert sum(arrivals.allows("a", 1 + turn / 100) for turn in range(100)) in range(14, 16)
 
     def test_the_address_with_most_newcomers_loses_its_oldest(self) -> None:
         pending = Pending(4)
@@ -324,6 +388,9 @@ class TestOptions:
             {"peers": ("127.0.0.1:9000",)},
             {"peers": ("12@127.0.0.1:9000",)},
             {"peers": (f"{'ab' * 32}@127.0.0.1:0",)},
+            {"peers": (f"{'ab' * 32}@a..b:9000",)},
+            {"peers": (f"{'ab' * 32}@{'x' * 64}.org:9000",)},
+            {"listen": (f"{'ä' * 64}:9000",)},
             {"admitted": ("xyz",)},
             {"admit": "some"},
             {"links_max": 0},
@@ -333,6 +400,16 @@ class TestOptions:
     def test_what_is_out_of_range_is_refused_by_name(self, options: dict[str, Any]) -> None:
         with pytest.raises(ValueError, match=next(iter(options))):
             TcpTransportConfig(**options)
+
+    @pytest.mark.parametrize("host", ["a..b", ".a", "x" * 64])
+    def test_a_host_that_nobody_can_look_up_is_refused_with_its_mend(self, host: str) -> None:
+        with pytest.raises(ValueError, match="1 to 63") as refused:
+            read_endpoint(f"{host}:9000")
+        assert repr(f"{host}:9000") in str(refused.value)
+
+    @pytest.mark.parametrize("host", ["node_1", "a.b.", "10.0.0.1", "knöten.example", "x" * 63])
+    def test_hosts_that_may_be_found_are_taken(self, host: str) -> None:
+        assert read_endpoint(f"{host}:9000").host == host
 
     def test_peers_of_several_addresses_are_one(self) -> None:
         node_id = "ab" * 32

@@ -309,6 +309,27 @@ class TransportConformance(ComponentConformance):
                     for _ in range(self.limits.streams_max + 17):
                         await one.open_stream(two.node_id, PROTOCOL)
 
+    async def test_what_its_caller_gives_up_at_once_costs_nothing_else(self, tmp_path: Path) -> None:
+        async with self.nodes(tmp_path) as (one, two), two.listen(PROTOCOL):
+            with two.serve(ECHO, echo):
+                for number in range(10):
+                    with trio.CancelScope() as scope:
+                        scope.cancel()
+                        if number % 2:
+                            await one.open_stream(two.node_id, PROTOCOL)
+                        else:
+                            large = bytes(self.limits.request_bytes_max // 4)
+                            await one.request(
+                                two.node_id, ECHO, large, timeout_s=ANSWER_S, priority=Priority.BULK
+                            )
+                    for priority in Priority:
+                        said = b"%d" % number
+                        answer = await one.request(
+                            two.node_id, ECHO, said, timeout_s=ANSWER_S, priority=priority
+                        )
+                        assert answer == said
+                assert [peer.node_id for peer in two.peers()] == [one.node_id]
+
     async def test_a_node_that_goes_away_ends_what_waits_for_it(self, tmp_path: Path) -> None:
         first, second = self.configs(2)
         with trio.fail_after(PATIENCE_S):

@@ -18,11 +18,16 @@ from supervm.contracts.transport import Priority
 from supervm.plugins.transport.tcp.dialing import receive_exactly
 from supervm.plugins.transport.tcp.frames import Malformed
 from supervm.plugins.transport.tcp.hello import HELLO_BYTES, Hello, Verdict, Welcome, read_hello
-from supervm.plugins.transport.tcp.quotas import Arrivals, Pending
+from supervm.plugins.transport.tcp.quotas import LastSeen, Pending, Rates
 from supervm.plugins.transport.tcp.tls import Insecure, SecureStream
 
 _AT_ONCE = struct.pack("ii", 1, 0)
 """SO_LINGER for a connection that is refused: gone at once, without waiting for its end."""
+KNOWN_SHARE = 10
+BANNED_PER_S = 0.1
+BANNED_BURST = 3.0
+"""Connections of an address where the last that has proven itself is banned: one attempt at a link, and
+another in half a minute."""
 
 
 Lanes = dict[Priority, tuple[SecureStream, bytes]]
@@ -54,20 +59,29 @@ class Gathering:
 
 @attrs.define(eq=False)
 class Acceptor:
-    """Takes connections in. `is_known(address)`: of a configured peer. `failed(outcome, address, cause)` is
-    told of each that comes to nothing."""
+    """Takes connections in. `is_known(address)`: of a configured peer; it may come `KNOWN_SHARE` times as
+    often as `arrivals` lets others. `is_banned(peer)`. `failed(outcome, address, cause)` is told of each that
+    comes to nothing, `broke(address, error)` of each that has met a bug of ours."""
 
     ctx: Context
     tls: SSL.Context
     chain_id: bytes
     handshake_s: float
-    arrivals: Arrivals
+    arrivals: Rates
     pending: Pending
     is_known: Callable[[str], bool]
+    is_banned: Callable[[bytes], bool]
     judge: Judge
     join: Join
     failed: Callable[[str, str, str], None]
+    broke: Callable[[str, Exception], None]
     _gatherings: dict[bytes, Gathering] = attrs.Factory(dict)
+    _last_seen: LastSeen = attrs.Factory(LastSeen)
+    _of_banned: Rates = attrs.Factory(lambda: Rates(BANNED_PER_S, BANNED_BURST))
+    _of_known: Rates = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._of_known = Rates(KNOWN_SHARE * self.arrivals.per_s, KNOWN_SHARE * self.arrivals.burst)
 
     async def accept(self, plain: trio.SocketStream) -> None:
         """Take one connection to its link, or close it."""
@@ -76,11 +90,12 @@ class Acceptor:
         except OSError:
             await trio.aclose_forcefully(plain)
             return
-        if not self.is_known(address) and not self.arrivals.may_enter(address, self.ctx.clock.monotonic()):
+        refusal = self._refusal(address)
+        if refusal is not None:
             with suppress(OSError):
                 plain.socket.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_LINGER, _AT_ONCE)
             await trio.aclose_forcefully(plain)
-            self.failed("rate", address, "too many connections a second from this address")
+            self.failed(refusal[0], address, refusal[1])
             return
         stream = SecureStream.over(plain, self.tls, dialing=False)
         kept = False
@@ -99,8 +114,7 @@ class Acceptor:
             except (OSError, trio.BrokenResourceError) as error:
                 self.failed("lost", address, str(error))
             except Exception as error:
-                self.ctx.log.error("handshake_failed", address=address, exc_info=error)
-                self.failed("failed", address, f"a bug of this node: {type(error).__name__}")
+                self.broke(address, error)
             finally:
                 self.pending.remove(address, newcomer)
                 if not kept:
@@ -110,9 +124,22 @@ class Acceptor:
             outcome = "evicted" if newcomer.evicted else "timeout"
             self.failed(outcome, address, f"no link after {stream.bytes_in} bytes")
 
+    def _refusal(self, address: str) -> tuple[str, str] | None:
+        """Why a connection of this address isn't worth its handshake, as (outcome, cause); None if it is."""
+        now = self.ctx.clock.monotonic()
+        too_many = ("rate", "too many connections a second from this address")
+        if self.is_known(address):
+            return None if self._of_known.allows(address, now) else too_many
+        peer = self._last_seen.at(address)
+        # A few still get in: to be told of the ban, and because others may share the address.
+        if peer is not None and self.is_banned(peer) and not self._of_banned.allows(address, now):
+            return "banned", f"node {peer.hex()[:16]}, last seen at this address, is banned"
+        return None if self.arrivals.allows(address, now) else too_many
+
     async def _take(self, stream: SecureStream, address: str) -> bool:
         """Whether the connection became part of a link. Raises `Insecure`, `Malformed`, OSError."""
         peer = await stream.handshake()
+        self._last_seen.note(address, peer)
         data, rest = await receive_exactly(stream, HELLO_BYTES)
         hello = read_hello(data)
         verdict, retry_after_s = self.judge(peer, hello)

@@ -29,6 +29,10 @@ def read_endpoint(text: str) -> Endpoint:
     host = host[1:-1] if bracketed else host
     if not separator or not host or (":" in host) != bracketed:
         raise ValueError(f"{text!r} isn't HOST:PORT, for IPv6 [ADDRESS]:PORT")
+    try:
+        host.encode("idna")
+    except UnicodeError:
+        raise ValueError(f"{text!r}: each part of the host's name must have 1 to 63 letters") from None
     if not (port.isascii() and port.isdigit() and int(port) <= PORT_MAX):
         raise ValueError(f"{text!r}: the port must be 0 to {PORT_MAX}")
     return Endpoint(host, int(port))
@@ -89,10 +93,10 @@ class TcpTransportConfig:
 
     `links_max`: peers at once; the configured ones always have room. `handshakes_max`: connections that
     haven't proven who they are. `arrivals_per_s`, `arrivals_burst`: new connections of one address;
-    addresses of configured peers aren't counted. `peer_*` bounds what a configured peer may send on each of
-    its three connections, `stranger_*` what any other may; more bytes are read more slowly, and more frames
-    for `flood_s` seconds without a pause end the link. `ban_s`: how long who misbehaved isn't talked to, at
-    first; it doubles each time, to an hour.
+    addresses of configured peers may have ten times as many. `peer_*` bounds what a configured peer may
+    send on each of its three connections, `stranger_*` what any other may; more bytes are read more
+    slowly, and more frames for `flood_s` seconds without a pause end the link. `ban_s`: how long who
+    misbehaved isn't talked to, at first; it doubles each time, to an hour.
     """
 
     listen: tuple[str, ...] = attrs.field(default=("127.0.0.1:0",), validator=_each(read_listen))

@@ -21,6 +21,8 @@ from supervm.plugins.transport.tcp.hello import (
 from supervm.plugins.transport.tcp.tls import Insecure, SecureStream
 
 JITTER = 0.2
+FAILED = "failed"
+"""The outcome of a dial that has met a bug of ours."""
 
 
 class DialFailed(Exception):
@@ -80,7 +82,8 @@ class Dialer:
                 stream = SecureStream.over(plain, self.tls, dialing=True)
                 opened.append(stream)
                 dialed.lanes[lane] = (stream, await self._shake(stream, peer, lane, session))
-            except (DialFailed, Insecure, Malformed, OSError, trio.BrokenResourceError) as error:
+            except Exception as error:
+                # Whatever a peer has brought about, it has brought about for itself alone.
                 failures.append(_failure(error))
                 nursery.cancel_scope.cancel()
 
@@ -121,10 +124,19 @@ class Dialer:
 
 
 def _failure(error: Exception) -> DialFailed:
+    """What a dial failed of. What none of the steps is known to raise is a bug: `failed`, and its cause."""
     if isinstance(error, DialFailed):
         return error
-    outcome = {Insecure: "insecure", Malformed: "malformed"}.get(type(error), "unreachable")
-    return DialFailed(outcome, str(error))
+    if isinstance(error, Insecure):
+        return DialFailed("insecure", str(error))
+    if isinstance(error, Malformed):
+        return DialFailed("malformed", str(error))
+    # UnicodeError: a host's name that can't be looked up.
+    if isinstance(error, OSError | trio.BrokenResourceError | UnicodeError):
+        return DialFailed("unreachable", str(error))
+    failure = DialFailed(FAILED, f"a bug of this node: {type(error).__name__}")
+    failure.__cause__ = error
+    return failure
 
 
 @attrs.define

@@ -7,12 +7,16 @@ import attrs
 
 from supervm.api import Context
 from supervm.plugins.transport.registry import count_dropped
+from supervm.plugins.transport.tcp.dialing import FAILED, DialFailed
 from supervm.plugins.transport.tcp.lane import LinkEnded
 from supervm.plugins.transport.tcp.link import AT_FAULT, Link
-from supervm.plugins.transport.tcp.quotas import Bucket
+from supervm.plugins.transport.tcp.quotas import Bucket, Rates
 
 LINES_PER_S = 1.0
 LINES_BURST = 20.0
+LINK_LINES_PER_S = 0.1
+LINK_LINES_BURST = 20.0
+"""Lines of one peer that comes and goes."""
 
 
 @attrs.define(eq=False)
@@ -27,6 +31,7 @@ class Figures:
     cut_off: Any
     bytes: Any
     _lines: Bucket = attrs.Factory(lambda: Bucket(LINES_PER_S, LINES_BURST))
+    _link_lines: Rates = attrs.Factory(lambda: Rates(LINK_LINES_PER_S, LINK_LINES_BURST))
     _left_out: int = 0
     _dial_causes: dict[bytes, str] = attrs.Factory(dict)
 
@@ -54,33 +59,55 @@ class Figures:
     def dialed(self, outcome: str) -> None:
         self.dials.inc(outcome=outcome)
 
-    def dial_failed(self, peer: bytes, address: str, outcome: str, cause: str) -> None:
+    def dial_failed(self, peer: bytes, address: str, failure: DialFailed) -> None:
         """Told once for each new cause: a peer that is away is dialed for days."""
-        self.dials.inc(outcome=outcome)
-        if self._dial_causes.get(peer) != cause:
-            self._dial_causes[peer] = cause
-            self.ctx.log.warning(
-                "peer_unreachable", peer=peer.hex(), address=address, outcome=outcome, cause=cause
-            )
+        self.dials.inc(outcome=failure.outcome)
+        cause = str(failure)
+        if self._dial_causes.get(peer) == cause:
+            return
+        self._dial_causes[peer] = cause
+        told = {"peer": peer.hex(), "address": address, "outcome": failure.outcome, "cause": cause}
+        if failure.outcome == FAILED:
+            self.ctx.log.error("dial_failed", exc_info=failure.__cause__, **told)
+        else:
+            self.ctx.log.warning("peer_unreachable", **told)
 
     def handshake_done(self) -> None:
         self.handshakes.inc(outcome="linked")
 
     def handshake_failed(self, outcome: str, address: str, cause: str) -> None:
         self.handshakes.inc(outcome=outcome)
+        if self._may_tell():
+            told = {"address": address, "outcome": outcome, "cause": cause}
+            self.ctx.log.warning("connection_refused", others_left_out=self._told(), **told)
+
+    def handshake_broke(self, address: str, error: Exception) -> None:
+        """A bug of ours that a peer has found: it may well find it again, a thousand times a second."""
+        self.handshakes.inc(outcome="failed")
+        if self._may_tell():
+            self.ctx.log.error(
+                "handshake_failed", address=address, exc_info=error, others_left_out=self._told()
+            )
+
+    def _may_tell(self) -> bool:
+        """Whether the log has room for one line more that a peer has caused; takes it, or counts it."""
         if self._lines.would_wait(now := self.ctx.clock.monotonic()):
             self._left_out += 1
-            return
+            return False
         self._lines.take(1, now)
+        return True
+
+    def _told(self) -> int:
+        """How many lines were left out since the last."""
         left_out, self._left_out = self._left_out, 0
-        self.ctx.log.warning(
-            "connection_refused", address=address, outcome=outcome, cause=cause, others_left_out=left_out
-        )
+        return left_out
 
     def linked(self, links: Collection[Link], link: Link) -> None:
         self._count(links)
         self._dial_causes.pop(link.peer, None)
-        self.ctx.log.info("peer_connected", peer=link.peer.hex(), address=link.address, dialed=link.dialed)
+        if self._link_lines.allows(link.peer, self.ctx.clock.monotonic()):
+            told = {"peer": link.peer.hex(), "address": link.address, "dialed": link.dialed}
+            self.ctx.log.info("peer_connected", **told)
 
     def ended(self, links: Collection[Link], link: Link, ending: LinkEnded, banned_s: float) -> None:
         self._count(links)
@@ -89,7 +116,7 @@ class Figures:
         if ending.kind in AT_FAULT:
             self.cut_off.inc(kind=ending.kind)
             self.ctx.log.warning("peer_cut_off", banned_s=banned_s, **told)
-        else:
+        elif self._link_lines.allows(link.peer, self.ctx.clock.monotonic()):
             self.ctx.log.info("peer_disconnected", **told)
 
     def _count(self, links: Collection[Link]) -> None:

@@ -17,6 +17,18 @@ MESSAGES_IN_A_ROW = 32
 LATE_S = 0.05
 """How long an answer of a handler that never waits, if it is empty, waits for something to travel with."""
 
+DRAIN_GRACE_S = 1.0
+"""How long whoever takes nothing is waited for when this node leaves."""
+DRAIN_S = 8.0
+"""In how much longer a peer must take all that waits for it."""
+
+
+def is_worth_waiting(held: int, left: int, passed_s: float) -> bool:
+    """Whether a queue empties fast enough to be waited for when a node leaves: it held `held` bytes
+    `passed_s` ago, and now `left`. Evenly, it is empty `DRAIN_S` after `DRAIN_GRACE_S`."""
+    still_s = DRAIN_GRACE_S + DRAIN_S - passed_s
+    return still_s > 0 and left * DRAIN_S <= held * still_s if passed_s > DRAIN_GRACE_S else True
+
 
 class LinkEnded(Exception):
     """A link is over. `kind` is one of the endings that the operator page lists."""

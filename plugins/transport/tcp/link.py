@@ -230,18 +230,17 @@ class Link:
     async def _ask(self, lane: Lane, message: Message) -> bytes:
         """Send what wants an answer, and wait for it. Raises what the answer is, or `Unreachable`."""
         asked = self._asked[message.id] = Asked()
+        queued = False
         try:
             await lane.out.put(message)
+            queued = True
             await asked.done.wait()
         except trio.ClosedResourceError:
             raise Unreachable("the connection ended", self.peer) from None
         finally:
             del self._asked[message.id]
-            if not asked.done.is_set() and not self.over.is_set():
-                if message.kind is Kind.REQUEST:
-                    lane.out.abandon(message.id)
-                else:
-                    lane.out.put_always(Message(Kind.RESET, message.id))
+            if queued and not asked.done.is_set() and not self.over.is_set():
+                lane.out.abandon(message)
         if isinstance(asked.answer, bytes):
             return asked.answer
         assert asked.answer is not None, "settled with nothing"

@@ -1,9 +1,9 @@
 """What waits to be sent on one connection: bounded, with short messages between the pieces of long ones.
 
-Urgent messages (pongs, windows, refusals) go first. Then, in turns, up to 64 KiB of short messages and one
-piece of the longest-waiting long one, so that neither holds up the other. Short ones keep their order, and
-so do long ones and the bytes of streams. Room is counted in bytes of payload; a message longer than all of
-the room enters when nothing else waits.
+Urgent messages (pongs, windows, refusals, the end of a message that is given up between its pieces) go
+first. Then, in turns, up to 64 KiB of short messages and one piece of the longest-waiting long one, so that
+neither holds up the other. Short ones keep their order, and so do long ones and the bytes of streams. Room
+is counted in bytes of payload; a message longer than all of the room enters when nothing else waits.
 
 Late messages, which nobody is in a hurry for, leave with the next that is sent, or when somebody says so.
 """
@@ -24,12 +24,17 @@ OVERHEAD_BYTES = 64
 """Counted for each message besides its payload, so that empty ones are bounded too."""
 
 
+_ENDINGS = {Kind.REQUEST: Kind.CANCEL, Kind.OPEN: Kind.RESET}
+"""What may be abandoned, and what tells the peer. It is queued only when the other has left, so whichever
+queues they are in, it comes after."""
+
+
 @attrs.define(eq=False)
 class _Waiting:
     """A sender that waits for room."""
 
     message: Message
-    entered: trio.Event = attrs.Factory(trio.Event)
+    task: trio.lowlevel.Task
 
 
 @attrs.define(eq=False)
@@ -50,7 +55,7 @@ class Outgoing:
     _closed: bool = False
 
     async def put(self, message: Message) -> None:
-        """Queue a message; waits, in order of arrival, until there is room.
+        """Queue a message; waits, in order of arrival, until there is room. Cancelled, it has queued nothing.
 
         Raises trio.ClosedResourceError once the queue is closed.
         """
@@ -58,15 +63,16 @@ class Outgoing:
             raise trio.ClosedResourceError("the connection has ended")
         if self.put_nowait(message):
             return
-        waiting = _Waiting(message)
+        waiting = _Waiting(message, trio.lowlevel.current_task())
         self._senders.append(waiting)
-        try:
-            await waiting.entered.wait()
-        except trio.Cancelled:
-            if not waiting.entered.is_set():
-                self._senders.remove(waiting)
-                self._let_in()
-            raise
+
+        def give_up(_: object) -> trio.lowlevel.Abort:
+            # At once: an event would leave a moment in which who is cancelled could still be let in.
+            self._senders.remove(waiting)
+            self._let_in()
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        await trio.lowlevel.wait_task_rescheduled(give_up)
         if self._closed:
             raise trio.ClosedResourceError("the connection has ended")
 
@@ -74,7 +80,7 @@ class Outgoing:
         """Take no more, and wake who waits."""
         self._closed = True
         while self._senders:
-            self._senders.popleft().entered.set()
+            trio.lowlevel.reschedule(self._senders.popleft().task)
 
     def put_nowait(self, message: Message) -> bool:
         """Queue a message if there is room, and say whether there was."""
@@ -126,20 +132,18 @@ class Outgoing:
         assert not message.payload, "what has content waits for room"
         self._add(message)
 
-    def abandon(self, id: int) -> None:
-        """A request isn't wanted any more: never send it, or else tell the peer."""
-        for queue in (self._short, self._long):
-            for message in queue:
-                if message.id == id and message.kind is Kind.REQUEST:
-                    if queue is self._long and message is queue[0] and self._pieces is not None:
-                        break
-                    queue.remove(message)
-                    self._free(message)
-                    return
-        if self._pieces is not None and self._long[0].id == id and self._long[0].kind is Kind.REQUEST:
+    def abandon(self, message: Message) -> None:
+        """A request or an opening that was queued isn't wanted any more: never send it, or tell the peer."""
+        ending = Message(_ENDINGS[message.kind], message.id)
+        if self._pieces is not None and self._long[0] is message:
             self._pieces = self._next_piece = None
             self._free(self._long.popleft())
-        self.put_always(Message(Kind.CANCEL, id))
+            # Until it has come the peer holds the pieces, and takes none of another message.
+            self.put_urgent(ending)
+        elif not self._withdraw(message):
+            self.put_always(ending)
+        self._let_in()
+        self._rest_if_empty()
 
     def take(self) -> bytes:
         """The next frames to send, about 64 KiB; empty if nothing waits."""
@@ -154,8 +158,7 @@ class Outgoing:
         elif self._long:
             self._take_piece(frames)
             self._turn_long = False
-        if not self:
-            self.wake = trio.Event()
+        self._rest_if_empty()
         self._let_in()
         return b"".join(frames)
 
@@ -181,6 +184,20 @@ class Outgoing:
             self._pieces = None
             self._free(self._long.popleft())
 
+    def _withdraw(self, message: Message) -> bool:
+        """Take a message back of which nothing was sent; whether there was one."""
+        for queue in (self._short, self._long):
+            for place, each in enumerate(queue):
+                if each is message:
+                    del queue[place]
+                    self._free(message)
+                    return True
+        return False
+
+    def _rest_if_empty(self) -> None:
+        if not self:
+            self.wake = trio.Event()
+
     def _add(self, message: Message) -> None:
         ordered = message.kind in (Kind.DATA, Kind.END, Kind.RESET)
         short = len(message.payload) <= SHORT_BYTES_MAX and not ordered
@@ -199,7 +216,7 @@ class Outgoing:
         while self._senders and not self._full(self._senders[0].message):
             waiting = self._senders.popleft()
             self._add(waiting.message)
-            waiting.entered.set()
+            trio.lowlevel.reschedule(waiting.task)
 
 
 def _cost(message: Message) -> int:

@@ -62,23 +62,40 @@ class Bans:
 
 
 @attrs.define
-class Arrivals:
-    """How many connections each address may begin a second; an address of ours is not asked."""
+class Rates:
+    """How often a second each of many may do something: an address connect, a peer cause a line of log."""
 
     per_s: float
     burst: float
-    _buckets: OrderedDict[str, Bucket] = attrs.Factory(OrderedDict)
+    _buckets: OrderedDict[str | bytes, Bucket] = attrs.Factory(OrderedDict)
 
-    def may_enter(self, address: str, now: float) -> bool:
-        """Whether one more connection of this address is let in; counts it if so."""
-        bucket = self._buckets.pop(address, None) or Bucket(self.per_s, self.burst)
-        self._buckets[address] = bucket
+    def allows(self, who: str | bytes, now: float) -> bool:
+        """Whether it may once more, now; counts it if so."""
+        bucket = self._buckets.pop(who, None) or Bucket(self.per_s, self.burst)
+        self._buckets[who] = bucket
         if len(self._buckets) > ADDRESSES_MAX:
             self._buckets.popitem(last=False)
         if bucket.would_wait(now):
             return False
         bucket.take(1, now)
         return True
+
+
+@attrs.define
+class LastSeen:
+    """Which node has last proven itself at each address."""
+
+    _peers: OrderedDict[str, bytes] = attrs.Factory(OrderedDict)
+
+    def note(self, address: str, peer: bytes) -> None:
+        """A node has proven itself there."""
+        self._peers.pop(address, None)
+        self._peers[address] = peer
+        if len(self._peers) > ADDRESSES_MAX:
+            self._peers.popitem(last=False)
+
+    def at(self, address: str) -> bytes | None:
+        return self._peers.get(address)
 
 
 @attrs.define

@@ -92,13 +92,7 @@ class SecureStream:
         await self._flush()
         if self._connection.get_alpn_proto_negotiated() != PROTOCOL:
             raise Insecure("the peer speaks another protocol")
-        certificate = self._connection.get_peer_certificate(as_cryptography=True)
-        if certificate is None:
-            raise Insecure("the peer has no certificate")
-        try:
-            return node_id_in(certificate)
-        except BadCertificate as error:
-            raise Insecure(f"the peer's certificate: {error}") from None
+        return self._peer()
 
     async def send(self, data: bytes) -> None:
         """Send all of it. Cancelled, the connection is of no more use."""
@@ -136,6 +130,20 @@ class SecureStream:
             self._connection.shutdown()
             await self._flush()
         await trio.aclose_forcefully(self._stream)
+
+    def _peer(self) -> bytes:
+        """The node id in the certificate whose key TLS has proved. Raises `Insecure`."""
+        try:
+            certificate = self._connection.get_peer_certificate(as_cryptography=True)
+        except Exception as error:
+            # What OpenSSL has taken, the other reader may refuse with any error: see `node_id_in`.
+            raise Insecure(f"the peer's certificate: {type(error).__name__}: {error}") from None
+        if certificate is None:
+            raise Insecure("the peer has no certificate")
+        try:
+            return node_id_in(certificate)
+        except BadCertificate as error:
+            raise Insecure(f"the peer's certificate: {error}") from None
 
     def _decrypted(self) -> tuple[bytes, bool]:
         """All records that are complete, and whether the peer has ended the connection."""

@@ -33,16 +33,18 @@ from supervm.plugins.transport.tcp.dialing import Backoff, Dialer, DialFailed
 from supervm.plugins.transport.tcp.figures import Figures
 from supervm.plugins.transport.tcp.frames import PROTOCOL_BYTES_MAX, Kind, Message, broadcast_payload
 from supervm.plugins.transport.tcp.hello import NO_CHAIN, Hello, Verdict, Welcome
-from supervm.plugins.transport.tcp.lane import Lane, LinkEnded, Quota
+from supervm.plugins.transport.tcp.lane import Lane, LinkEnded, Quota, is_worth_waiting
 from supervm.plugins.transport.tcp.link import AT_FAULT, Link, Watch
 from supervm.plugins.transport.tcp.outgoing import Outgoing
-from supervm.plugins.transport.tcp.quotas import Arrivals, Bans, Pending
+from supervm.plugins.transport.tcp.quotas import Bans, Pending, Rates
 from supervm.plugins.transport.tcp.tls import make_context
 from supervm.types.address import Suite
 
 KEY_FILE = "identity.json"
 BACKLOG = 256
 ACCEPT_AGAIN_S = 0.1
+DRAIN_STEP_S = 0.01
+"""How often it is looked whether peers have taken what waited for them."""
 _NO_MORE = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
 SHARES = {Priority.HIGH: 1 / 8, Priority.NORMAL: 3 / 8, Priority.BULK: 1 / 2}
 """How the send queue of a peer is divided among its connections."""
@@ -66,7 +68,8 @@ class TcpTransport:
     _bans: Bans = attrs.field(init=False)
     _configured: dict[bytes, tuple[Endpoint, ...]] = attrs.field(init=False)
     _admitted: frozenset[bytes] = attrs.field(init=False)
-    _known_addresses: set[str] = attrs.field(init=False)
+    _hosts: frozenset[str] = attrs.field(init=False)
+    _seen_at: dict[bytes, str] = attrs.Factory(dict)
     _dialing: dict[bytes, trio.CancelScope] = attrs.Factory(dict)
     _shaking: set[bytes] = attrs.Factory(set)
     _nursery: trio.Nursery | None = None
@@ -83,7 +86,7 @@ class TcpTransport:
             # One list of peers may serve every node of a network.
             del self._configured[self.node_id]
         self._admitted = frozenset(read_node_id(text) for text in self.config.admitted)
-        self._known_addresses = {each.host for all in self._configured.values() for each in all}
+        self._hosts = frozenset(each.host for all in self._configured.values() for each in all)
 
     # -- the contract
 
@@ -133,11 +136,25 @@ class TcpTransport:
         return self._registry.listen(protocol)
 
     async def drain(self, deadline: float) -> None:
-        """Take no more peers, and give those that are there what waits for them."""
+        """Take no more peers, and give those that are there what waits for them, until `deadline` (monotonic
+        seconds) at most. Whoever takes it too slowly is given no more than it has taken."""
         self._draining = True
         self._listening.cancel()
-        while any(lane.out for link in self._links.values() for lane in link.lanes.values()):
-            await self.ctx.clock.sleep(0.01)
+        held: dict[Lane, int] = {}
+        passed_s = 0.0
+        now = self.ctx.clock.monotonic()
+        while now < deadline and self._are_emptying(held, passed_s):
+            await self.ctx.clock.sleep(DRAIN_STEP_S)
+            before, now = now, self.ctx.clock.monotonic()
+            # Time in which this process stood still is no peer's fault.
+            passed_s += min(now - before, 2 * DRAIN_STEP_S)
+
+    def _are_emptying(self, held: dict[Lane, int], passed_s: float) -> bool:
+        """Whether anything waits for a peer that takes it. `held`: what each connection held at first."""
+        waiting = [lane for link in self._links.values() for lane in link.lanes.values() if lane.out]
+        for lane in waiting:
+            held.setdefault(lane, lane.out.bytes_waiting)
+        return any(is_worth_waiting(held[lane], lane.out.bytes_waiting, passed_s) for lane in waiting)
 
     # -- its life
 
@@ -148,12 +165,14 @@ class TcpTransport:
             tls=self.tls,
             chain_id=self.chain_id,
             handshake_s=self.config.handshake_ms_max / 1000,
-            arrivals=Arrivals(self.config.arrivals_per_s, self.config.arrivals_burst),
+            arrivals=Rates(self.config.arrivals_per_s, self.config.arrivals_burst),
             pending=Pending(self.config.handshakes_max),
-            is_known=self._known_addresses.__contains__,
+            is_known=self._is_known,
+            is_banned=lambda peer: self._bans.remaining_s(peer, self.ctx.clock.monotonic()) > 0,
             judge=self._judge,
             join=self._accepted,
             failed=self._figures.handshake_failed,
+            broke=self._figures.handshake_broke,
         )
         dialer = Dialer(
             ctx=self.ctx,
@@ -227,7 +246,7 @@ class TcpTransport:
                 self._figures.dialed("linked")
                 self._join(peer, dialed.address, dialed.lanes, dialed=True)
         except DialFailed as error:
-            self._figures.dial_failed(peer, str(endpoint), error.outcome, str(error))
+            self._figures.dial_failed(peer, str(endpoint), error)
             return error.retry_after_s
         finally:
             del self._dialing[peer]
@@ -235,6 +254,10 @@ class TcpTransport:
         return 0.0
 
     # -- who may have a link
+
+    def _is_known(self, address: str) -> bool:
+        """Whether a configured peer has this address, or had it when it last dialed us."""
+        return address in self._hosts or address in self._seen_at.values()
 
     def _judge(self, peer: bytes, hello: Hello) -> tuple[Verdict, float]:
         """Whether a peer that dials us may have a link."""
@@ -280,8 +303,8 @@ class TcpTransport:
         if before is not None:
             before.end(LinkEnded("replaced", "the peer connected again"))
         known = peer in self._configured or peer in self._admitted
-        if peer in self._configured:
-            self._known_addresses.add(address.rpartition(":")[0] if dialed else address)
+        if peer in self._configured and not dialed:
+            self._seen_at[peer] = address
         welcome = b"" if dialed else Welcome(chain_id=self.chain_id, verdict=Verdict.WELCOME).encode()
         link = Link(
             peer,
