@@ -65,6 +65,22 @@ def test_the_verb_prints_what_failed_and_how_to_run_it_again(
     assert "supervm simulate --seeds 6 --profile storm --validators 4" in printed.err
 
 
+def test_a_run_that_breaks_off_is_named_and_the_next_seeds_are_tried(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(plan: Plan) -> Outcome:
+        if plan.seed == 6:
+            raise ExceptionGroup("in a nursery", [RuntimeError("as nobody thought")])
+        return outcome("")
+
+    monkeypatch.setattr(search, "run_plan", run)
+    assert main(["simulate", "--seeds", "5..7", "--json", "--no-shrink"]) == 1
+    printed = capsys.readouterr()
+    facts = json.loads(printed.out)
+    assert (facts["seeds"], facts["violations"], facts["first_failing_seed"]) == (3, 1, 6)
+    assert "RuntimeError: as nobody thought" in printed.err
+
+
 def test_the_verb_succeeds_where_nothing_fails(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

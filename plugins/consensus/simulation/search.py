@@ -6,7 +6,7 @@ from typing import Any
 import attrs
 
 from supervm.plugins.consensus.simulation.plan import Plan, draw_plan
-from supervm.plugins.consensus.simulation.world import Outcome, run_plan
+from supervm.plugins.consensus.simulation.world import Outcome, leaves, run_plan
 
 TRIES_MAX = 100
 SHORT_S = 0.5
@@ -25,7 +25,7 @@ def shrink(plan: Plan, oracle: str, tries_max: int = TRIES_MAX) -> tuple[Plan, i
             if tries >= tries_max:
                 return plan, tries
             tries += 1
-            if run_plan(candidate).oracle == oracle:
+            if outcome_of(candidate).oracle == oracle:
                 plan, smaller = candidate, True
                 break
     return plan, tries
@@ -83,12 +83,21 @@ class Tally:
             self.first_failing_seed = seed
 
 
+def outcome_of(plan: Plan) -> Outcome:
+    """As `run_plan`; a run that breaks off is `aborted`, so that its seed is named and the others go on."""
+    try:
+        return run_plan(plan)
+    except Exception as error:
+        problem = "; ".join(f"{type(each).__name__}: {each}"[:300] for each in leaves(error))
+        return Outcome("aborted", problem, "", 0, 0, 0.0, 0)
+
+
 def search(seeds: range, profile: str, count: int, told: Callable[[int, Plan, Outcome], None]) -> Tally:
     """Run the seeds in turn; `told` is called after each."""
     tally = Tally()
     for seed in seeds:
         plan = draw_plan(seed, profile, count)
-        outcome = run_plan(plan)
+        outcome = outcome_of(plan)
         tally.count(seed, outcome)
         told(seed, plan, outcome)
     return tally
