@@ -1,6 +1,7 @@
 """Batches, builders and FAST effects: what each machine answers, and what many of them do together."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import attrs
 import pytest
@@ -45,6 +46,7 @@ from supervm.plugins.consensus.bft.events import (
     TimedOut,
 )
 from supervm.plugins.consensus.bft.fetching import Get, Got, WantDigest, What
+from supervm.plugins.consensus.bft.holding import held_bytes_of
 from supervm.plugins.consensus.bft.messages import (
     Accept,
     Batch,
@@ -54,6 +56,7 @@ from supervm.plugins.consensus.bft.messages import (
     Refuse,
 )
 from supervm.plugins.consensus.bft.offences import Offence
+from supervm.plugins.consensus.bft.records import decode_record, encode_record
 from supervm.types.batch import batch_header
 from supervm.types.certificate import VoteKind, bitmap_of, vote_message
 from supervm.types.digests import plain_digest
@@ -61,7 +64,7 @@ from supervm.types.errors import ProofInvalid
 from supervm.types.validators import Validator, ValidatorSet
 
 from . import SCALE
-from .batch_world import CHAIN, IDS, SET, World, sign
+from .batch_world import CHAIN, HOSTILE, IDS, SET, World, sign
 from .locking_model import TOKEN, Broken
 from .planted_batches import PLANTED
 
@@ -263,6 +266,55 @@ def test_a_builder_beyond_its_share_of_bytes_is_busy_and_the_others_are_not() ->
     assert code(desk.offer([claim(ALICE, 0), claim(BOB, 0)])) == "accept"
     assert code(desk.offer([claim(b"C" * 32, 0, spend=0)])) == "Busy"
     assert code(desk.offer([claim(b"C" * 32, 0, spend=0)], builder=2)) == "accept"
+
+
+def test_a_builder_that_repeats_itself_fills_its_own_share_and_no_more_before_and_after_a_restart() -> None:
+    bounds = VoterBounds(held_bytes_max=len(IDS) * 3 * 64)
+    desk = Desk(bounds)
+    same = [claim(ALICE, 0), claim(BOB, 0)]
+    given = [code(desk.offer(same, builder=HOSTILE, sequence=each)) for each in range(20)]
+    assert given == ["accept"] * 3 + ["Busy"] * 17
+    again = Desk(bounds)
+    again.voter.restore([_reread(each) for each in desk.log])
+    for each in (desk, again):
+        assert code(each.offer(same, builder=HOSTILE, sequence=20)) == "Busy"
+        assert code(each.offer(same, builder=2)) == "accept"
+        assert code(each.offer([claim(b"C" * 32, 0, spend=0)], builder=1)) == "accept"
+        held = [each.voter._held.size_bytes(node) for node in IDS]
+        assert held == [0, 32, 64, 3 * 64] and sum(held) <= bounds.held_bytes_max
+        # What a repeat adds beside its bytes is a few names.
+        kept = {id(one) for claims in each.voter._accepted.values() for one in claims}
+        assert len(kept) == 3
+
+
+def test_what_is_held_of_batches_fits_into_the_memory_that_a_machine_has() -> None:
+    assert VoterBounds().held_bytes_max == held_bytes_of(None) == 2**30
+    assert held_bytes_of(32 * 2**30) == 2 * 2**30
+    assert held_bytes_of(2**30) == 256 * 2**20
+    assert held_bytes_of(2**40) == 16 * 2**30
+
+
+def test_a_builder_that_repeats_what_is_refused_doesnt_fill_the_log() -> None:
+    desk = Desk()
+    locked, lost, double = claim(ALICE, 0), claim(BOB, 0), claim(BOB, 0, "other")
+    desk.offer([lost])
+    assert code(desk.offer([locked, double], builder=2)) == "1 LockBusy"
+    held = len(desk.log)
+    for each in range(1, 9):
+        assert code(desk.offer([locked, double], builder=2, sequence=each)) == "1 LockBusy"
+    assert len(desk.log) == held
+    fresh = claim(b"C" * 32, 0, spend=0)
+    assert code(desk.offer([locked, fresh, double], builder=2, sequence=9)) == "2 LockBusy"
+    again = Desk()
+    again.voter.restore([_reread(each) for each in desk.log])
+    for each in (desk, again):
+        assert all(each.voter.table.holds(one) for one in (locked, lost, fresh))
+        assert not each.voter.table.holds(double)
+        assert each.voter.table.is_equivocator(BOB)
+
+
+def _reread(record: Any) -> Any:
+    return decode_record(encode_record(record))
 
 
 def test_the_past_is_held_with_its_transactions_or_the_batch_is_refused_with_what_is_missed() -> None:

@@ -42,7 +42,7 @@ from supervm.plugins.consensus.bft.claims import EXECUTED_CODES, Claim, Examined
 from supervm.plugins.consensus.bft.effects import EffectsSigner
 from supervm.plugins.consensus.bft.events import Check, Fetch, Halt, Now, Received, Stream
 from supervm.plugins.consensus.bft.fetching import ANSWER_BYTES_MAX, Absent, Get, Got, Item, WantDigest, What
-from supervm.plugins.consensus.bft.holding import HeldBatches, ToldLeaders, WaitingBatches
+from supervm.plugins.consensus.bft.holding import HELD_BYTES, HeldBatches, ToldLeaders, WaitingBatches
 from supervm.plugins.consensus.bft.locks import CertificatesConflict, Judgement, LockBounds, LockTable
 from supervm.plugins.consensus.bft.messages import (
     Accept,
@@ -84,9 +84,9 @@ class EpochFacts:
 
 @attrs.frozen(kw_only=True)
 class VoterBounds:
-    """`held_bytes_max`: of accepted batches that no block holds, shared by builder (CONS-2). `open_max`:
-    batches of a builder that wait for an answer. `lag_max`: blocks that execution may be behind (CONS-44).
-    `certificates_max` is `fast.overlay_max` (EXEC-22).
+    """`held_bytes_max`: of accepted batches that no block holds, shared by builder (CONS-2); they are in
+    memory, see `held_bytes_of`. `open_max`: batches of a builder that wait for an answer. `lag_max`: blocks
+    that execution may be behind (CONS-44). `certificates_max` is `fast.overlay_max` (EXEC-22).
 
     The text counts a number as open until it is certified or 60 s old. Then eight transactions that lost a
     race elsewhere, each alone in a batch, would close an honest builder for a minute. What a number costs a
@@ -94,7 +94,7 @@ class VoterBounds:
     """
 
     locks: LockBounds = LockBounds()
-    held_bytes_max: int = 16 * 2**30
+    held_bytes_max: int = HELD_BYTES
     open_max: int = 8
     lag_max: int = 16
     certificates_max: int = 100_000
@@ -180,28 +180,36 @@ class BatchVoter:
         final ones above those, and whether the epoch closes.
         """
         for record in records:
-            match record:
-                case HeldBatch(batch):
-                    self._held.keep(batch)
-                case Locked(batch_digest, builder, accepted, claims, equivocators):
-                    self.table.take(claims, builder, 0.0)
-                    self.table.equivocated(equivocators)
-                    if accepted:
-                        self._accepted[batch_digest] = claims
-                        self._held.accepted(batch_digest, enumerate(claims))
-                case HeldCertificate(certificate):
-                    self.certificates.add(certificate)
-                    self._certify_accepted(certificate.header.digest())
-                case CertifiedClaims(batch_digest, claims):
-                    if batch_digest in self.certificates:
-                        self.table.certify(batch_digest, claims)
-                        self._learned_claims[batch_digest] = claims
-                        self.certificates.examined(batch_digest)
-                case UsedUp(height, batches, slots, transactions):
-                    self._final_height = max(self._final_height, height)
-                    self._settle(BlockExecuted(height, batches, slots, transactions))
-                case SignedEffects(signed):
-                    self.effects.restore(signed)
+            self.recall(record)
+        return self.resume()
+
+    def recall(self, record: BatchRecord) -> None:
+        """One record of `restore`, for who reads the log piece by piece; `resume` ends it."""
+        match record:
+            case HeldBatch(batch):
+                self._held.keep(batch)
+            case Locked(batch_digest, builder, accepted, claims, equivocators):
+                self.table.take(claims, builder, 0.0)
+                self.table.equivocated(equivocators)
+                if accepted:
+                    self._accepted[batch_digest] = self.table.shared(claims)
+                    self._held.accepted(batch_digest, enumerate(claims))
+            case HeldCertificate(certificate):
+                self.certificates.add(certificate)
+                self._certify_accepted(certificate.header.digest())
+            case CertifiedClaims(batch_digest, claims):
+                if batch_digest in self.certificates:
+                    self.table.certify(batch_digest, claims)
+                    self._learned_claims[batch_digest] = claims
+                    self.certificates.examined(batch_digest)
+            case UsedUp(height, batches, slots, transactions):
+                self._final_height = max(self._final_height, height)
+                self._settle(BlockExecuted(height, batches, slots, transactions))
+            case SignedEffects(signed):
+                self.effects.restore(signed)
+
+    def resume(self) -> list[VoterOutput]:
+        """All records were recalled: what is to be done first."""
         for certificate in self.certificates.unordered():
             digest = certificate.header.digest()
             self._prompt[digest] = None
@@ -426,19 +434,22 @@ class BatchVoter:
         found = self.table.judge(
             examined.claims, examined.facts, frozenset(past), header.builder, now_s, examined.refused
         )
-        self.table.take(found.locked.values(), header.builder, now_s)
-        self.table.equivocated(found.equivocators)
         accepted = not found.refused
+        locked = tuple(found.locked.values())
+        # Of a batch that isn't accepted the log needs what is new: else repeats would fill it.
+        logged = locked if accepted else tuple(each for each in locked if not self.table.holds(each))
+        proven = tuple(each for each in found.equivocators if not self.table.is_equivocator(each))
+        self.table.take(locked, header.builder, now_s)
+        self.table.equivocated(proven)
         if accepted:
             self._held.keep(batch)
             if examined.all_fast:
                 self._all_fast[digest] = None
             self._out.log(HeldBatch(batch))
-            self._accepted[digest] = tuple(found.locked.values())
+            self._accepted[digest] = self.table.shared(locked)
             self._held.accepted(digest, found.locked.items())
-        if found.locked or found.equivocators:
-            locked = tuple(found.locked.values())
-            self._out.log(Locked(digest, header.builder, accepted, locked, found.equivocators))
+        if logged or proven:
+            self._out.log(Locked(digest, header.builder, accepted, logged, proven))
         if accepted:
             self._accept(batch)
         else:

@@ -8,11 +8,23 @@ from supervm.types.batch import Batch
 from supervm.types.certificate import BatchCertificate
 from supervm.types.digests import Digest
 
+HELD_BYTES = 2**30
+"""Of accepted batches that no block holds, where a machine's memory isn't known."""
+HELD_BYTES_LEAST, HELD_BYTES_MOST = 256 * 2**20, 16 * 2**30
+HELD_PART = 16
+
+
+def held_bytes_of(memory_bytes: int | None) -> int:
+    """How much a machine of so much memory holds of accepted batches: a sixteenth, within bounds (CONS-2)."""
+    if memory_bytes is None:
+        return HELD_BYTES
+    return min(max(memory_bytes // HELD_PART, HELD_BYTES_LEAST), HELD_BYTES_MOST)
+
 
 class HeldBatches:
     """Batches that this validator accepted or learned, and where their transactions stand in them.
 
-    Bounded by whoever keeps: bytes are counted by builder.
+    All in memory. Bounded by whoever keeps: bytes are counted by builder.
     """
 
     def __init__(self) -> None:
