@@ -313,6 +313,50 @@ def test_a_builder_that_repeats_what_is_refused_doesnt_fill_the_log() -> None:
         assert each.voter.table.is_equivocator(BOB)
 
 
+def test_a_conflict_with_what_a_refused_batch_locked_is_proven_too_within_a_bound() -> None:
+    desk = Desk(VoterBounds(alone_bytes_max=len(IDS) * 64))
+    desk.offer([claim(BOB, 0)])
+    first, second = claim(ALICE, 0), claim(ALICE, 0, "other")
+    # It is locked, and BOB's other one in its batch is refused.
+    assert code(desk.offer([first, claim(BOB, 0, "other")], builder=2)) == "1 LockBusy"
+    given = desk.offer([second], builder=3)
+    assert isinstance(given, Refuse)
+    assert given.refusals == (Refusal(0, "LockBusy", first.transaction),)
+    lower, higher = sorted((first.transaction, second.transaction))
+    assert desk.voter.equivocations[ALICE] == Equivocation(lower, higher, first.slots[0])
+    # Within one batch, too.
+    carol = [claim(b"C" * 32, 0, salt, spend=0) for salt in ("", "other")]
+    given = desk.offer(carol, builder=3, sequence=1)
+    assert isinstance(given, Refuse)
+    assert given.refusals == (Refusal(1, "LockBusy", carol[0].transaction),)
+    # The newest two of a builder fit.
+    many = [claim(bytes((each,)) * 32, 0, spend=0) for each in range(3)]
+    desk.offer([*many, claim(BOB, 0, "other")], builder=2, sequence=1)
+    held = desk.voter._held
+    assert [held.transaction(each.transaction) for each in (first, *many)] == [
+        b"", b"", many[1].transaction, many[2].transaction,
+    ]  # fmt: skip
+    assert held.transaction(carol[0].transaction), "another builder's share is its own"
+    # What is accepted is in its batch, and what is executed is nobody's proof any more.
+    assert code(desk.offer(many[2:], builder=2, sequence=2)) == "accept"
+    desk.step(BlockExecuted(1, (), many[1].slots, (many[1].transaction,)))
+    assert held._alone.size_bytes(IDS[2]) == 0
+    assert held.transaction(many[2].transaction) == many[2].transaction
+
+
+def test_a_certified_transaction_proves_a_conflict_after_a_restart_too() -> None:
+    desk = Desk()
+    first, second = claim(ALICE, 0), claim(ALICE, 0, "other")
+    desk.certify([first])
+    again = Desk()
+    again.voter.restore([_reread(each) for each in desk.log])
+    for each in (desk, again):
+        given = each.offer([second], builder=2)
+        assert isinstance(given, Refuse)
+        assert given.refusals == (Refusal(0, "LockBusy", first.transaction),)
+        assert ALICE in each.voter.equivocations
+
+
 def _reread(record: Any) -> Any:
     return decode_record(encode_record(record))
 

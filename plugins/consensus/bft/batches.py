@@ -85,7 +85,8 @@ class EpochFacts:
 @attrs.frozen(kw_only=True)
 class VoterBounds:
     """`held_bytes_max`: of accepted batches that no block holds, shared by builder (CONS-2); they are in
-    memory, see `held_bytes_of`. `open_max`: batches of a builder that wait for an answer. `lag_max`: blocks
+    memory, see `held_bytes_of`. `alone_bytes_max`: of locked transactions whose batch isn't held, shared by
+    builder, for proofs. `open_max`: batches of a builder that wait for an answer. `lag_max`: blocks
     that execution may be behind (CONS-44). `certificates_max` is `fast.overlay_max` (EXEC-22).
 
     The text counts a number as open until it is certified or 60 s old. Then eight transactions that lost a
@@ -95,6 +96,7 @@ class VoterBounds:
 
     locks: LockBounds = LockBounds()
     held_bytes_max: int = HELD_BYTES
+    alone_bytes_max: int = 64 * 2**20
     open_max: int = 8
     lag_max: int = 16
     certificates_max: int = 100_000
@@ -200,6 +202,7 @@ class BatchVoter:
             case CertifiedClaims(batch_digest, claims):
                 if batch_digest in self.certificates:
                     self.table.certify(batch_digest, claims)
+                    self._held.learned_again(batch_digest, claims)
                     self._learned_claims[batch_digest] = claims
                     self.certificates.examined(batch_digest)
             case UsedUp(height, batches, slots, transactions):
@@ -448,6 +451,9 @@ class BatchVoter:
             self._out.log(HeldBatch(batch))
             self._accepted[digest] = self.table.shared(locked)
             self._held.accepted(digest, found.locked.items())
+        else:
+            share = self._bounds.alone_bytes_max // len(self._facts.builders)
+            self._held.keep_alone(batch, found.locked.items(), share)
         if logged or proven:
             self._out.log(Locked(digest, header.builder, accepted, logged, proven))
         if accepted:
