@@ -16,6 +16,7 @@ from supervm.plugins.consensus.bft.batch_events import (
     BlockFinal,
     Certified,
     Contested,
+    Doubled,
     EpochCloses,
     Leaders,
     Learned,
@@ -355,6 +356,21 @@ def test_a_certified_transaction_proves_a_conflict_after_a_restart_too() -> None
         assert isinstance(given, Refuse)
         assert given.refusals == (Refusal(0, "LockBusy", first.transaction),)
         assert ALICE in each.voter.equivocations
+
+
+def test_who_others_prove_to_have_signed_twice_gets_no_further_lock_here_after_a_restart_neither() -> None:
+    desk = Desk()
+    held = claim(ALICE, 0)
+    assert code(desk.offer([held])) == "accept"
+    for _ in range(2):
+        desk.step(Doubled(ALICE))
+    assert len(desk.log) == 3, "once"
+    again = Desk()
+    again.voter.restore([_reread(each) for each in desk.log])
+    for each in (desk, again):
+        assert code(each.offer([held], builder=2)) == "accept", "that lock was its own before"
+        assert code(each.offer([held, claim(ALICE, 1)], builder=3)) == "1 Equivocated"
+        assert code(each.offer([claim(BOB, 0)], builder=3, sequence=1)) == "accept"
 
 
 def _reread(record: Any) -> Any:

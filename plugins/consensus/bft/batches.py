@@ -22,6 +22,7 @@ from supervm.plugins.consensus.bft.batch_events import (
     BatchExamined,
     BlockExecuted,
     BlockFinal,
+    Doubled,
     EpochCloses,
     Leaders,
     Learned,
@@ -56,7 +57,7 @@ from supervm.plugins.consensus.bft.outbox import Outbox
 from supervm.plugins.consensus.bft.votes import MISSED_MAX
 from supervm.types.address import Address
 from supervm.types.certificate import VoteKind, numbers_of, vote_message
-from supervm.types.digests import Digest
+from supervm.types.digests import ZERO, Digest
 from supervm.types.errors import ProofInvalid
 from supervm.types.validators import ValidatorSet
 
@@ -169,6 +170,8 @@ class BatchVoter:
                     self._closing = True
                     if last_effects:
                         self.effects.stop()
+                case Doubled(account):
+                    self._proven(account)
         except CertificatesConflict as error:
             self._out.put(Halt(str(error)))
         self._next_check()
@@ -461,6 +464,12 @@ class BatchVoter:
         else:
             self._prove(batch, examined, found)
             self._refuse(batch, "", refusals=self._refusals(found))
+
+    def _proven(self, account: Address) -> None:
+        """Somebody showed a proof: no further lock here either, in this epoch (CONS-17)."""
+        if not self.table.is_equivocator(account):
+            self.table.equivocated((account,))
+            self._out.log(Locked(ZERO, ZERO, False, (), (account,)))
 
     def _prove(self, batch: Batch, examined: Examined, found: Judgement) -> None:
         """Keep a proof of each equivocation, one an account, and tell the leaders (CONS-17)."""
