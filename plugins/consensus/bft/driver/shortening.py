@@ -9,7 +9,7 @@ its own record. Which batches a block held stays until the epoch ends.
 In the log a record goes before what later ones say of it, so a crash between the two leaves too much at most.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
 import attrs
 
@@ -21,7 +21,7 @@ from supervm.plugins.consensus.bft.batch_records import (
     SignedEffects,
     UsedUp,
 )
-from supervm.plugins.consensus.bft.claims import Claim, chain_of
+from supervm.plugins.consensus.bft.claims import Claim
 from supervm.plugins.consensus.bft.driver.journal import Journal
 from supervm.plugins.consensus.bft.events import Record
 from supervm.plugins.consensus.bft.records import DidEpoch, Entered, Finalized, Notarized, Nullified, Proposed
@@ -76,11 +76,11 @@ class _Claiming:
 
 @attrs.define
 class _Named:
-    """A transaction in records: its name, their rows, and how many of these are still there."""
+    """A transaction in more records than one: its name, their rows, how many of these are still there."""
 
     name: Digest
-    rows: list[int] = attrs.Factory(list)
-    live: int = 0
+    rows: list[int]
+    live: int
 
 
 @attrs.define
@@ -124,15 +124,15 @@ class LockRows:
         self._journal = journal
         self._batches: dict[Digest, list[int]] = {}
         self._claiming: dict[int, _Claiming] = {}
-        self._slots: dict[bytes, dict[int, list[int]]] = {}
-        self._transactions: dict[Digest, _Named] = {}
+        self._slots: dict[bytes, int | list[int]] = {}
+        self._transactions: dict[Digest, int | _Named] = {}
         self._blocks: dict[int, _Block] = {}
 
     @property
     def size(self) -> int:
         """How many names of slots, transactions and blocks are kept, each as often as it is."""
-        slots = sum(len(rows) for places in self._slots.values() for rows in places.values())
-        names = sum(len(each.rows) for each in self._transactions.values())
+        slots = sum(1 if isinstance(each, int) else len(each) for each in self._slots.values())
+        names = sum(1 if isinstance(each, int) else len(each.rows) for each in self._transactions.values())
         return slots + names + sum(1 + block.needed for block in self._blocks.values())
 
     def logged(self, row: int, record: Record) -> None:
@@ -156,17 +156,28 @@ class LockRows:
     def _claims(self, row: int, claims: Sequence[Claim], *, lasts: bool, rest: Locked | None) -> None:
         slots = dict.fromkeys(slot for claim in claims for slot in claim.slots)
         for slot in slots:
-            chain, nonce = _place(slot)
-            self._slots.setdefault(chain, {}).setdefault(nonce, []).append(row)
-        names: list[Digest] = []
-        for transaction in dict.fromkeys(claim.transaction for claim in claims):
-            named = self._transactions.get(transaction)
-            if named is None:
-                named = self._transactions[transaction] = _Named(transaction)
+            rows = self._slots.get(slot)
+            if rows is None:
+                self._slots[slot] = row
+            elif isinstance(rows, int):
+                self._slots[slot] = [rows, row]
+            else:
+                rows.append(row)
+        names = tuple(self._name(row, each) for each in dict.fromkeys(claim.transaction for claim in claims))
+        self._claiming[row] = _Claiming(len(slots), names, lasts, rest)
+
+    def _name(self, row: int, transaction: Digest) -> Digest:
+        """A transaction stands in this record, too. Returns its name as it is kept already."""
+        named = self._transactions.get(transaction)
+        if named is None:
+            self._transactions[transaction] = row
+        elif isinstance(named, int):
+            self._transactions[transaction] = _Named(transaction, [named, row], 2)
+        else:
             named.rows.append(row)
             named.live += 1
-            names.append(named.name)
-        self._claiming[row] = _Claiming(len(slots), tuple(names), lasts, rest)
+            return named.name
+        return transaction
 
     def _executed(self, row: int, record: UsedUp) -> None:
         said = self._said_by(record)
@@ -190,27 +201,22 @@ class LockRows:
         self._shorten((*self._end(ended), row))
 
     def _said_by(self, record: UsedUp) -> dict[int, _Said]:
-        """What a block says of records before it, by row. Its slots stand nowhere any more."""
+        """What a block says of records before it, by row. Its slots stand nowhere any more. A block names
+        each nonce that it uses up, so none below is looked for."""
         said: dict[int, _Said] = {}
         for slot in record.slots:
-            for each in self._take(slot):
-                self._claiming[each].standing -= 1
-                said.setdefault(each, _Said()).slots.append(slot)
+            rows = self._slots.pop(slot, None)
+            for each in () if rows is None else (rows,) if isinstance(rows, int) else rows:
+                claiming = self._claiming.get(each)
+                if claiming is not None:
+                    claiming.standing -= 1
+                    _of(each, said).slots.append(slot)
         for name in record.transactions:
             named = self._transactions.get(name)
-            for each in () if named is None else named.rows:
+            for each in () if named is None else (named,) if isinstance(named, int) else named.rows:
                 if each in self._claiming:
-                    said.setdefault(each, _Said()).transactions.append(name)
+                    _of(each, said).transactions.append(name)
         return said
-
-    def _take(self, slot: bytes) -> Iterator[int]:
-        """The records in which a slot stood, or in which a nonce stood that is used up with it."""
-        chain, nonce = _place(slot)
-        places = self._slots.get(chain, {})
-        for past in [each for each in places if each <= nonce]:
-            yield from (each for each in places.pop(past) if each in self._claiming)
-        if not places:
-            self._slots.pop(chain, None)
 
     def _end(self, rows: Iterable[int]) -> Iterable[int]:
         """These records are gone. Returns the blocks that said something of them."""
@@ -219,8 +225,9 @@ class LockRows:
             claiming = self._claiming.pop(row)
             for name in claiming.transactions:
                 named = self._transactions[name]
-                named.live -= 1
-                if not named.live:
+                if not isinstance(named, int):
+                    named.live -= 1
+                if isinstance(named, int) or not named.live:
                     del self._transactions[name]
             for each in claiming.blocks:
                 self._blocks[each].forget(row)
@@ -239,6 +246,8 @@ class LockRows:
                 del self._blocks[row]
 
 
-def _place(slot: bytes) -> tuple[bytes, int]:
-    """Where a slot stands: nonces of a chain are used up in order, any other slot by itself."""
-    return chain_of(slot) or (slot, 0)
+def _of(row: int, said: dict[int, _Said]) -> _Said:
+    found = said.get(row)
+    if found is None:
+        found = said[row] = _Said()
+    return found
