@@ -1,6 +1,7 @@
 """Batches, builders and FAST effects: what each machine answers, and what many of them do together."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import attrs
 import pytest
@@ -15,6 +16,7 @@ from supervm.plugins.consensus.bft.batch_events import (
     BlockFinal,
     Certified,
     Contested,
+    Doubled,
     EpochCloses,
     Leaders,
     Learned,
@@ -45,6 +47,7 @@ from supervm.plugins.consensus.bft.events import (
     TimedOut,
 )
 from supervm.plugins.consensus.bft.fetching import Get, Got, WantDigest, What
+from supervm.plugins.consensus.bft.holding import held_bytes_of
 from supervm.plugins.consensus.bft.messages import (
     Accept,
     Batch,
@@ -54,6 +57,7 @@ from supervm.plugins.consensus.bft.messages import (
     Refuse,
 )
 from supervm.plugins.consensus.bft.offences import Offence
+from supervm.plugins.consensus.bft.records import decode_record, encode_record
 from supervm.types.batch import batch_header
 from supervm.types.certificate import VoteKind, bitmap_of, vote_message
 from supervm.types.digests import plain_digest
@@ -61,7 +65,7 @@ from supervm.types.errors import ProofInvalid
 from supervm.types.validators import Validator, ValidatorSet
 
 from . import SCALE
-from .batch_world import CHAIN, IDS, SET, World, sign
+from .batch_world import CHAIN, HOSTILE, IDS, SET, World, sign
 from .locking_model import TOKEN, Broken
 from .planted_batches import PLANTED
 
@@ -263,6 +267,114 @@ def test_a_builder_beyond_its_share_of_bytes_is_busy_and_the_others_are_not() ->
     assert code(desk.offer([claim(ALICE, 0), claim(BOB, 0)])) == "accept"
     assert code(desk.offer([claim(b"C" * 32, 0, spend=0)])) == "Busy"
     assert code(desk.offer([claim(b"C" * 32, 0, spend=0)], builder=2)) == "accept"
+
+
+def test_a_builder_that_repeats_itself_fills_its_own_share_and_no_more_before_and_after_a_restart() -> None:
+    bounds = VoterBounds(held_bytes_max=len(IDS) * 3 * 64)
+    desk = Desk(bounds)
+    same = [claim(ALICE, 0), claim(BOB, 0)]
+    given = [code(desk.offer(same, builder=HOSTILE, sequence=each)) for each in range(20)]
+    assert given == ["accept"] * 3 + ["Busy"] * 17
+    again = Desk(bounds)
+    again.voter.restore([_reread(each) for each in desk.log])
+    for each in (desk, again):
+        assert code(each.offer(same, builder=HOSTILE, sequence=20)) == "Busy"
+        assert code(each.offer(same, builder=2)) == "accept"
+        assert code(each.offer([claim(b"C" * 32, 0, spend=0)], builder=1)) == "accept"
+        held = [each.voter._held.size_bytes(node) for node in IDS]
+        assert held == [0, 32, 64, 3 * 64] and sum(held) <= bounds.held_bytes_max
+        # What a repeat adds beside its bytes is a few names.
+        kept = {id(one) for claims in each.voter._accepted.values() for one in claims}
+        assert len(kept) == 3
+
+
+def test_what_is_held_of_batches_fits_into_the_memory_that_a_machine_has() -> None:
+    assert VoterBounds().held_bytes_max == held_bytes_of(None) == 2**30
+    assert held_bytes_of(32 * 2**30) == 2 * 2**30
+    assert held_bytes_of(2**30) == 256 * 2**20
+    assert held_bytes_of(2**40) == 16 * 2**30
+
+
+def test_a_builder_that_repeats_what_is_refused_doesnt_fill_the_log() -> None:
+    desk = Desk()
+    locked, lost, double = claim(ALICE, 0), claim(BOB, 0), claim(BOB, 0, "other")
+    desk.offer([lost])
+    assert code(desk.offer([locked, double], builder=2)) == "1 LockBusy"
+    held = len(desk.log)
+    for each in range(1, 9):
+        assert code(desk.offer([locked, double], builder=2, sequence=each)) == "1 LockBusy"
+    assert len(desk.log) == held
+    fresh = claim(b"C" * 32, 0, spend=0)
+    assert code(desk.offer([locked, fresh, double], builder=2, sequence=9)) == "2 LockBusy"
+    again = Desk()
+    again.voter.restore([_reread(each) for each in desk.log])
+    for each in (desk, again):
+        assert all(each.voter.table.holds(one) for one in (locked, lost, fresh))
+        assert not each.voter.table.holds(double)
+        assert each.voter.table.is_equivocator(BOB)
+
+
+def test_a_conflict_with_what_a_refused_batch_locked_is_proven_too_within_a_bound() -> None:
+    desk = Desk(VoterBounds(alone_bytes_max=len(IDS) * 64))
+    desk.offer([claim(BOB, 0)])
+    first, second = claim(ALICE, 0), claim(ALICE, 0, "other")
+    # It is locked, and BOB's other one in its batch is refused.
+    assert code(desk.offer([first, claim(BOB, 0, "other")], builder=2)) == "1 LockBusy"
+    given = desk.offer([second], builder=3)
+    assert isinstance(given, Refuse)
+    assert given.refusals == (Refusal(0, "LockBusy", first.transaction),)
+    lower, higher = sorted((first.transaction, second.transaction))
+    assert desk.voter.equivocations[ALICE] == Equivocation(lower, higher, first.slots[0])
+    # Within one batch, too.
+    carol = [claim(b"C" * 32, 0, salt, spend=0) for salt in ("", "other")]
+    given = desk.offer(carol, builder=3, sequence=1)
+    assert isinstance(given, Refuse)
+    assert given.refusals == (Refusal(1, "LockBusy", carol[0].transaction),)
+    # The newest two of a builder fit.
+    many = [claim(bytes((each,)) * 32, 0, spend=0) for each in range(3)]
+    desk.offer([*many, claim(BOB, 0, "other")], builder=2, sequence=1)
+    held = desk.voter._held
+    assert [held.transaction(each.transaction) for each in (first, *many)] == [
+        b"", b"", many[1].transaction, many[2].transaction,
+    ]  # fmt: skip
+    assert held.transaction(carol[0].transaction), "another builder's share is its own"
+    # What is accepted is in its batch, and what is executed is nobody's proof any more.
+    assert code(desk.offer(many[2:], builder=2, sequence=2)) == "accept"
+    desk.step(BlockExecuted(1, (), many[1].slots, (many[1].transaction,)))
+    assert held._alone.size_bytes(IDS[2]) == 0
+    assert held.transaction(many[2].transaction) == many[2].transaction
+
+
+def test_a_certified_transaction_proves_a_conflict_after_a_restart_too() -> None:
+    desk = Desk()
+    first, second = claim(ALICE, 0), claim(ALICE, 0, "other")
+    desk.certify([first])
+    again = Desk()
+    again.voter.restore([_reread(each) for each in desk.log])
+    for each in (desk, again):
+        given = each.offer([second], builder=2)
+        assert isinstance(given, Refuse)
+        assert given.refusals == (Refusal(0, "LockBusy", first.transaction),)
+        assert ALICE in each.voter.equivocations
+
+
+def test_who_others_prove_to_have_signed_twice_gets_no_further_lock_here_after_a_restart_neither() -> None:
+    desk = Desk()
+    held = claim(ALICE, 0)
+    assert code(desk.offer([held])) == "accept"
+    for _ in range(2):
+        desk.step(Doubled(ALICE))
+    assert len(desk.log) == 3, "once"
+    again = Desk()
+    again.voter.restore([_reread(each) for each in desk.log])
+    for each in (desk, again):
+        assert code(each.offer([held], builder=2)) == "accept", "that lock was its own before"
+        assert code(each.offer([held, claim(ALICE, 1)], builder=3)) == "1 Equivocated"
+        assert code(each.offer([claim(BOB, 0)], builder=3, sequence=1)) == "accept"
+
+
+def _reread(record: Any) -> Any:
+    return decode_record(encode_record(record))
 
 
 def test_the_past_is_held_with_its_transactions_or_the_batch_is_refused_with_what_is_missed() -> None:

@@ -168,9 +168,10 @@ async def test_records_of_past_views_and_of_used_up_locks_leave_the_log(tmp_path
             Locked(b"b" * 32, PEER, False, claims[2:]),
             UsedUp(1, (b"a" * 32,), claims[0].slots, (claims[0].transaction,)),
             UsedUp(2, (), claims[1].slots, (claims[1].transaction,)),
-            Locked(b"c" * 32, PEER, True, (claims[0],), (b"e" * 32,)),
+            Locked(b"c" * 32, PEER, False, (claims[0],), (b"e" * 32,)),
             UsedUp(3, (), (*claims[2].slots, *claims[0].slots), ()),
         ]
+        proven = Locked(b"c" * 32, PEER, False, (), (b"e" * 32,))
         for number, record in enumerate(records, 1):
             kept.logged(locks.append(number, record), record)
         await trio.testing.wait_all_tasks_blocked()
@@ -179,8 +180,8 @@ async def test_records_of_past_views_and_of_used_up_locks_leave_the_log(tmp_path
         assert await read_records(store, LOCKS, 1) == [
             (3, UsedUp(1, (b"a" * 32,), (), ())),
             (4, UsedUp(2, (), (), ())),
-            (5, records[4]),
-            (6, records[5]),
+            (5, proven),
+            (6, UsedUp(3, (), (), ())),
         ]
 
 

@@ -12,11 +12,14 @@ import trio
 from supervm.contracts.roles import NodeMustStop
 from supervm.contracts.storage import DeleteRange, Durability, Put
 from supervm.plugins.consensus.bft.batch_records import UsedUp
+from supervm.plugins.consensus.bft.batches import BatchVoter
+from supervm.plugins.consensus.bft.driver import journal
 from supervm.plugins.consensus.bft.driver.checking import Checker
 from supervm.plugins.consensus.bft.driver.founding import LogMissing
 from supervm.plugins.consensus.bft.driver.halting import Halted
 from supervm.plugins.consensus.bft.driver.journal import LOCKS, ORDERING, read_records
 from supervm.plugins.consensus.bft.events import Halt, Stream
+from supervm.plugins.consensus.bft.holding import held_bytes_of
 from supervm.plugins.consensus.bft.messages import Accept, Effects, Proposal, ViewVote, decode
 from supervm.types.batch import Batch
 from supervm.types.certificate import BatchCertificate, Certificate, VoteKind
@@ -162,6 +165,39 @@ async def test_the_log_doesnt_grow_with_the_chain(tmp_path: Path) -> None:
             await net.reached(0, net.nodes[1].height)
         # What is of the last views and of batches on their way; each block brings some ten records.
         assert max(sizes) < 60, sizes
+
+
+async def test_a_validator_rebuilds_from_one_record_after_the_other_and_holds_what_its_memory_allows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with network(tmp_path) as net:
+        for _ in range(3):
+            sent = net.transfer(0, b"\x07" * 32, 1)
+            await net.nodes[0].chain.submit([sent.data])
+            await net.committed(0, sent.digest)
+        await net.stop(0)
+        told: list[str] = []
+        decode_record, recall = journal.decode_record, BatchVoter.recall
+
+        def decoded(data: bytes) -> Any:
+            told.append("read")
+            return decode_record(data)
+
+        def recalled(self: BatchVoter, record: Any) -> None:
+            told.append("recalled")
+            recall(self, record)
+
+        monkeypatch.setattr(journal, "decode_record", decoded)
+        monkeypatch.setattr(BatchVoter, "recall", recalled)
+        await net.start(0)
+        count = told.count("recalled")
+        assert count >= 3
+        at = told.index("recalled") - 1
+        assert told[at : at + 2 * count] == ["read", "recalled"] * count
+        validator = net.nodes[0].engine._validator
+        assert validator is not None
+        # What is known of the machine here is nothing.
+        assert validator._voter._bounds.held_bytes_max == held_bytes_of(None)
 
 
 async def test_one_wrong_signature_anywhere_in_a_message_keeps_it_from_the_machines(tmp_path: Path) -> None:

@@ -150,6 +150,23 @@ async def test_who_signs_two_things_pays_and_a_validator_loses_its_place(tmp_pat
         await the_chain_verifies(net, 2, tmp_path)
 
 
+async def test_a_proof_in_a_final_block_marks_its_signer_at_every_validator(tmp_path: Path) -> None:
+    async with network(tmp_path, config=QUICK) as net:
+        nodes = [net.nodes[number] for number in range(4)]
+        lives = [each.engine.life for each in nodes]
+        twice = sorted(net.transfer(0, TO, amount, nonce=5).data for amount in (1, 2))
+        signer, other = (each.address for each in net.users[:2])
+        proof = Equivocation(twice[0], twice[1], nonce_lock(signer, 5))
+        assert isinstance(lives[0], Validator)
+        lives[0]._core.received(net.validators[1].node_id, proof)
+        for life, node in zip(lives, nodes, strict=True):
+            assert isinstance(life, Validator)
+            with trio.fail_after(LONG_S):
+                while not life._voter.table.is_equivocator(signer):
+                    await node.chain.ledger.wait_above(node.height)
+            assert not life._voter.table.is_equivocator(other)
+
+
 def notarize(net: Network, number: int, epoch: int, block: bytes) -> ViewVote:
     pair = net.validators[number]
     at = net.nodes[0].chain.validators(epoch).number_of(pair.node_id)

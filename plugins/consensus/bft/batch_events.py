@@ -16,6 +16,7 @@ from supervm.plugins.consensus.bft.events import (
     SetTimer,
     TimedOut,
 )
+from supervm.types.address import Address
 from supervm.types.batch import Batch
 from supervm.types.certificate import BatchCertificate
 from supervm.types.digests import Digest
@@ -80,6 +81,13 @@ class EpochCloses:
 
 
 @attrs.frozen
+class Doubled:
+    """A proof, verified or in a final block, that an account signed twice for one lock (CONS-17)."""
+
+    account: Address
+
+
+@attrs.frozen
 class Learned:
     """A certified batch is known here, with its past: later batches may name it in `after`."""
 
@@ -88,7 +96,7 @@ class Learned:
     claims: tuple[Claim, ...]
 
 
-VoterEvent = Received | BatchExamined | BlockFinal | BlockExecuted | Applied | Leaders | EpochCloses
+VoterEvent = Received | BatchExamined | BlockFinal | BlockExecuted | Applied | Leaders | EpochCloses | Doubled
 VoterOutput = Log | Send | Fetch | Check | Apply | Learned | Halt
 
 

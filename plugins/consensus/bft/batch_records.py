@@ -34,7 +34,8 @@ class HeldBatch:
 
 @attrs.frozen
 class Locked:
-    """Locks taken for a batch, whether it was accepted, and who was proven to equivocate."""
+    """Locks taken for a batch, whether it was accepted, and who was proven to equivocate; of a proof that
+    others showed, no more than that, and zeros."""
 
     RECORD: ClassVar[int] = 17
     batch: Digest

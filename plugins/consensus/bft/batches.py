@@ -22,6 +22,7 @@ from supervm.plugins.consensus.bft.batch_events import (
     BatchExamined,
     BlockExecuted,
     BlockFinal,
+    Doubled,
     EpochCloses,
     Leaders,
     Learned,
@@ -42,7 +43,7 @@ from supervm.plugins.consensus.bft.claims import EXECUTED_CODES, Claim, Examined
 from supervm.plugins.consensus.bft.effects import EffectsSigner
 from supervm.plugins.consensus.bft.events import Check, Fetch, Halt, Now, Received, Stream
 from supervm.plugins.consensus.bft.fetching import ANSWER_BYTES_MAX, Absent, Get, Got, Item, WantDigest, What
-from supervm.plugins.consensus.bft.holding import HeldBatches, ToldLeaders, WaitingBatches
+from supervm.plugins.consensus.bft.holding import HELD_BYTES, HeldBatches, ToldLeaders, WaitingBatches
 from supervm.plugins.consensus.bft.locks import CertificatesConflict, Judgement, LockBounds, LockTable
 from supervm.plugins.consensus.bft.messages import (
     Accept,
@@ -56,7 +57,7 @@ from supervm.plugins.consensus.bft.outbox import Outbox
 from supervm.plugins.consensus.bft.votes import MISSED_MAX
 from supervm.types.address import Address
 from supervm.types.certificate import VoteKind, numbers_of, vote_message
-from supervm.types.digests import Digest
+from supervm.types.digests import ZERO, Digest
 from supervm.types.errors import ProofInvalid
 from supervm.types.validators import ValidatorSet
 
@@ -84,9 +85,10 @@ class EpochFacts:
 
 @attrs.frozen(kw_only=True)
 class VoterBounds:
-    """`held_bytes_max`: of accepted batches that no block holds, shared by builder (CONS-2). `open_max`:
-    batches of a builder that wait for an answer. `lag_max`: blocks that execution may be behind (CONS-44).
-    `certificates_max` is `fast.overlay_max` (EXEC-22).
+    """`held_bytes_max`: of accepted batches that no block holds, shared by builder (CONS-2); they are in
+    memory, see `held_bytes_of`. `alone_bytes_max`: of locked transactions whose batch isn't held, shared by
+    builder, for proofs. `open_max`: batches of a builder that wait for an answer. `lag_max`: blocks
+    that execution may be behind (CONS-44). `certificates_max` is `fast.overlay_max` (EXEC-22).
 
     The text counts a number as open until it is certified or 60 s old. Then eight transactions that lost a
     race elsewhere, each alone in a batch, would close an honest builder for a minute. What a number costs a
@@ -94,7 +96,8 @@ class VoterBounds:
     """
 
     locks: LockBounds = LockBounds()
-    held_bytes_max: int = 16 * 2**30
+    held_bytes_max: int = HELD_BYTES
+    alone_bytes_max: int = 64 * 2**20
     open_max: int = 8
     lag_max: int = 16
     certificates_max: int = 100_000
@@ -167,6 +170,8 @@ class BatchVoter:
                     self._closing = True
                     if last_effects:
                         self.effects.stop()
+                case Doubled(account):
+                    self._proven(account)
         except CertificatesConflict as error:
             self._out.put(Halt(str(error)))
         self._next_check()
@@ -180,28 +185,37 @@ class BatchVoter:
         final ones above those, and whether the epoch closes.
         """
         for record in records:
-            match record:
-                case HeldBatch(batch):
-                    self._held.keep(batch)
-                case Locked(batch_digest, builder, accepted, claims, equivocators):
-                    self.table.take(claims, builder, 0.0)
-                    self.table.equivocated(equivocators)
-                    if accepted:
-                        self._accepted[batch_digest] = claims
-                        self._held.accepted(batch_digest, enumerate(claims))
-                case HeldCertificate(certificate):
-                    self.certificates.add(certificate)
-                    self._certify_accepted(certificate.header.digest())
-                case CertifiedClaims(batch_digest, claims):
-                    if batch_digest in self.certificates:
-                        self.table.certify(batch_digest, claims)
-                        self._learned_claims[batch_digest] = claims
-                        self.certificates.examined(batch_digest)
-                case UsedUp(height, batches, slots, transactions):
-                    self._final_height = max(self._final_height, height)
-                    self._settle(BlockExecuted(height, batches, slots, transactions))
-                case SignedEffects(signed):
-                    self.effects.restore(signed)
+            self.recall(record)
+        return self.resume()
+
+    def recall(self, record: BatchRecord) -> None:
+        """One record of `restore`, for who reads the log piece by piece; `resume` ends it."""
+        match record:
+            case HeldBatch(batch):
+                self._held.keep(batch)
+            case Locked(batch_digest, builder, accepted, claims, equivocators):
+                self.table.take(claims, builder, 0.0)
+                self.table.equivocated(equivocators)
+                if accepted:
+                    self._accepted[batch_digest] = self.table.shared(claims)
+                    self._held.accepted(batch_digest, enumerate(claims))
+            case HeldCertificate(certificate):
+                self.certificates.add(certificate)
+                self._certify_accepted(certificate.header.digest())
+            case CertifiedClaims(batch_digest, claims):
+                if batch_digest in self.certificates:
+                    self.table.certify(batch_digest, claims)
+                    self._held.learned_again(batch_digest, claims)
+                    self._learned_claims[batch_digest] = claims
+                    self.certificates.examined(batch_digest)
+            case UsedUp(height, batches, slots, transactions):
+                self._final_height = max(self._final_height, height)
+                self._settle(BlockExecuted(height, batches, slots, transactions))
+            case SignedEffects(signed):
+                self.effects.restore(signed)
+
+    def resume(self) -> list[VoterOutput]:
+        """All records were recalled: what is to be done first."""
         for certificate in self.certificates.unordered():
             digest = certificate.header.digest()
             self._prompt[digest] = None
@@ -426,24 +440,36 @@ class BatchVoter:
         found = self.table.judge(
             examined.claims, examined.facts, frozenset(past), header.builder, now_s, examined.refused
         )
-        self.table.take(found.locked.values(), header.builder, now_s)
-        self.table.equivocated(found.equivocators)
         accepted = not found.refused
+        locked = tuple(found.locked.values())
+        # Of a batch that isn't accepted the log needs what is new: else repeats would fill it.
+        logged = locked if accepted else tuple(each for each in locked if not self.table.holds(each))
+        proven = tuple(each for each in found.equivocators if not self.table.is_equivocator(each))
+        self.table.take(locked, header.builder, now_s)
+        self.table.equivocated(proven)
         if accepted:
             self._held.keep(batch)
             if examined.all_fast:
                 self._all_fast[digest] = None
             self._out.log(HeldBatch(batch))
-            self._accepted[digest] = tuple(found.locked.values())
+            self._accepted[digest] = self.table.shared(locked)
             self._held.accepted(digest, found.locked.items())
-        if found.locked or found.equivocators:
-            locked = tuple(found.locked.values())
-            self._out.log(Locked(digest, header.builder, accepted, locked, found.equivocators))
+        else:
+            share = self._bounds.alone_bytes_max // len(self._facts.builders)
+            self._held.keep_alone(batch, found.locked.items(), share)
+        if logged or proven:
+            self._out.log(Locked(digest, header.builder, accepted, logged, proven))
         if accepted:
             self._accept(batch)
         else:
             self._prove(batch, examined, found)
             self._refuse(batch, "", refusals=self._refusals(found))
+
+    def _proven(self, account: Address) -> None:
+        """Somebody showed a proof: no further lock here either, in this epoch (CONS-17)."""
+        if not self.table.is_equivocator(account):
+            self.table.equivocated((account,))
+            self._out.log(Locked(ZERO, ZERO, False, (), (account,)))
 
     def _prove(self, batch: Batch, examined: Examined, found: Judgement) -> None:
         """Keep a proof of each equivocation, one an account, and tell the leaders (CONS-17)."""

@@ -8,17 +8,33 @@ from supervm.types.batch import Batch
 from supervm.types.certificate import BatchCertificate
 from supervm.types.digests import Digest
 
+HELD_BYTES = 2**30
+"""Of accepted batches that no block holds, where a machine's memory isn't known."""
+HELD_BYTES_LEAST, HELD_BYTES_MOST = 256 * 2**20, 16 * 2**30
+HELD_PART = 16
+
+NOWHERE = -1
+"""The index of a transaction of which only its batch is known."""
+
+
+def held_bytes_of(memory_bytes: int | None) -> int:
+    """How much a machine of so much memory holds of accepted batches: a sixteenth, within bounds (CONS-2)."""
+    if memory_bytes is None:
+        return HELD_BYTES
+    return min(max(memory_bytes // HELD_PART, HELD_BYTES_LEAST), HELD_BYTES_MOST)
+
 
 class HeldBatches:
     """Batches that this validator accepted or learned, and where their transactions stand in them.
 
-    Bounded by whoever keeps: bytes are counted by builder.
+    All in memory. Bounded by whoever keeps: bytes are counted by builder.
     """
 
     def __init__(self) -> None:
         self._batches: dict[Digest, Batch] = {}
         self._bytes: dict[bytes, int] = {}
         self._where: dict[Digest, tuple[Digest, int]] = {}
+        self._alone = LoneTransactions()
 
     def __contains__(self, batch: Digest) -> bool:
         return batch in self._batches
@@ -40,21 +56,39 @@ class HeldBatches:
         """Transactions stand in this batch, at these indices."""
         for index, claim in claims:
             self._where[claim.transaction] = (batch, index)
+            self._alone.drop(claim.transaction)
 
     def learned(self, batch: Digest, claims: Iterable[tuple[int, Claim]]) -> None:
         """As `accepted`, of those that stand nowhere else."""
         for index, claim in claims:
             self._where.setdefault(claim.transaction, (batch, index))
 
+    def learned_again(self, batch: Digest, claims: Sequence[Claim]) -> None:
+        """As `learned`, from the log, which leaves out what was executed before; then it isn't known where
+        in the batch the others stand."""
+        held = self._batches.get(batch)
+        is_whole = held is not None and len(held.transactions) == len(claims)
+        self.learned(batch, ((index if is_whole else NOWHERE, each) for index, each in enumerate(claims)))
+
     def batch_of(self, transaction: Digest) -> Digest:
         """The batch in which a transaction stands; empty where there is none."""
         return self._where.get(transaction, (b"", 0))[0]
 
     def transaction(self, digest: Digest) -> bytes:
-        """The bytes of a transaction in a batch that is held; empty where there is none."""
+        """The bytes of a transaction in a batch that is held, or kept alone; else empty."""
         batch, index = self._where.get(digest, (b"", 0))
         held = self._batches.get(batch)
-        return b"" if held is None else held.transactions[index]
+        if held is None or index == NOWHERE:
+            return self._alone.get(digest)
+        return held.transactions[index]
+
+    def keep_alone(self, batch: Batch, claims: Iterable[tuple[int, Claim]], bytes_max: int) -> None:
+        """These of a batch that isn't kept are locked: their bytes prove a conflict. At most so many bytes a
+        builder, the newest."""
+        for index, claim in claims:
+            if claim.transaction not in self._where:
+                data = batch.transactions[index]
+                self._alone.keep(batch.header.builder, claim.transaction, data, bytes_max)
 
     def settled(self, batches: Iterable[Digest], transactions: Iterable[Digest]) -> None:
         """An executed block holds these."""
@@ -64,6 +98,39 @@ class HeldBatches:
                 self._bytes[batch.header.builder] -= batch.header.size_bytes
         for digest in transactions:
             self._where.pop(digest, None)
+            self._alone.drop(digest)
+
+
+class LoneTransactions:
+    """Bytes of transactions whose batch isn't kept, bounded by builder: a builder's oldest go first."""
+
+    def __init__(self) -> None:
+        self._found: dict[Digest, tuple[bytes, bytes]] = {}
+        self._names: dict[bytes, dict[Digest, None]] = {}
+        self._bytes: dict[bytes, int] = {}
+
+    def size_bytes(self, builder: bytes) -> int:
+        return self._bytes.get(builder, 0)
+
+    def get(self, digest: Digest) -> bytes:
+        """Its bytes; empty where they aren't kept."""
+        return self._found.get(digest, (b"", b""))[1]
+
+    def keep(self, builder: bytes, digest: Digest, data: bytes, bytes_max: int) -> None:
+        if digest in self._found or len(data) > bytes_max:
+            return
+        names = self._names.setdefault(builder, {})
+        while self.size_bytes(builder) + len(data) > bytes_max:
+            self.drop(next(iter(names)))
+        self._found[digest] = (builder, data)
+        names[digest] = None
+        self._bytes[builder] = self.size_bytes(builder) + len(data)
+
+    def drop(self, digest: Digest) -> None:
+        builder, data = self._found.pop(digest, (b"", b""))
+        if builder:
+            del self._names[builder][digest]
+            self._bytes[builder] -= len(data)
 
 
 class WaitingBatches:

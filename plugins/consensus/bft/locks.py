@@ -130,6 +130,11 @@ class LockTable:
         """Whether this validator still holds every slot of a claim for it: none is used up."""
         return all(self.holder(slot) == claim.transaction for slot in claim.slots)
 
+    def shared(self, claims: Iterable[Claim]) -> tuple[Claim, ...]:
+        """These claims; where the table keeps an equal one, that very object: repeats cost no memory."""
+        kept = ((each, self._known.get(each.transaction)) for each in claims)
+        return tuple(each if known is None or known.claim != each else known.claim for each, known in kept)
+
     def certified(self, slot: bytes) -> Digest | None:
         """The certified transaction of a slot, where one is known."""
         found = self._slots.get(slot)

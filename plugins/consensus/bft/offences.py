@@ -10,6 +10,7 @@ from typing import ClassVar
 
 import attrs
 
+from supervm.plugins.consensus.bft.claims import chain_of
 from supervm.plugins.consensus.bft.effects_messages import Effects
 from supervm.plugins.consensus.bft.votes import Accept, ViewVote
 from supervm.types.batch import BATCH_TRANSACTIONS_MAX, BatchHeader
@@ -115,6 +116,12 @@ class Equivocation:
     first: bytes
     second: bytes
     lock: bytes
+
+    @property
+    def account(self) -> bytes | None:
+        """Who signed both, where the lock is on a nonce and says it; of an object they do."""
+        place = chain_of(self.lock)
+        return None if place is None else place[0][1:]
 
     def write(self, writer: Writer) -> None:
         writer.byte_string(self.first, "first").byte_string(self.second, "second")

@@ -16,6 +16,7 @@ from supervm.plugins.consensus.bft.batch_events import (
     BuilderEvent,
     Certified,
     Contested,
+    Doubled,
     EpochCloses,
     Leaders,
     Learned,
@@ -74,6 +75,7 @@ from supervm.plugins.consensus.bft.messages import (
     Proposal,
     Refuse,
     ViewVote,
+    decode,
     encode,
 )
 from supervm.plugins.consensus.bft.records import Entered
@@ -247,7 +249,21 @@ class Core:
         """A client signed twice: the proof waits for a block, and who accepted both is looked for."""
         if self.closer.take(proof):
             self.tell_ordering(Work())
+            self._mark(proof)
             self._accuse_all(self._watch.doubled(proof, self._known_accepts()))
+
+    def _mark(self, proof: Equivocation) -> None:
+        """A proof that holds: its signer gets no further lock in this epoch."""
+        if proof.account is not None:
+            self.tell_voter(Doubled(proof.account))
+
+    def _mark_doubled(self, operations: Iterable[bytes]) -> None:
+        """Those of whom a final block holds a proof: a quorum has judged it."""
+        for operation in operations:
+            if operation[0] == Equivocation.KIND:
+                proof = decode(operation)
+                assert isinstance(proof, Equivocation)
+                self._mark(proof)
 
     def _known_accepts(self) -> Iterator[tuple[Batch, Mapping[int, bytes]]]:
         yield from self.builder.accepts()
@@ -389,6 +405,7 @@ class Core:
                     batches = tuple(each.header.digest() for each in block.body.certificates)
                     self._hands.final(output)
                     self.tell_voter(BlockFinal(block.header.height, batches))
+                    self._mark_doubled(block.body.system_operations)
                     self.tell_closing(output)
                 case InView():
                     self._in_view(output)

@@ -8,6 +8,7 @@ can't be read. Such a validator is silent, and the row says until which epoch, o
 The row stands in both spaces of the log (STO-30: 0b, 0d): losing either is losing the log.
 """
 
+from contextlib import aclosing
 from pathlib import Path
 
 import attrs
@@ -18,7 +19,7 @@ from supervm.contracts.application import CertifyingApplication
 from supervm.contracts.consensus import ConsensusError
 from supervm.contracts.storage import Durability, KeyValueStore, Put, StoreCorrupt
 from supervm.plugins.consensus.bft.driver.epoch import epoch_after
-from supervm.plugins.consensus.bft.driver.journal import CLOSING, LOCKS, ORDERING, cause_of, read_records
+from supervm.plugins.consensus.bft.driver.journal import CLOSING, LOCKS, ORDERING, cause_of, scan_records
 from supervm.plugins.consensus.bft.driver.kept import KeptBlocks
 from supervm.storage.folder import remove_synced
 from supervm.storage.spaces import seal, unseal
@@ -111,7 +112,9 @@ async def damage_of(store: KeyValueStore, epoch: int, height: int) -> str:
     """Why the log of an epoch, up to the tip's height, can't be trusted; empty where each row can be read."""
     for space in (LOCKS, ORDERING, CLOSING):
         try:
-            await read_records(store, space, epoch)
+            async with aclosing(scan_records(store, space, epoch)) as records:
+                async for _ in records:
+                    pass
         except (StoreCorrupt, DecodeError) as error:
             return cause_of(error)
     return await KeptBlocks(store).damage(epoch, height)

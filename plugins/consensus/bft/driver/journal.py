@@ -5,7 +5,8 @@ found and told from a torn tail, which an atomic batch can't leave. Spaces of ST
 and effects, 0d for ordering.
 """
 
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
 
 import attrs
 import trio
@@ -56,13 +57,22 @@ async def forget_records(store: KeyValueStore, epoch: int) -> None:
     await store.write(ends, Durability.BUFFERED)
 
 
-async def read_records(store: KeyValueStore, space: bytes, epoch: int) -> list[tuple[int, Record]]:
-    """The records of an epoch in their order, with their numbers. Raises `StoreCorrupt`, `DecodeError`."""
+async def scan_records(
+    store: KeyValueStore, space: bytes, epoch: int
+) -> AsyncGenerator[tuple[int, Record], None]:
+    """The records of an epoch in their order, with their numbers, a page of the store at a time.
+
+    Raises `StoreCorrupt`, `DecodeError`. Close it when leaving early.
+    """
     prefix = record_prefix(space, epoch)
-    found: list[tuple[int, Record]] = []
     async for key, value in store.scan_prefix(prefix):
-        found.append((int.from_bytes(key[len(prefix) :], "big"), decode_record(unseal(key, value))))
-    return found
+        yield int.from_bytes(key[len(prefix) :], "big"), decode_record(unseal(key, value))
+
+
+async def read_records(store: KeyValueStore, space: bytes, epoch: int) -> list[tuple[int, Record]]:
+    """All of `scan_records` at once: of a space that is small, as ordering's."""
+    async with aclosing(scan_records(store, space, epoch)) as records:
+        return [each async for each in records]
 
 
 def cause_of(error: StoreCorrupt | DecodeError) -> str:

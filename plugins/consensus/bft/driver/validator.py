@@ -1,6 +1,7 @@
 """One validator in one epoch: the machines, the disk, the network and the application, joined and begun."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import AsyncIterable, Callable, Iterable, Sequence
+from contextlib import aclosing
 from typing import TYPE_CHECKING
 
 import trio
@@ -24,7 +25,7 @@ from supervm.plugins.consensus.bft.batch_events import (
     Returned,
 )
 from supervm.plugins.consensus.bft.batch_records import UsedUp
-from supervm.plugins.consensus.bft.batches import BatchVoter, EpochFacts
+from supervm.plugins.consensus.bft.batches import BatchVoter, EpochFacts, VoterBounds
 from supervm.plugins.consensus.bft.building import PASSING_CODES, Builder, BuilderBounds
 from supervm.plugins.consensus.bft.driver.accusing import Accusation, Accusations, judge_accusation
 from supervm.plugins.consensus.bft.driver.accusing import Hands as AccusingHands
@@ -55,6 +56,7 @@ from supervm.plugins.consensus.bft.driver.journal import (
     Journal,
     forget_records,
     read_records,
+    scan_records,
 )
 from supervm.plugins.consensus.bft.driver.kept import KeptBlocks
 from supervm.plugins.consensus.bft.driver.mending import Mending
@@ -67,6 +69,7 @@ from supervm.plugins.consensus.bft.epochs.closing import ClosingState
 from supervm.plugins.consensus.bft.epochs.handover import EarlyMessages
 from supervm.plugins.consensus.bft.events import Behind, Check, ExecutedBlock, Final, Record, Stream
 from supervm.plugins.consensus.bft.fetching import GotBlock, Item, Want, WantDigest, WantViews, What
+from supervm.plugins.consensus.bft.holding import held_bytes_of
 from supervm.plugins.consensus.bft.messages import (
     Accept,
     AskEpoch,
@@ -162,7 +165,13 @@ class Validator:
             builders=frozenset(self._members),
             batch_gas_max=self._batch_gas_max,
         )
-        self._voter = BatchVoter(facts, identity.sign, height=epoch.base.height)
+        memory_bytes = None if ctx.hardware is None else ctx.hardware.memory_limit_bytes
+        self._voter = BatchVoter(
+            facts,
+            identity.sign,
+            height=epoch.base.height,
+            bounds=VoterBounds(held_bytes_max=held_bytes_of(memory_bytes)),
+        )
         self._builder = Builder(
             facts,
             identity.sign,
@@ -346,22 +355,24 @@ class Validator:
     async def restore(
         self,
         ordering: Sequence[tuple[int, Record]],
-        locks: Sequence[tuple[int, Record]],
+        locks: AsyncIterable[tuple[int, Record]],
         state: ClosingState,
         done: DidEpoch | None,
     ) -> None:
-        """Rebuild the machines from the log, before `run`."""
-        for journal, rows in zip(self._journals, (ordering, locks), strict=True):
-            journal.next_row = max((row for row, _ in rows), default=0) + 1
+        """Rebuild the machines from the log, before `run`. The voter's records are read one by one."""
+        ordering_journal, voter_journal = self._journals
+        ordering_journal.next_row = max((row for row, _ in ordering), default=0) + 1
         for row, record in ordering:
             self._core.ordering_rows.logged(row, record)
-        for row, record in locks:
+        executed = self._base_height
+        async for row, record in locks:
+            voter_journal.next_row = row + 1
             self._core.lock_rows.logged(row, record)
-        records = [record for _, record in locks]
-        self._core.begin(self._voter.restore(records))  # type: ignore[arg-type]
-        heights = [each.height for each in records if isinstance(each, UsedUp)]
-        tip = self._application.tip().height
-        for height in range(max(heights, default=self._base_height) + 1, tip + 1):
+            self._voter.recall(record)  # type: ignore[arg-type]
+            if isinstance(record, UsedUp):
+                executed = max(executed, record.height)
+        self._core.begin(self._voter.resume())
+        for height in range(executed + 1, self._application.tip().height + 1):
             self._core.tell_voter(await self._executed_before(height))
         self._core.begin_closing(self._closer.start(state, done))
         self._core.begin_ordering(self._ordering.start([record for _, record in ordering], self._core.now()))
@@ -718,13 +729,14 @@ async def begin_validator(
         finalisation=None if fresh else rows[-1].finalisation,
     )
     ordering = await read_records(store, ORDERING, number)
-    locks = await read_records(store, LOCKS, number)
     life = await kept.begin_life()
     validator = Validator(
         ctx, config, application, store, transports, start, life, walk_max, early or EarlyMessages()
     )
     state = closing_state(operations, tip.height, own)
-    await validator.restore(ordering, locks, state, await read_done(store, number))
+    done = await read_done(store, number)
+    async with aclosing(scan_records(store, LOCKS, number)) as locks:
+        await validator.restore(ordering, locks, state, done)
     return validator
 
 
