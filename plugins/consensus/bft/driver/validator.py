@@ -379,7 +379,7 @@ class Validator:
 
     async def _keep_connected(self) -> None:
         await keep_connected(
-            self._ctx, self._find_transports, self._post, self._reception, self._peers, lambda _: None
+            self._ctx, self._find_transports, self._post, self._reception, self._peers, lambda *_: None
         )
 
     # Messages
@@ -442,6 +442,8 @@ class Validator:
                 return
             case Batch():
                 self._executor.give(message)
+            case Got() if peer in self._reception.guests:
+                return
             case Got(items):
                 self._mending.give(message)
                 for item in items:
