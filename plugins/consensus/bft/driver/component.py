@@ -82,7 +82,8 @@ async def open_bft(ctx: Context, config: BftConfig) -> AsyncIterator["Bft"]:
                 snapshot_behind=config.snapshot_behind_blocks,
                 hints=hints,
             )
-        return await begin_validator(ctx, config, application, store, transports, walk_max, early)
+        hints.ahead = ()
+        return await begin_validator(ctx, config, application, store, transports, walk_max, early, hints)
 
     async def begin_again(catches_up: bool) -> Validator | Follower:
         """Within a life of the node: a full disk is waited for, as where a block is written (CONS-66)."""
