@@ -12,9 +12,10 @@ from supervm.plugins.consensus.bft.driver import bearings, validator
 from supervm.plugins.consensus.bft.driver.bearings import ASKED_AT_ONCE, BELIEVE_S, UNHEARD_S, Bearings
 from supervm.plugins.consensus.bft.driver.component import Bft, BftConfig
 from supervm.plugins.consensus.bft.driver.following import Follower
+from supervm.plugins.consensus.bft.driver.receiving import Incoming
 from supervm.plugins.consensus.bft.driver.sources import Hints
 from supervm.plugins.consensus.bft.driver.validator import Validator
-from supervm.plugins.consensus.bft.fetching import Absent, GotBlock, OldestHeld, WantBlocks
+from supervm.plugins.consensus.bft.fetching import Absent, Get, Got, GotBlock, OldestHeld, WantBlocks
 from supervm.testing.context import component_context
 from supervm.types.certificate import VoteKind
 from supervm.types.operations import StakeLeave
@@ -22,7 +23,7 @@ from tests.consensus_bft.chains import certify, set_of, true_chain
 from tests.consensus_bft.sim.world import node_id
 
 from .lives import Lives
-from .network import network
+from .network import Network, network
 from .test_after_snapshots import until
 from .test_catching_up import AT_REST
 from .test_epoch_nodes import LONG_S, QUICK, begun
@@ -36,6 +37,16 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """A validator asks after a second in which it heard no quorum. One that asks too early loses nothing."""
     monkeypatch.setattr(bearings, "UNHEARD_S", 1.0)
     monkeypatch.setattr(validator, "ASK_S", 0.2)
+
+
+async def go_on(net: Network, epoch: int) -> None:
+    """Let the others come to an epoch, and rest there: who catches up isn't kept waiting by hand-overs."""
+    await begun(net, 0, epoch)
+    net.config = AT_REST
+    for number in (0, 1, 2):
+        await net.stop(number)
+        await net.start(number)
+    await net.reached(0, max(net.nodes[number].height for number in (0, 1, 2)), LONG_S)
 
 
 async def said(engine: Bft, reason: str) -> None:
@@ -56,7 +67,7 @@ async def test_who_left_the_set_while_it_was_off_comes_to_the_others_height_and_
         ledger = net.nodes[0].chain.ledger
         header = await ledger.header(height)
         assert header is not None
-        await begun(net, 0, header.epoch + 3)
+        await go_on(net, header.epoch + 3)
         assert net.nodes[0].chain.validators(header.epoch + 3).number_of(net.validators[3].node_id) is None
 
         node = await net.start(3)
@@ -66,6 +77,30 @@ async def test_who_left_the_set_while_it_was_off_comes_to_the_others_height_and_
         await said(node.engine, "none of the epoch's 3 validators")
         assert isinstance(node.engine.life, Follower) and not node.engine.status().producing
         await net.agree(ledger.tip.height)
+
+
+@pytest.mark.usefixtures("soon")
+async def test_who_leaves_the_set_and_is_on_but_hears_none_of_the_last_votes_follows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_of_use = Validator._is_of_use
+    async with network(tmp_path, config=QUICK, epoch_blocks=12) as net:
+        leaver = net.validators[3]
+
+        def cut_off(life: Validator, incoming: Incoming) -> bool:
+            is_heard = life._core._own != leaver.node_id or isinstance(incoming.message, Get | Got)
+            return is_heard and is_of_use(life, incoming)
+
+        monkeypatch.setattr(Validator, "_is_of_use", cut_off)
+        leaves = net.signed(leaver, 0, StakeLeave())
+        await net.nodes[0].chain.submit([leaves.data])
+        height = await net.committed(0, leaves.digest, LONG_S)
+        header = await net.nodes[0].chain.ledger.header(height)
+        assert header is not None
+        await go_on(net, header.epoch + 3)
+        await begun(net, 3, header.epoch + 3)
+        await said(net.nodes[3].engine, "none of the epoch's 3 validators")
+        await net.agree(net.nodes[3].height)
 
 
 @pytest.mark.usefixtures("soon")
