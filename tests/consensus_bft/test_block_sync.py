@@ -222,6 +222,29 @@ def test_nobody_has_more_when_all_who_answered_say_so_and_the_silent_arent_waite
     assert not any(isinstance(each, SetTimer) for each in out), "nothing is polled unless asked for"
 
 
+def test_guests_are_asked_after_members_and_those_that_dont_answer_take_no_members_place() -> None:
+    desk = Desk()
+    peers = tuple(node_id(n) for n in range(10))
+    members, guests = peers[6:], peers[:6]
+    desk.tell(PeersNow(peers, frozenset(guests)))
+    asked = [peer for peer, _ in questions(desk.tell(Look()))]
+    assert asked == [*members[:3], *guests[:3]]
+    out = desk.tell(Received(members[0], Got((Absent(WantBlocks(1, 32)),))))
+    assert [peer for peer, _ in questions(out)] == [members[3]]
+
+
+def test_guests_that_have_nothing_dont_outvote_members_that_pruned_what_comes_next() -> None:
+    desk = Desk()
+    peers = tuple(node_id(n) for n in range(5))
+    desk.tell(PeersNow(peers, frozenset(peers[1:])))
+    desk.tell(Look())
+    out: list[SyncOutput] = []
+    for peer in peers[1:]:
+        out += desk.tell(Received(peer, Got((Absent(WantBlocks(1, 32)),))))
+    assert not any(isinstance(each, CaughtUp | NeedsSnapshot) for each in out)
+    assert NeedsSnapshot(7, (peers[0],)) in desk.tell(Received(peers[0], Got((OldestHeld(7),))))
+
+
 def test_what_nobody_asked_for_changes_nothing() -> None:
     desk = Desk()
     peer = node_id(0)

@@ -315,7 +315,7 @@ async def test_only_validators_are_heard_on_the_right_stream_within_their_share(
         await votes(PEER, pack([VOTE]))
 
 
-async def test_guests_may_ask_for_blocks_and_say_nothing_and_are_few(
+async def test_guests_may_ask_for_blocks_and_answer_only_what_they_are_asked_and_are_few(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(receiving, "GUESTS_MAX", 1)
@@ -330,8 +330,11 @@ async def test_guests_may_ask_for_blocks_and_say_nothing_and_are_few(
             await bulk(guest, pack([ask] * receiving.GUEST_MESSAGES_MAX))
         with pytest.raises(Refusal, match="UNAUTHORIZED"):
             await votes(guest, pack([VOTE]))
+        answer = encode(Got((Absent(WantDigest(What.BLOCK, b"d" * 32)),)))
         with pytest.raises(Refusal, match="BAD_REQUEST"):
-            await bulk(guest, pack([encode(Got((Absent(WantDigest(What.BLOCK, b"d" * 32)),)))]))
+            await bulk(guest, pack([answer]))
+        reception.asked = frozenset((guest,))
+        await bulk(guest, pack([answer]))
         reception.leave(guest)
         with pytest.raises(Refusal, match="UNAUTHORIZED"):
             await bulk(guest, pack([ask]))

@@ -16,6 +16,7 @@ from supervm.plugins.consensus.bft.driver.epoch import epoch_after
 from supervm.plugins.consensus.bft.driver.following import Follower, begin_follower
 from supervm.plugins.consensus.bft.driver.founding import Standing, judge_log
 from supervm.plugins.consensus.bft.driver.journal import DISK_RETRY_S
+from supervm.plugins.consensus.bft.driver.sources import Hints
 from supervm.plugins.consensus.bft.driver.validator import WALK_MAX, Validator, begin_validator
 from supervm.plugins.consensus.bft.epochs.handover import EarlyMessages
 from supervm.types.batch import BATCH_BYTES_MAX, BATCH_TRANSACTIONS_MAX
@@ -66,6 +67,7 @@ async def open_bft(ctx: Context, config: BftConfig) -> AsyncIterator["Bft"]:
 
     walk_max = WALK_MAX
     early = EarlyMessages()
+    hints = Hints()
 
     async def begin(catches_up: bool) -> Validator | Follower:
         produces = served.engine.produces
@@ -78,8 +80,10 @@ async def open_bft(ctx: Context, config: BftConfig) -> AsyncIterator["Bft"]:
                 stays=not produces,
                 standing=standing,
                 snapshot_behind=config.snapshot_behind_blocks,
+                hints=hints,
             )
-        return await begin_validator(ctx, config, application, store, transports, walk_max, early)
+        hints.ahead = ()
+        return await begin_validator(ctx, config, application, store, transports, walk_max, early, hints)
 
     async def begin_again(catches_up: bool) -> Validator | Follower:
         """Within a life of the node: a full disk is waited for, as where a block is written (CONS-66)."""

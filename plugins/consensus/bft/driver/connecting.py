@@ -18,14 +18,14 @@ async def keep_connected(
     reception: Reception,
     answers: Answers,
     members: tuple[bytes, ...],
-    reachable: Callable[[tuple[bytes, ...]], None],
+    reachable: Callable[[tuple[bytes, ...], tuple[bytes, ...]], None],
 ) -> None:
     """Speak by whichever transports are open now: one that failed comes back as another object.
 
-    Whoever is connected and none of `members` is a guest. `reachable` hears which members are, whenever that
-    changes.
+    Whoever is connected and none of `members` is a guest. `reachable` hears which members are connected, and
+    which guests, whenever that changes.
     """
-    told: tuple[bytes, ...] | None = None
+    told: tuple[tuple[bytes, ...], tuple[bytes, ...]] | None = None
     while True:
         transports = find()
         post.transports = transports
@@ -35,10 +35,10 @@ async def keep_connected(
                 connected.difference_update(transport.node_id for transport in transports)
                 _receive_guests(connected, post, reception, members)
                 answers.keep_guests(reception.guests)
-                now = tuple(member for member in members if member in connected)
+                now = tuple(member for member in members if member in connected), tuple(reception.guests)
                 if now != told:
                     told = now
-                    reachable(now)
+                    reachable(*now)
                 await ctx.clock.sleep(LOOK_S)
 
 

@@ -28,6 +28,7 @@ from supervm.plugins.consensus.bft.driver.proving import EffectsProofs, claims_o
 from supervm.plugins.consensus.bft.driver.receiving import Incoming, Reception
 from supervm.plugins.consensus.bft.driver.rejoining import EpochTeller, Rejoining
 from supervm.plugins.consensus.bft.driver.restocking import Restocking
+from supervm.plugins.consensus.bft.driver.sources import TURN_S, Hints, Sources
 from supervm.plugins.consensus.bft.driver.timers import Timers
 from supervm.plugins.consensus.bft.events import (
     CancelTimer,
@@ -76,6 +77,8 @@ POLL_US = 500_000
 """How often whoever only follows asks whether there is more, when nothing said so."""
 FRUITLESS_S = 30.0
 """A validator that catches up and gets no block for so long tries by itself again."""
+FETCHING_S = 600.0
+"""The same where a snapshot is being fetched, whose anchor a quorum signed: others are ahead indeed."""
 NEAR_BLOCKS = 8
 NEAR_S = 1.0
 """Peers show no more blocks than so many above the tip for so long: it is as good as caught up."""
@@ -89,7 +92,8 @@ class Follower:
     """The tasks of a node that follows. Run once by `run`.
 
     `stays`: it goes on when it has caught up, since it has no vote; else `run` returns then. It returns at
-    the end of an epoch, too: its peers are the members of the set.
+    the end of an epoch, too: the next has another set. It asks the members of the set, and other nodes where
+    those don't help or aren't there: block sync believes proofs.
     """
 
     view = 0
@@ -106,6 +110,7 @@ class Follower:
         standing: Standing = WHOLE,
         settings: SyncSettings | None = None,
         snapshot_behind: int = 0,
+        hints: Hints | None = None,
     ) -> None:
         self.ended = False
         self.stays = stays
@@ -158,6 +163,8 @@ class Follower:
         self._snapshot = ""
         self._snapshot_behind = snapshot_behind
         self._needs_snapshot = trio.Event()
+        self._hints = hints or Hints()
+        self._sources = Sources(self._hints)
         self._reached: tuple[bytes, ...] = ()
         self._restocking: Restocking | None = None
         self._height = ctx.metrics.gauge("supervm_consensus_height", "Height of the last final block")
@@ -203,6 +210,10 @@ class Follower:
         return f"{self._snapshot}; {self._restocking.status}"
 
     @property
+    def _is_restocking(self) -> bool:
+        return self._restocking is not None and self._restocking.has_chosen
+
+    @property
     def alone(self) -> str:
         """Why it hears nobody; empty if it may."""
         if self._find_transports():
@@ -235,6 +246,7 @@ class Follower:
             nursery.start_soon(self._verify)
             nursery.start_soon(self._keep_connected)
             nursery.start_soon(self._restock)
+            nursery.start_soon(self._look_farther)
             if self._rejoining is not None:
                 nursery.start_soon(self._rejoining.run)
             for stream in Stream:
@@ -272,11 +284,28 @@ class Follower:
             await self._needs_snapshot.wait()
             self._restocking.take_any_above(self._tip.height)
 
-    def _reachable(self, peers: tuple[bytes, ...]) -> None:
-        self._reached = peers
+    def _reachable(self, members: tuple[bytes, ...], guests: tuple[bytes, ...]) -> None:
+        self._sources.now(members, guests)
+        self._choose()
+
+    async def _look_farther(self) -> None:
+        """Where no block comes, ask others than members too, in turns; not while one gives a snapshot."""
+        while True:
+            moved_s = self._moved_s
+            await self._ctx.clock.sleep(TURN_S)
+            if self._moved_s == moved_s and not self._is_restocking:
+                self._sources.turn()
+                self._choose()
+
+    def _choose(self) -> None:
+        members, guests = self._sources.members, self._sources.guests
+        if members + guests == self._reached:
+            return
+        self._reached = members + guests
+        self._reception.asked = frozenset(guests)
         if self._restocking is not None:
-            self._restocking.now(peers)
-        self._tell(PeersNow(peers))
+            self._restocking.now(self._reached)
+        self._tell(PeersNow(self._reached, frozenset(guests)))
         self._tell(Look())
 
     async def _judge_progress(self) -> None:
@@ -291,8 +320,9 @@ class Follower:
             if now_s - since_s >= NEAR_S and self._moved_s > since_s:
                 self._ctx.log.info("near_the_tip", height=self._tip.height)
                 break
-            if now_s - self._moved_s >= FRUITLESS_S:
-                self._ctx.log.warning("sync_fruitless", height=self._tip.height, seconds=FRUITLESS_S)
+            patience_s = FETCHING_S if self._is_restocking else FRUITLESS_S
+            if now_s - self._moved_s >= patience_s:
+                self._ctx.log.warning("sync_fruitless", height=self._tip.height, seconds=patience_s)
                 break
         self._ended.set()
 
@@ -429,6 +459,7 @@ class Follower:
         self._height.set(header.height)
         self._proofs.forget(executed.batches, executed.transactions)
         if header.next_validators_digest != ZERO:
+            self._hints.ahead = tuple(self._reception.asked)
             self.ended = True
             self._ended.set()
             return
@@ -458,6 +489,7 @@ async def begin_follower(
     stays: bool,
     standing: Standing = WHOLE,
     snapshot_behind: int = 0,
+    hints: Hints | None = None,
 ) -> Follower:
     """A follower as the chain says. Raises `StoreCorrupt`, `DecodeError`."""
     kept = KeptBlocks(store)
@@ -484,4 +516,5 @@ async def begin_follower(
         stays=stays,
         standing=standing,
         snapshot_behind=snapshot_behind,
+        hints=hints,
     )

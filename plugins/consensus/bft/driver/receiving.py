@@ -1,9 +1,10 @@
 """What peers send, as far as its bytes say: decoded, bounded, in turns by peer.
 
-Validators are heard, and guests: nodes that are none and ask for blocks, a few at a time. Each has a bounded
-share of each stream's queue; beyond it the sender is told that this node is overloaded, and what it sent is
-gone: the machines of both sides say again what is needed. Who sends what doesn't decode or isn't signed is
-counted, and not heard for a while after too much of it; nor is who lies to block sync.
+Validators are heard, and guests: nodes that are none and ask for blocks, a few at a time; of those whom this
+node asked itself, answers too. Each has a bounded share of each stream's queue; beyond it the sender is told
+that this node is overloaded, and what it sent is gone: the machines of both sides say again what is needed.
+Who sends what doesn't decode or isn't signed is counted, and not heard for a while after too much of it; nor
+is who lies to block sync.
 """
 
 from collections import deque
@@ -127,6 +128,8 @@ class Reception:
     def __init__(self, ctx: Context, peers: tuple[bytes, ...]) -> None:
         self._ctx = ctx
         self.guests: dict[bytes, None] = {}
+        self.asked: frozenset[bytes] = frozenset()
+        """Guests that this node asks, whose answers are heard: a few, since answers are large."""
         self.inboxes = {stream: Inbox(peers, SHARE_MESSAGES_MAX) for stream in Stream}
         self._standing = {peer: _Standing() for peer in peers}
         self._faults = ctx.metrics.counter(
@@ -209,6 +212,11 @@ class Reception:
         message = messages.decode(frame)
         if messages.kind_of(message) not in KINDS[stream]:
             raise InvalidInput("WrongStream", "a message on another stream", messages.kind_of(message))
-        if peer in self.guests and not isinstance(message, messages.Get):
+        if peer in self.guests and not self._is_of_guest(peer, message):
             raise InvalidInput("NoValidator", "a guest asks, and says nothing", messages.kind_of(message))
         return Incoming(peer, message, len(frame))
+
+    def _is_of_guest(self, guest: bytes, message: Message) -> bool:
+        return isinstance(message, messages.Get) or (
+            isinstance(message, messages.Got) and guest in self.asked
+        )

@@ -57,6 +57,7 @@ class Restocking:
         self._timers = Timers(ctx, lambda name: self._tell(TimedOut(name)))
         self._give, self._work = trio.open_memory_channel[Work](WORK_MAX)
         self.status = "no peer has offered one yet"
+        self.has_chosen = False
 
     async def run(self) -> None:
         """Until a snapshot is whole and the node begins again; a full disk is told, and waited for."""
@@ -102,6 +103,7 @@ class Restocking:
                 self._timers.cancel(name)
             case Chosen(offer):
                 manifest = offer.manifest
+                self.has_chosen = True
                 self.status = f"one of height {manifest.height} is being fetched"
                 self._ctx.log.info(
                     "snapshot_chosen",
@@ -111,7 +113,7 @@ class Restocking:
                     maker=offer.peer.hex(),
                 )
             case NoSnapshot():
-                self.status = "no peer has one"
+                self.status, self.has_chosen = "no peer has one", False
             case Judge() | WhichHeld() | Store() | Complete():
                 self._give.send_nowait(output)
 
@@ -128,7 +130,7 @@ class Restocking:
                     await self._exchange.keep(data)
                     self._tell(Stored(digest))
                 case Complete(offer) if offer.manifest.height <= self._height():
-                    self.status = "blocks were sooner"
+                    self.status, self.has_chosen = "blocks were sooner", False
                 case Complete(offer):
                     self._ctx.log.info("snapshot_fetched", height=offer.manifest.height)
                     self.status = f"one of height {offer.manifest.height} is here, to begin again with"

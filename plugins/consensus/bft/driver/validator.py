@@ -32,6 +32,7 @@ from supervm.plugins.consensus.bft.driver.accusing import Hands as AccusingHands
 from supervm.plugins.consensus.bft.driver.answering import Answers
 from supervm.plugins.consensus.bft.driver.applying import Applier
 from supervm.plugins.consensus.bft.driver.asking import Questions
+from supervm.plugins.consensus.bft.driver.bearings import ASK_S, Bearings
 from supervm.plugins.consensus.bft.driver.checking import Checker
 from supervm.plugins.consensus.bft.driver.closer import Closer, read_done
 from supervm.plugins.consensus.bft.driver.connecting import keep_connected
@@ -64,11 +65,20 @@ from supervm.plugins.consensus.bft.driver.posting import Post
 from supervm.plugins.consensus.bft.driver.proving import EffectsProofs
 from supervm.plugins.consensus.bft.driver.receiving import Incoming, Reception
 from supervm.plugins.consensus.bft.driver.rejoining import EpochTeller
+from supervm.plugins.consensus.bft.driver.sources import Hints
 from supervm.plugins.consensus.bft.driver.waiting import WaitingCertificates
 from supervm.plugins.consensus.bft.epochs.closing import ClosingState
 from supervm.plugins.consensus.bft.epochs.handover import EarlyMessages
 from supervm.plugins.consensus.bft.events import Behind, Check, ExecutedBlock, Final, Record, Stream
-from supervm.plugins.consensus.bft.fetching import GotBlock, Item, Want, WantDigest, WantViews, What
+from supervm.plugins.consensus.bft.fetching import (
+    GotBlock,
+    Item,
+    Want,
+    WantBlocks,
+    WantDigest,
+    WantViews,
+    What,
+)
 from supervm.plugins.consensus.bft.holding import held_bytes_of
 from supervm.plugins.consensus.bft.messages import (
     Accept,
@@ -108,6 +118,8 @@ UNEXECUTED_MAX = 256
 the blocks by block sync, a few at a time."""
 BEHIND_S = 5.0
 """Who gets no final block for so long while others vote in the next epoch asks for blocks (CONS-61)."""
+BLOCKS_ASKED = 32
+"""Enough that one of them has its own finalisation."""
 LIFE_SEQUENCES = 1 << 32
 """Sequence numbers that a builder may use between two starts."""
 
@@ -130,6 +142,7 @@ class Validator:
         life: int,
         walk_max: int,
         early: EarlyMessages,
+        hints: Hints,
     ) -> None:
         self.ended = False
         self._early = early
@@ -153,6 +166,8 @@ class Validator:
         self._answers = Answers(application, self._kept, self._young, self._answer)
         own = epoch.validators.number_of(identity.node_id)
         assert own is not None, "a validator is of the set"
+        rest_s = config.block_interval_max_ms / 1000
+        self._bearings = Bearings(ctx, epoch.number, epoch.validators, identity.node_id, rest_s, hints)
         self._teller = EpochTeller(ctx, epoch.chain_id, identity, epoch.number, own, self._post.put)
         bounds = application.bounds
         self._batch_gas_max = max(bounds.gas_max // 4, bounds.batch_gas_floor)
@@ -337,9 +352,9 @@ class Validator:
 
     @property
     def alone(self) -> str:
-        """Why it hears nobody; empty if it may."""
+        """Why it hears nobody, or too few; empty if it may."""
         if len(self._members) == 1 or self._find_transports():
-            return ""
+            return self._bearings.lost
         return "no transport speaks for this validator; open one with this node's identity, such as tcp"
 
     async def drain(self) -> None:
@@ -405,6 +420,7 @@ class Validator:
             nursery.start_soon(self._examine)
             nursery.start_soon(self._gather)
             nursery.start_soon(self._keep_connected)
+            nursery.start_soon(self._look_for_others)
             nursery.start_soon(self._hear_early)
             for stream in Stream:
                 nursery.start_soon(self._hear, stream)
@@ -419,8 +435,18 @@ class Validator:
             self._reception,
             self._answers,
             self._peers,
-            lambda _: None,
+            self._bearings.now,
         )
+
+    async def _look_for_others(self) -> None:
+        """While no quorum is heard: ask whoever is there for what comes after this node's last block."""
+        while True:
+            await self._ctx.clock.sleep(ASK_S)
+            asked = self._bearings.choose()
+            self._reception.asked = frozenset(asked)
+            question = encode(Get((WantBlocks(self._application.tip().height + 1, BLOCKS_ASKED),)))
+            for peer in asked:
+                self._post.put(peer, Stream.BULK, question)
 
     # Messages
 
@@ -497,6 +523,13 @@ class Validator:
                 return
             case Batch():
                 self._executor.give(message)
+            case ViewVote() if message.epoch == self.epoch:
+                self._bearings.heard(peer)
+            case Got(items) if self._bearings.shows_more(peer, items, self._application.tip().height):
+                self._fall_behind()
+                return
+            case Got() if peer in self._reception.guests:
+                return
             case Got(items):
                 self._mending.give(message)
                 for item in items:
@@ -662,6 +695,7 @@ class Validator:
         now_s = self._ctx.clock.monotonic()
         self._interval.observe((now_s - self._last_block_s) * 1000)
         self._last_block_s = now_s
+        self._bearings.moved()
         self._height.set(facts.height)
         self._proofs.forget(committed.batches, committed.transactions)
         self._applier.resume()
@@ -684,6 +718,7 @@ async def begin_validator(
     transports: Callable[[], tuple[Transport, ...]],
     walk_max: int = WALK_MAX,
     early: EarlyMessages | None = None,
+    hints: Hints | None = None,
 ) -> Validator:
     """A validator as its log and the chain say. Raises `LogMissing`, `StoreCorrupt`, `DecodeError`."""
     kept = KeptBlocks(store)
@@ -731,7 +766,16 @@ async def begin_validator(
     ordering = await read_records(store, ORDERING, number)
     life = await kept.begin_life()
     validator = Validator(
-        ctx, config, application, store, transports, start, life, walk_max, early or EarlyMessages()
+        ctx,
+        config,
+        application,
+        store,
+        transports,
+        start,
+        life,
+        walk_max,
+        early or EarlyMessages(),
+        hints or Hints(),
     )
     state = closing_state(operations, tip.height, own)
     done = await read_done(store, number)

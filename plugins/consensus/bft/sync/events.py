@@ -13,9 +13,11 @@ from supervm.types.validators import ValidatorSet
 
 @attrs.frozen
 class PeersNow:
-    """The peers that may be asked, by node id: whoever is connected."""
+    """The peers that may be asked, by node id. `guests`: those of them that are no members of the set, who
+    should have its blocks; anyone can be many of them, so they take no member's place and no member's say."""
 
     nodes: tuple[bytes, ...]
+    guests: frozenset[bytes] = frozenset()
 
 
 @attrs.frozen

@@ -155,8 +155,8 @@ class BlockSync:
                 self._on_tick()
             case Verified(ticket, right):
                 self._on_verified(ticket, right)
-            case PeersNow(nodes):
-                self._peers.now(nodes)
+            case PeersNow(nodes, guests):
+                self._peers.now(nodes, guests)
             case Look():
                 self._look()
             case Committed():
@@ -380,7 +380,7 @@ class BlockSync:
     def _ask(self) -> None:
         """Give every free peer the first question that it may answer and that nobody else has."""
         free = [peer for peer in self._peers.usable() if peer.question is None]
-        for peer in sorted(free, key=lambda each: each.pace_us):
+        for peer in sorted(free, key=lambda each: (each.guest, each.pace_us)):
             want = self._next_question(peer)
             if want is not None:
                 peer.question = Question(want, self._now_us)
@@ -396,8 +396,9 @@ class BlockSync:
         limit = self._window.limit
         first = self._window.height + 1
         if not len(self._window):
-            # Nobody showed a block above the tip yet: only the first are asked for, of a few.
-            if heights.get(first, 0) < self.settings.probes and peer.may_have(first):
+            # Nobody showed a block above the tip yet: only the first are asked for, of a few. A guest that
+            # doesn't answer takes no member's place.
+            if self._probed(first, peer.guest) < self.settings.probes and peer.may_have(first):
                 return WantBlocks(first, min(self.settings.blocks_asked, limit - self._window.height))
             return None
         if self._window.size_bytes >= self.settings.window_bytes:
@@ -422,6 +423,12 @@ class BlockSync:
             elif not heights.get(height, 0) and self._is_doubted(slot, peer):
                 return self._second_opinion(height, limit, peer)
         return self._hedge(peer, limit)
+
+    def _probed(self, height: int, guest: bool) -> int:
+        """How many members, or guests, are asked for a height."""
+        asked = [each.question.want for each in self._peers.usable() if each.question and each.guest == guest]
+        runs = [each for each in asked if isinstance(each, WantBlocks)]
+        return sum(each.height <= height < each.height + each.count for each in runs)
 
     def _is_a_rest(self, height: int, count: int) -> bool:
         """Whether the window's end cuts this question short, with much in hand: a longer one does more."""
@@ -519,8 +526,10 @@ class BlockSync:
         waited = [peer for peer in peers if peer.may_have(first)]
         if len(waited) == len(peers) or not all(peer.silent for peer in waited):
             return
-        pruned = [peer for peer in peers if peer.oldest > first]
-        needs_snapshot = 3 * len(pruned) > len(peers)
+        # Nodes that are at the start themselves don't outvote members that pruned it.
+        judges = [peer for peer in peers if not peer.guest] or peers
+        pruned = [peer for peer in judges if peer.oldest > first]
+        needs_snapshot = 3 * len(pruned) > len(judges)
         if needs_snapshot and waited:
             return
         self.active = self._ticking = False

@@ -1,7 +1,7 @@
 """What block sync knows of each peer: what it was asked, what it lacks, how it behaved. Bounded by who is
 connected."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 import attrs
 
@@ -27,13 +27,15 @@ class Question:
 
 @attrs.define(eq=False)
 class Peer:
-    """`absent_from`: the height from which on it has no block. `oldest`: it pruned what is below.
+    """`guest`: no member of the set. `absent_from`: the height from which on it has no block. `oldest`: it
+    pruned what is below.
 
     `lacks`: batches that it said it hasn't. `silent`, `overtaken`: how often in a row it didn't answer in
     time, and how often another one answered first. `pace_us`: what a block of its answers took, smoothed.
     """
 
     node: bytes
+    guest: bool = False
     question: Question | None = None
     absent_from: int | None = None
     oldest: int = 0
@@ -63,10 +65,11 @@ class SyncPeers:
         self._connected: dict[bytes, Peer] = {}
         self._resting: dict[bytes, tuple[int, bool]] = {}
 
-    def now(self, nodes: Iterable[bytes]) -> None:
-        """These are connected. Who went is forgotten, but not that it rests."""
+    def now(self, nodes: Iterable[bytes], guests: Collection[bytes] = ()) -> None:
+        """These may be asked. Who went is forgotten, but not that it rests."""
         self._connected = {
-            node: self._connected.get(node) or Peer(node) for node in sorted(dict.fromkeys(nodes))
+            node: self._connected.get(node) or Peer(node, node in guests)
+            for node in sorted(dict.fromkeys(nodes))
         }
 
     def get(self, node: bytes) -> Peer | None:
@@ -83,7 +86,7 @@ class SyncPeers:
         if len(self._resting) > RESTING_MAX:
             del self._resting[next(iter(self._resting))]
         if node in self._connected:
-            self._connected[node] = Peer(node)
+            self._connected[node] = Peer(node, self._connected[node].guest)
 
     def wake(self, now_us: int) -> None:
         """Who has rested long enough may be asked again; who was only slow also where nobody else is left."""
