@@ -61,6 +61,7 @@ class Registry:
                 yield receiver
             finally:
                 del self._listeners[protocol]
+                await _break_those_left(receiver)
 
     # -- what peers ask for
 
@@ -113,6 +114,16 @@ class Registry:
         except trio.WouldBlock:
             return Refusal(ErrorCode.OVERLOADED, "too many streams wait")
         return None
+
+
+async def _break_those_left(receiver: trio.MemoryReceiveChannel[IncomingStream]) -> None:
+    """Streams that nobody took: whoever opened them is told, and doesn't wait for ever."""
+    while True:
+        try:
+            left = receiver.receive_nowait()
+        except (trio.WouldBlock, trio.EndOfChannel, trio.ClosedResourceError):
+            return
+        await trio.aclose_forcefully(left.stream)
 
 
 def count_dropped(ctx: Context) -> None:

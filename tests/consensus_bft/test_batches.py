@@ -756,19 +756,20 @@ def test_what_more_than_f_refuse_is_dropped_without_waiting_and_what_one_refuses
     assert sealed(shop.accept(other, 3))[0].transactions == (claim(b"D" * 32, 0).transaction,)
 
 
-def test_what_a_validator_shows_against_a_transaction_is_told_once() -> None:
+def test_what_a_validator_shows_against_a_transaction_is_told_once_whoever_lied_before() -> None:
     shop = Shop()
     batch = shop.seal(claim(ALICE, 0), claim(BOB, 0))
     told: list[object] = []
-    for number in (2, 3):
+    for number, other in ((2, b"made up"), (2, b"another lie"), (3, b"another")):
         refusals = (
-            Refusal(0, "LockBusy", b"another"),
+            Refusal(0, "LockBusy", other),
             Refusal(1, "NonceGap"),
             Refusal(7, "LockBusy", b"none"),
         )
         said = Refuse(1, batch.digest(), number, refusals=refusals)
         told += [each for each in shop.step(Received(IDS[number], said)) if isinstance(each, Contested)]
-    assert told == [Contested(claim(ALICE, 0).transaction, b"another")]
+    against = claim(ALICE, 0).transaction
+    assert told == [Contested(against, b"made up"), Contested(against, b"another")]
 
 
 def test_more_than_f_must_say_that_a_refusal_is_for_good() -> None:

@@ -309,6 +309,18 @@ class TransportConformance(ComponentConformance):
                     for _ in range(self.limits.streams_max + 17):
                         await one.open_stream(two.node_id, PROTOCOL)
 
+    async def test_a_stream_that_its_listener_never_took_breaks_when_that_one_ends(
+        self, tmp_path: Path
+    ) -> None:
+        async with self.nodes(tmp_path) as (one, two):
+            async with two.listen(PROTOCOL):
+                near = await one.open_stream(two.node_id, PROTOCOL)
+            with trio.fail_after(ANSWER_S):
+                try:
+                    assert await near.receive_some(1) == b""
+                except trio.BrokenResourceError:
+                    return
+
     async def test_what_its_caller_gives_up_at_once_costs_nothing_else(self, tmp_path: Path) -> None:
         async with self.nodes(tmp_path) as (one, two), two.listen(PROTOCOL):
             with two.serve(ECHO, echo):

@@ -92,7 +92,7 @@ class _Attempt:
     refusals: dict[int, dict[int, str]] = attrs.Factory(dict)
     codes: dict[int, str] = attrs.Factory(dict)
     missed_sends: dict[int, int] = attrs.Factory(dict)
-    contested: set[int] = attrs.Factory(set)
+    contested: set[tuple[int, int]] = attrs.Factory(set)
     resends: int = 0
 
 
@@ -351,10 +351,12 @@ class Builder:
             self._timed_out(sequence, now_us)
 
     def _contest(self, attempt: _Attempt, message: Refuse) -> None:
-        """Tell what is shown against transactions of an attempt, of each once."""
+        """Tell what is shown against transactions of an attempt, by each validator once. It isn't judged,
+        and a liar's word mustn't hide another's."""
         for each in message.refusals:
-            if each.other and each.index < len(attempt.claims) and each.index not in attempt.contested:
-                attempt.contested.add(each.index)
+            said = message.validator, each.index
+            if each.other and each.index < len(attempt.claims) and said not in attempt.contested:
+                attempt.contested.add(said)
                 self._out.put(Contested(attempt.batch.transactions[each.index], each.other))
 
     def _is_decided(self, attempt: _Attempt) -> bool:
