@@ -39,6 +39,7 @@ from supervm.types.certificate import (
     bitmap_of,
     vote_message,
 )
+from supervm.types.codec import U64_MAX
 from supervm.types.errors import InvalidInput
 from supervm.types.transaction import Transaction
 from supervm.types.validators import ValidatorSet
@@ -274,13 +275,14 @@ class Tongue:
         rng = self.random
         proposal = attrs.evolve(rng.choice(self._proposals), notarisation=None)
         if rng.random() < 0.3:
-            return attrs.evolve(proposal, view=rng.choice((0, 2**20, 2**40, 2**64 - 1)))
+            return attrs.evolve(proposal, view=rng.choice((0, 2**20, 2**40, U64_MAX)))
         wrong = rng.choice((b"\xff", rng.randbytes(40), encode(proposal)))
         changes = rng.choice(({"justification": wrong}, {"system_operations": (wrong,)}))
         body = attrs.evolve(proposal.block.body, **changes)
         header = attrs.evolve(proposal.block.header, body_digest=body.digest())
         block = attrs.evolve(proposal.block, header=header, body=body)
-        return attrs.evolve(proposal, view=proposal.view + rng.randint(0, 9), block=block)
+        view = min(proposal.view + rng.randint(0, 9), U64_MAX)
+        return attrs.evolve(proposal, view=view, block=block)
 
     def _slanders(self) -> list[Evidence]:
         """Evidence of two votes that somebody else did sign, in two views."""
