@@ -315,6 +315,7 @@ _WORK = {"requests": _asks(Ask.TRANSFER, 0.25), "mishaps": _crashes(0, 1, 2, 3, 
 BUGS = {
     "vote before log": Planted(
         plant=vote_before_log,
+        seed=25,
         changes=_WORK | {"sync_ms": (50.0, 300.0)},
         oracles=frozenset({"contradiction", "lock"}),
     ),
