@@ -1,6 +1,7 @@
 """The parts of bft's driver, each alone: disk, timers, network, questions, what a leader places."""
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -57,18 +58,25 @@ class SlowStore:
         await self.inner.write(batch, durability)
 
 
+@asynccontextmanager
+async def slow_disk(folder: Path) -> AsyncIterator[tuple[SlowStore, Disk]]:
+    """A disk that runs, over a store whose writes wait."""
+    async with component_context(folder) as ctx, opened(MEMORY, folder / "store") as inner:
+        store = SlowStore(inner)
+        disk = Disk(ctx, store)  # type: ignore[arg-type]
+        ctx.nursery.start_soon(disk.run)
+        yield store, disk
+
+
 # Disk
 
 
 async def test_nothing_is_durable_before_the_store_says_so_and_records_come_back_in_order(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:
-    async with component_context(tmp_path) as ctx, opened(MEMORY, tmp_path / "store") as inner:
-        store = SlowStore(inner)
-        disk = Disk(ctx, store)  # type: ignore[arg-type]
+    async with slow_disk(tmp_path) as (store, disk):
         told: list[int] = []
         journal = Journal(disk, ORDERING, 1, told.append)
-        ctx.nursery.start_soon(disk.run)
         for number in range(1, 4):
             journal.append(number, nullify(number))
         await trio.testing.wait_all_tasks_blocked()
@@ -76,21 +84,18 @@ async def test_nothing_is_durable_before_the_store_says_so_and_records_come_back
         store.let.set()
         await trio.testing.wait_all_tasks_blocked()
         assert told == [3]
-        found = await read_records(inner, ORDERING, 1)
+        found = await read_records(store.inner, ORDERING, 1)
         assert found == [(number, nullify(number)) for number in range(1, 4)]
-        assert await read_records(inner, ORDERING, 2) == []
+        assert await read_records(store.inner, ORDERING, 2) == []
 
 
 async def test_while_the_disk_is_full_nothing_becomes_durable_and_then_it_goes_on(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:
-    async with component_context(tmp_path) as ctx, opened(MEMORY, tmp_path / "store") as inner:
-        store = SlowStore(inner)
+    async with slow_disk(tmp_path) as (store, disk):
         store.let.set()
         store.errors = [DiskFull("full"), DiskFull("full")]
-        disk = Disk(ctx, store)  # type: ignore[arg-type]
         told: list[int] = []
-        ctx.nursery.start_soon(disk.run)
         Journal(disk, LOCKS, 1, told.append).append(1, nullify(1))
         await trio.sleep(0.5)
         assert told == []
@@ -103,10 +108,7 @@ async def test_while_the_disk_is_full_nothing_becomes_durable_and_then_it_goes_o
 async def test_a_group_that_waits_long_for_the_disk_is_told_of_until_it_is_through(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:
-    async with component_context(tmp_path) as ctx, opened(MEMORY, tmp_path / "store") as inner:
-        store = SlowStore(inner)
-        disk = Disk(ctx, store)  # type: ignore[arg-type]
-        ctx.nursery.start_soon(disk.run)
+    async with slow_disk(tmp_path) as (store, disk):
         journal = Journal(disk, LOCKS, 1, lambda number: None)
         journal.append(1, nullify(1))
         await trio.sleep(4)
@@ -122,10 +124,7 @@ async def test_a_group_that_waits_long_for_the_disk_is_told_of_until_it_is_throu
 
 
 async def test_the_wait_behind_another_group_counts(tmp_path: Path, autojump_clock: MockClock) -> None:
-    async with component_context(tmp_path) as ctx, opened(MEMORY, tmp_path / "store") as inner:
-        store = SlowStore(inner)
-        disk = Disk(ctx, store)  # type: ignore[arg-type]
-        ctx.nursery.start_soon(disk.run)
+    async with slow_disk(tmp_path) as (store, disk):
         journal = Journal(disk, LOCKS, 1, lambda number: None)
         journal.append(1, nullify(1))
         await trio.sleep(1)
