@@ -16,7 +16,7 @@ import trio
 from supervm.chain.admission import Admission, Answer
 from supervm.chain.claiming import examine_transactions, used_keys, used_slots
 from supervm.chain.contests import Contests
-from supervm.chain.doubling import doubts, forged, locks_named
+from supervm.chain.doubling import doubts, forged, locks_named, weigh
 from supervm.chain.events import EventLog
 from supervm.chain.examine import ChainRules
 from supervm.chain.examine import Examined as ExaminedBytes
@@ -57,6 +57,7 @@ from supervm.contracts.application import (
     SnapshotExchange,
     Tip,
     Verdict,
+    WeighedProofs,
     WrongParent,
 )
 from supervm.contracts.gas import GasPolicy
@@ -69,7 +70,7 @@ from supervm.execution import (
 )
 from supervm.execution.ahead import choose_ahead
 from supervm.execution.engine import BlockEngine
-from supervm.execution.punishing import not_punished, owing_in
+from supervm.execution.punishing import not_punished, owing_in, wrong_keys
 from supervm.kernel.component import Context, Health, HealthState
 from supervm.storage.errors import Pruned
 from supervm.storage.ledger import Ledger, Staged
@@ -176,6 +177,7 @@ class Chain:
         self._executing = trio.Lock()
         self._thread = trio.CapacityLimiter(1)
         self._examining = trio.CapacityLimiter(1)
+        self._weighing = trio.CapacityLimiter(1)
         self._work = trio.Event()
         self._in_hand: dict[bytes, Entry] = {}
         self._decoded: Recent[bytes, Transaction] = Recent(DECODED_MAX)
@@ -511,6 +513,17 @@ class Chain:
 
     def forged(self, first: bytes, second: bytes, lock: bytes) -> str:
         return forged(first, second, lock, self._rules(), self.examiner.checked)
+
+    async def weigh_proofs(self, operations: Sequence[bytes]) -> WeighedProofs:
+        read = partial(wrongs_in, operations, self.genesis.validators, self.genesis.limits)
+        wrongs = await trio.to_thread.run_sync(read, limiter=self._weighing)
+        keys = wrong_keys(wrongs)
+        while True:
+            height, price = self.ledger.tip.height, self.base_price
+            entries = await self._state(keys)
+            if self.ledger.tip.height == height:
+                break
+        return await trio.to_thread.run_sync(weigh, entries, wrongs.doubles, price, limiter=self._weighing)
 
     def contested(self, transaction: bytes, other: bytes) -> None:
         own, named = self.locks_named(transaction), self.locks_named(other)

@@ -1,14 +1,21 @@
-"""What two signed transactions prove of who signed them, by their bytes alone (CONS-17, CONS-70)."""
+"""What two signed transactions prove of who signed them, by their bytes alone, and what a state makes of it
+(CONS-17, CONS-70)."""
+
+from collections.abc import Mapping, Sequence
 
 import attrs
 
 from supervm.chain.examine import ChainRules, Examined, examine
+from supervm.contracts.application import WeighedProofs
 from supervm.crypto.remembered import RememberedSignatures
 from supervm.execution.footprint import nonce_lock, object_lock, sponsor_nonce_lock
+from supervm.execution.punishing import chargeable, noted_in
+from supervm.execution.working import Fetched
 from supervm.types.claims import IMAGE_LOCK, chain_of
 from supervm.types.errors import InvalidInput
 from supervm.types.limits import Limits
 from supervm.types.transaction import Access, Body, Lane, Transaction
+from supervm.types.wrongs import DOUBLES_KEY, Double
 
 _BEFORE_ANY = 0
 """An epoch in which no transaction has expired."""
@@ -84,6 +91,13 @@ def forged(first: bytes, second: bytes, lock: bytes, rules: ChainRules, checked:
     if lock[:1] != IMAGE_LOCK and not all(lock in _slots_named(each.body) for each in named):
         return "transactions that don't both name what is locked"
     return ""
+
+
+def weigh(entries: Mapping[bytes, bytes | None], doubles: Sequence[Double], price: int) -> WeighedProofs:
+    """What proofs are worth in a state, of which these are the entries of `wrong_keys`, at a base price."""
+    noted = noted_in(entries[DOUBLES_KEY])
+    known = frozenset(at for at, each in enumerate(doubles) if each.lock in noted)
+    return WeighedProofs(noted=known, counting=chargeable(Fetched(entries), doubles, price))
 
 
 def _slots_named(body: Body) -> frozenset[bytes]:

@@ -353,6 +353,18 @@ class FastApplied:
     waiting: int = 0
 
 
+@attrs.frozen(kw_only=True)
+class WeighedProofs:
+    """What proofs that clients signed twice are worth (CONS-17), by their index among those asked about.
+
+    `noted`: the state of the last committed block has their lock, whose signer pays when the epoch ends.
+    `counting`: those that it would have, too, if the next block held them; the one to place first is first.
+    """
+
+    noted: frozenset[int] = frozenset()
+    counting: tuple[int, ...] = ()
+
+
 class EffectsSource(Protocol):
     """Where an engine gives what proves that a FAST transaction is final (CONS-21)."""
 
@@ -474,6 +486,10 @@ class CertifyingApplication(Application, Protocol):
         """Why the bytes alone of two transactions show that they are no such proof, whatever epoch and state:
         whoever sends them as one lies. Empty where an honest node may take them for one. Checks their
         signatures. May be called from any thread."""
+
+    async def weigh_proofs(self, operations: Sequence[bytes]) -> WeighedProofs:
+        """What these system operations of kind 0x11 are worth, in which `doubts` finds nothing wrong. Whoever
+        leads places those that count, and nobody else's: they are made for nothing."""
 
     def contested(self, transaction: bytes, other: bytes) -> None:
         """A validator refused a transaction for this other one. If they prove that somebody signed both for

@@ -158,7 +158,7 @@ def apply_wrongs(run: BlockRun) -> tuple[Punished, ...]:
     """Punish whom the block's evidence names, and remember who signed twice, until the epoch ends."""
     block, state = run.block, run.state
     found = [punish(state, each, block.epoch, block.granted) for each in block.wrongs.offences]
-    note_doubles(state, block.wrongs.doubles)
+    note_doubles(state, block.wrongs.doubles, run.gas.base_price(run.gas_state))
     state.savepoint()
     return tuple(each for each in found if each is not None)
 

@@ -135,7 +135,8 @@ class _NativeRun:
         self.inner.execute(self.mode)
         self.told(self.inner.stats())
         changes = PackedChanges(*self.inner.packed_changes())
-        changes = changes.beside(doubles_noted(Fetched(self.found), self.block.wrongs.doubles))
+        price = self.gas.base_price(self.gas_state)
+        changes = changes.beside(doubles_noted(Fetched(self.found), self.block.wrongs.doubles, price))
         root = self.inner.receipts_root()
         return BlockResult(changes, PackedReceipts(self.inner.receipts(), root), root, self._reasons())
 

@@ -5,6 +5,7 @@ gas of what it cost others, when the epoch ends: nothing is reserved then, so no
 miss the money (EXEC-4). That somebody did it, a quorum has said by voting for the block.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 
 import attrs
@@ -14,9 +15,9 @@ from supervm.execution.election import elect
 from supervm.execution.staking import UNBONDING_EPOCHS
 from supervm.execution.working import StateReader, WorkingState, encode_value
 from supervm.types.address import Address
-from supervm.types.claims import CHAIN_BYTES, NONCE_LOCK, SPONSOR_NONCE_LOCK, chain_of
+from supervm.types.claims import CHAIN_BYTES, IN_FLIGHT_MAX, NONCE_LOCK, chain_of
 from supervm.types.stakes import ESCROW, STAKES_KEY, Stake, Stakes, stakes_of
-from supervm.types.state import ACCOUNT, NATIVE_TOKEN, OBJECT, TOKEN, Object, OwnerKind, Token
+from supervm.types.state import ACCOUNT, NATIVE_TOKEN, OBJECT, TOKEN, OwnerKind, Token
 from supervm.types.transaction import Lane
 from supervm.types.validators import ValidatorSet
 from supervm.types.wrongs import (
@@ -41,6 +42,9 @@ OTHERS_FACTOR = 3
 """The part that others, who were punished for the same, had of all stakes, counts so often (GAS-20)."""
 EQUIVOCATION_GAS = 1_000_000
 """What a proof of two transactions for one lock costs who signed them (CONS-17)."""
+LEAST_GAS = 10_000
+"""What each lock that counts against an account needs on its balance, as gas at the base price (chosen): the
+base of a transaction and its signature (GAS-2). No validator locks anything for who has less (CONS-13)."""
 
 
 def wrong_keys(wrongs: Wrongs) -> frozenset[bytes]:
@@ -109,32 +113,76 @@ def _put_out(stakes: Stakes, own: Stake, epoch: int, granted: ValidatorSet, deci
     return left if own.amount or named else left.without(own.public_key)
 
 
-def note_doubles(state: WorkingState, doubles: Sequence[Double]) -> None:
+def note_doubles(state: WorkingState, doubles: Sequence[Double], price: int) -> None:
     """Remember that accounts signed twice for a lock, until the epoch ends: once a lock.
 
-    A lock that is used up hinders nobody any more, and counts for nothing.
+    It counts only where a validator can hold the lock in this state, and the signer has at the base price
+    `price` (micro base units per gas) what each of its locks that count needs. So room is filled for nothing
+    by nobody.
     """
     if not doubles:
         return
-    known = list(decode_doubles(_entry(state, DOUBLES_KEY)))
-    before, locks = len(known), {each.lock for each in known}
-    for double in doubles:
-        is_new = double.lock not in locks and len(known) < DOUBLES_MAX
-        if is_new and not _is_used_up(state, double.lock):
-            locks.add(double.lock)
-            known.append(double)
-    if len(known) > before:
-        state.write(DOUBLES_KEY, encode_doubles(known))
+    notes = _Notes(state, price)
+    if [double for double in doubles if notes.take(double)]:
+        state.write(DOUBLES_KEY, encode_doubles(notes.known))
 
 
-def doubles_noted(entries: StateReader, doubles: Sequence[Double]) -> dict[bytes, bytes | None]:
+def doubles_noted(entries: StateReader, doubles: Sequence[Double], price: int) -> dict[bytes, bytes | None]:
     """As `note_doubles`, of a block whose transactions are executed elsewhere: what it changes.
 
     No transaction reads or writes that entry, and locks are judged before any of them.
     """
     state = WorkingState(entries)
-    note_doubles(state, doubles)
+    note_doubles(state, doubles, price)
     return {key: encode_value(now) for key, _, now in state.changed()}
+
+
+def chargeable(entries: StateReader, doubles: Sequence[Double], price: int) -> tuple[int, ...]:
+    """Indexes of those that would count together if a block held them now: who pays most first, then the
+    nearest nonce, then as they came. `entries` are those of `wrong_keys`."""
+    state = WorkingState(entries)
+    notes = _Notes(state, price)
+    if notes.is_full:
+        return ()
+    whole = price_of(EQUIVOCATION_GAS, price)
+
+    def rank(at: int) -> tuple[int, int]:
+        double = doubles[at]
+        pays = min(whole, state.balance(double.account, NATIVE_TOKEN))
+        return -pays, _nonces_ahead(state, double.lock) or 0
+
+    return tuple(at for at in sorted(range(len(doubles)), key=rank) if notes.take(doubles[at]))
+
+
+class _Notes:
+    """Whom the state remembers to have signed twice, and what may be added to it at a base price."""
+
+    def __init__(self, state: WorkingState, price: int) -> None:
+        self.known = list(decode_doubles(_entry(state, DOUBLES_KEY)))
+        self._locks = {each.lock for each in self.known}
+        self._counts = Counter(each.account for each in self.known)
+        self._state = state
+        self._least = max(1, price_of(LEAST_GAS, price))
+
+    @property
+    def is_full(self) -> bool:
+        return len(self.known) >= DOUBLES_MAX
+
+    def take(self, double: Double) -> bool:
+        """Add one that counts; whether it does."""
+        account = double.account
+        needed = self._least * (self._counts[account] + 1)
+        if (
+            double.lock in self._locks
+            or self.is_full
+            or self._state.balance(account, NATIVE_TOKEN) < needed
+            or not _can_be_held(self._state, double)
+        ):
+            return False
+        self.known.append(double)
+        self._locks.add(double.lock)
+        self._counts[account] += 1
+        return True
 
 
 def not_punished(offences: Sequence[Offence], entry: bytes | None, epoch: int) -> tuple[Offence, ...]:
@@ -148,18 +196,33 @@ def not_punished(offences: Sequence[Offence], entry: bytes | None, epoch: int) -
     return tuple(fresh)
 
 
-def _is_used_up(state: WorkingState, lock: bytes) -> bool:
-    address, number = lock[1:CHAIN_BYTES], int.from_bytes(lock[CHAIN_BYTES:], "little")
-    if lock[:1] == NONCE_LOCK:
-        return number < state.account(address).nonce
-    if lock[:1] == SPONSOR_NONCE_LOCK:
-        return number < state.account(address).sponsor_nonce
-    found = state.object(address)
-    return found is not None and _is_past(found, number)
+def _can_be_held(state: WorkingState, double: Double) -> bool:
+    """Whether a validator that executed this state can hold the lock: it isn't used up, the nonce isn't too
+    far ahead (CONS-12), and the object is at that version, the account's own (CONS-14)."""
+    lock = double.lock
+    ahead = _nonces_ahead(state, lock)
+    if ahead is not None:
+        return 0 <= ahead < IN_FLIGHT_MAX
+    found = state.object(lock[1:CHAIN_BYTES])
+    return (
+        found is not None
+        and not found.deleted
+        and found.owner_kind is OwnerKind.OWNED
+        and found.owner == double.account
+        and found.version == _number_of(lock)
+    )
 
 
-def _is_past(found: Object, version: int) -> bool:
-    return version < found.version or found.deleted or found.owner_kind is not OwnerKind.OWNED
+def _nonces_ahead(state: WorkingState, lock: bytes) -> int | None:
+    """How far the nonce of a lock is from the account's next one; None for an object's."""
+    if chain_of(lock) is None:
+        return None
+    account = state.account(lock[1:CHAIN_BYTES])
+    return _number_of(lock) - (account.nonce if lock[:1] == NONCE_LOCK else account.sponsor_nonce)
+
+
+def _number_of(lock: bytes) -> int:
+    return int.from_bytes(lock[CHAIN_BYTES:], "little")
 
 
 def collect(state: WorkingState, gas: GasPolicy, gas_state: bytes) -> list[Charge]:
@@ -185,6 +248,11 @@ def _entry(state: WorkingState, key: bytes) -> bytes | None:
     found = state.read(key)
     assert found is None or type(found) is bytes, "it is a system entry"
     return found
+
+
+def noted_in(entry: bytes | None) -> frozenset[bytes]:
+    """The locks that count in this epoch, by the entry under `DOUBLES_KEY`."""
+    return frozenset(each.lock for each in decode_doubles(entry))
 
 
 def owing_in(entry: bytes | None) -> tuple[Address, ...]:

@@ -19,6 +19,9 @@ OBJECT_LOCK = b"\x03"
 IMAGE_LOCK = b"\x04"
 """`IMAGE_LOCK || pool || image`: a key image or nullifier that a PRIVATE transaction reveals."""
 
+IN_FLIGHT_MAX = 64
+"""Nonces of one chain that may be locked at a time, from the account's next one on (CONS-12)."""
+
 SLOT_BYTES_MAX = 128
 SLOTS_MAX = 512
 SPENDS_MAX = 1024

@@ -168,5 +168,5 @@ async def test_a_proof_of_a_peer_waits_for_a_block_once_it_is_judged(tmp_path: P
         life._reception.inboxes[Stream.VOTES].put(Incoming(net.validators[1].node_id, said, 1_000))
         ledger = net.nodes[0].chain.ledger
         with trio.fail_after(WAIT_S):
-            while not life._closer.operations.holds(said):
+            while not life._voter.table.is_equivocator(net.users[0].address):
                 await ledger.wait_above(ledger.tip.height)

@@ -9,6 +9,7 @@ import pytest
 from supervm.crypto.keys import generate
 from supervm.crypto.votes import verify_batch_certificate
 from supervm.execution.footprint import NONCE_LOCK
+from supervm.plugins.consensus.bft import locks
 from supervm.plugins.consensus.bft.batch_events import (
     Applied,
     BatchExamined,
@@ -124,6 +125,7 @@ class Desk:
         self.height = 0
         self.nonces: dict[bytes, int] = {}
         self.log: list[object] = []
+        self.proofs: list[Equivocation] = []
 
     def fresh(self) -> BatchVoter:
         return BatchVoter(facts(), lambda message: sign(IDS[0], message), height=0, bounds=self.bounds)
@@ -132,6 +134,8 @@ class Desk:
         """One event; the application answers at once."""
         outputs = list(self.voter.step(event, Now(int(now_s * 1e6), 0)))  # type: ignore[arg-type]
         self.log += [each.record for each in outputs if isinstance(each, Log)]
+        sent = [each.message for each in outputs if isinstance(each, Send)]
+        self.proofs += [each for each in sent if isinstance(each, Equivocation)]
         given = list(outputs)
         for each in outputs:
             if isinstance(each, Check):
@@ -324,7 +328,7 @@ def test_a_conflict_with_what_a_refused_batch_locked_is_proven_too_within_a_boun
     assert isinstance(given, Refuse)
     assert given.refusals == (Refusal(0, "LockBusy", first.transaction),)
     lower, higher = sorted((first.transaction, second.transaction))
-    assert desk.voter.equivocations[ALICE] == Equivocation(lower, higher, first.slots[0])
+    assert desk.proofs[-1] == Equivocation(lower, higher, first.slots[0])
     # Within one batch, too.
     carol = [claim(b"C" * 32, 0, salt, spend=0) for salt in ("", "other")]
     given = desk.offer(carol, builder=3, sequence=1)
@@ -355,7 +359,7 @@ def test_a_certified_transaction_proves_a_conflict_after_a_restart_too() -> None
         given = each.offer([second], builder=2)
         assert isinstance(given, Refuse)
         assert given.refusals == (Refusal(0, "LockBusy", first.transaction),)
-        assert ALICE in each.voter.equivocations
+        assert [proof.lock for proof in each.proofs] == [first.slots[0]]
 
 
 def test_who_others_prove_to_have_signed_twice_gets_no_further_lock_here_after_a_restart_neither() -> None:
@@ -412,6 +416,14 @@ def test_a_conflict_is_answered_with_the_transaction_that_was_first() -> None:
     assert code(desk.offer([claim(ALICE, 1)], builder=2, sequence=1)) == "0 NonceGap"
 
 
+def test_the_log_of_who_signed_twice_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(locks, "EQUIVOCATORS_MAX", 2)
+    desk = Desk()
+    for each in range(5):
+        desk.step(Doubled(bytes([each]) * 32))
+    assert len(desk.log) == 2
+
+
 def test_a_proof_of_equivocation_goes_to_the_leaders_once_an_account() -> None:
     desk = Desk()
     desk.step(Leaders(1, 1, (IDS[2], IDS[3])))
@@ -427,7 +439,7 @@ def test_a_proof_of_equivocation_goes_to_the_leaders_once_an_account() -> None:
     (send,) = sent
     assert send.to == (IDS[2], IDS[3])  # type: ignore[attr-defined]
     assert send.stream is Stream.VOTES  # type: ignore[attr-defined]
-    proof = desk.voter.equivocations[ALICE]
+    (proof,) = desk.proofs
     assert {proof.first, proof.second} == {claim(ALICE, 0, salt).transaction for salt in ("", "x")}
     assert proof.lock == claim(ALICE, 0).slots[0]
 

@@ -9,12 +9,15 @@ from typing import Any
 import pytest
 import trio
 
+from supervm.chain.application import Chain
 from supervm.chain.validator_sets import sets_by_digest
 from supervm.cli.verifying import Finality, ReplayRules
 from supervm.client.light import UNBONDING_MS, checkpoint_at
 from supervm.client.proof import check_proof
+from supervm.crypto.keys import KeyPair
 from supervm.execution.election import MINIMUM_COINS
 from supervm.execution.footprint import nonce_lock
+from supervm.execution.punishing import noted_in
 from supervm.http import views
 from supervm.plugins.consensus.bft.batch_events import EpochCloses
 from supervm.plugins.consensus.bft.driver.closer import Closer
@@ -25,8 +28,8 @@ from supervm.plugins.consensus.bft.driver.following import Follower
 from supervm.plugins.consensus.bft.driver.validator import Validator
 from supervm.plugins.consensus.bft.epochs.closing import ClosingOutput
 from supervm.plugins.consensus.bft.epochs.operations import SystemOperations
-from supervm.plugins.consensus.bft.events import Log, Send
-from supervm.plugins.consensus.bft.messages import EpochDone, Equivocation, Message
+from supervm.plugins.consensus.bft.events import Log, Send, Stream
+from supervm.plugins.consensus.bft.messages import EpochDone, Equivocation, Message, encode
 from supervm.plugins.consensus.bft.offences import Evidence, Offence
 from supervm.plugins.consensus.bft.views import View
 from supervm.plugins.consensus.bft.votes import ViewVote
@@ -35,14 +38,15 @@ from supervm.storage.verify import Replay, verify_chain
 from supervm.testing.context import opened
 from supervm.types.block import BlockHeader
 from supervm.types.certificate import VoteKind, vote_message
+from supervm.types.claims import IN_FLIGHT_MAX
 from supervm.types.digests import ZERO
 from supervm.types.errors import ProofInvalid
 from supervm.types.finality import FinalityProof
-from supervm.types.operations import StakeAdd, StakeLeave
-from supervm.types.state import Account, account_key
-from supervm.types.wrongs import RESERVE
+from supervm.types.operations import Output, StakeAdd, StakeLeave, Transfer
+from supervm.types.state import NATIVE_TOKEN, Account, account_key
+from supervm.types.wrongs import DOUBLES_KEY, RESERVE
 
-from .network import FUNDS, PRICE, Network, network
+from .network import FUNDS, PRICE, Network, key, network
 
 QUICK = BftConfig(block_interval_min_ms=10, block_interval_max_ms=30)
 STAKE = 2 * MINIMUM_COINS * 10**9
@@ -165,6 +169,86 @@ async def test_a_proof_in_a_final_block_marks_its_signer_at_every_validator(tmp_
                 while not life._voter.table.is_equivocator(signer):
                     await node.chain.ledger.wait_above(node.height)
             assert not life._voter.table.is_equivocator(other)
+
+
+async def test_proofs_that_cost_nothing_are_placed_by_no_honest_leader_and_a_hostile_one_gains_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with network(tmp_path, config=QUICK) as net:
+        nodes = [net.nodes[number] for number in range(4)]
+        lives = [each.engine.life for each in nodes]
+        chain = nodes[0].chain
+        far, real = (twice(net, net.users[0], nonce) for nonce in (IN_FLIGHT_MAX, 5))
+        nobodys = [twice(net, key(1_000 + each), 0) for each in range(40)]
+        for life in lives:
+            assert isinstance(life, Validator)
+            for proof in (far, *nobodys):
+                life._core.received(net.validators[1].node_id, proof)
+        first = chain.ledger.tip.height
+        await net.reached(0, first + 8)
+        assert not await operations_of(chain, first)
+        hostile = lives[3]
+        assert isinstance(hostile, Validator)
+        held = [encode(each) for each in (far, *nobodys)]
+        monkeypatch.setattr(hostile._closer.operations.proofs, "pick", lambda branch, left: held)
+        hostile._core.received(net.validators[1].node_id, real)
+        assert isinstance(lives[0], Validator)
+        lives[0]._core.received(net.validators[1].node_id, real)
+        with trio.fail_after(LONG_S):
+            while not {encode(real), *held} <= set(await operations_of(chain, first)):
+                await chain.ledger.wait_above(chain.ledger.tip.height)
+            for life, node in zip(lives, nodes, strict=True):
+                assert isinstance(life, Validator)
+                while not life._voter.table.is_equivocator(net.users[0].address):
+                    await node.chain.ledger.wait_above(node.height)
+                assert list(life._voter.table._equivocated) == [net.users[0].address]
+        assert noted_in((await chain._state([DOUBLES_KEY]))[DOUBLES_KEY]) == {real.lock}
+
+
+async def test_leaders_are_told_of_what_a_validator_saw_where_it_costs_its_signer_something(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with network(tmp_path, config=QUICK) as net:
+        first, *others = (net.nodes[number].engine.life for number in range(4))
+        assert isinstance(first, Validator)
+        proofs = first._closer.operations.proofs
+        monkeypatch.setattr(proofs, "pick", lambda branch, left: [])
+        heard: list[Message] = []
+        for life in others:
+            assert isinstance(life, Validator)
+            received = life._core.received
+            monkeypatch.setattr(
+                life._core,
+                "received",
+                lambda peer, message, received=received: (heard.append(message), received(peer, message)),
+            )
+        free, real = twice(net, key(1_000), 0), twice(net, net.users[0], 5)
+        for proof in (free, real):
+            first._core.begin([Send((), proof, Stream.VOTES)])
+        chain = net.nodes[0].chain
+        with trio.fail_after(LONG_S):
+            while real.lock not in noted_in((await chain._state([DOUBLES_KEY]))[DOUBLES_KEY]):
+                await chain.ledger.wait_above(chain.ledger.tip.height)
+        told = [each for each in heard if isinstance(each, Equivocation)]
+        assert set(told) == {real} and len(told) <= 2
+        assert proofs.holds(free)
+
+
+def twice(net: Network, who: KeyPair, nonce: int) -> Equivocation:
+    """What proves that somebody signed twice for a nonce."""
+    said = [Transfer(NATIVE_TOKEN, (Output(TO, amount),)) for amount in (1, 2)]
+    lower, higher = sorted(net.signed(who, nonce, each).data for each in said)
+    return Equivocation(lower, higher, nonce_lock(who.address, nonce))
+
+
+async def operations_of(chain: Chain, above: int) -> list[bytes]:
+    """The system operations of committed blocks above a height."""
+    found: list[bytes] = []
+    for height in range(above + 1, chain.ledger.tip.height + 1):
+        block = await chain.block(height)
+        assert block is not None
+        found += block.body.system_operations
+    return found
 
 
 def notarize(net: Network, number: int, epoch: int, block: bytes) -> ViewVote:

@@ -16,13 +16,12 @@ from supervm.plugins.consensus.bft.epochs.ending import Ending
 from supervm.plugins.consensus.bft.epochs.evidence import EvidenceBook, check_evidence
 from supervm.plugins.consensus.bft.epochs.handover import EARLY_A_PEER_MAX, EarlyMessages, next_epoch
 from supervm.plugins.consensus.bft.epochs.operations import (
-    PROOFS_MAX,
-    PROOFS_WAITING_MAX,
     WAITING_BYTES_MAX,
     SystemOperations,
     end_epoch,
     judge_operations,
 )
+from supervm.plugins.consensus.bft.epochs.proofs import PROOFS_MAX
 from supervm.plugins.consensus.bft.events import (
     ALL,
     Final,
@@ -190,43 +189,32 @@ def test_operations_wait_once_each_and_epoch_dones_are_placed_first() -> None:
     waiting = SystemOperations(1, SET)
     branch = branch_of()
     assert not waiting.waits(branch, True)  # type: ignore[arg-type]
-    proof = Equivocation(b"a", b"b", b"lock")
-    assert waiting.add(proof) and not waiting.add(attrs.evolve(proof, second=b"c"))
+    evidence = large_evidence(2)
+    assert waiting.add(evidence) and not waiting.add(evidence)
+    assert not waiting.add(Equivocation(b"a", b"b", b"lock")), "proofs wait apart"
     done = EpochDone(1, 3, bytes(64))
     assert waiting.add(done) and not waiting.add(done)
     assert not waiting.add(EpochDone(2, 3, bytes(64))) and not waiting.add(EpochDone(1, 4, bytes(64)))
     assert waiting.waits(branch, True)  # type: ignore[arg-type]
-    assert waiting.pick(branch, True).operations == (encode(done), encode(proof))  # type: ignore[arg-type]
+    assert waiting.pick(branch, True).operations == (encode(done), encode(evidence))  # type: ignore[arg-type]
     true = TRUTH.block(1)
     waiting.placed(Block(true.header, attrs.evolve(true.body, system_operations=(encode(done),))))
-    assert waiting.pick(branch, True).operations == (encode(proof),)  # type: ignore[arg-type]
-    other = Block(
-        true.header, attrs.evolve(true.body, system_operations=(encode(attrs.evolve(proof, second=b"d")),))
-    )
+    assert waiting.pick(branch, True).operations == (encode(evidence),)  # type: ignore[arg-type]
+    other = Block(true.header, attrs.evolve(true.body, system_operations=(encode(large_evidence(2)),)))
     waiting.placed(other)
-    assert waiting.pick(branch, True).operations == () and not waiting.add(proof) and waiting.holds(proof)  # type: ignore[arg-type]
+    assert waiting.pick(branch, True).operations == ()  # type: ignore[arg-type]
+    assert not waiting.add(evidence) and waiting.holds(evidence)
     waiting.closing = True
     assert SystemOperations.waits(waiting, branch, False)  # type: ignore[arg-type]
 
 
 def test_what_waits_is_bounded_but_epoch_dones_always_find_room() -> None:
     waiting = SystemOperations(1, SET)
-    largest = b"x" * 60_000
     count = 0
-    while waiting.add(Equivocation(largest, largest + b"y", count.to_bytes(4, "big"))):
+    while waiting.add(large_evidence(count)):
         count += 1
-    assert WAITING_BYTES_MAX - 200_000 < count * 120_000 <= WAITING_BYTES_MAX
+    assert WAITING_BYTES_MAX - 300_000 < count * 240_000 <= WAITING_BYTES_MAX
     assert waiting.add(EpochDone(1, 0, bytes(64)))
-    small = SystemOperations(1, SET)
-    added = [
-        small.add(Equivocation(b"a", b"b", at.to_bytes(4, "big"))) for at in range(PROOFS_WAITING_MAX + 9)
-    ]
-    assert sum(added) == PROOFS_WAITING_MAX and small.holds(Equivocation(b"a", b"b", b"fresh"))
-    held = small.pick(branch_of(), True).operations  # type: ignore[arg-type]
-    assert len(held) == PROOFS_MAX
-    true = TRUTH.block(1)
-    small.placed(Block(true.header, attrs.evolve(true.body, system_operations=held)))
-    assert small.add(Equivocation(b"a", b"b", b"fresh"))
     picked = waiting.pick(branch_of(), True).operations  # type: ignore[arg-type]
     assert picked[0] == encode(EpochDone(1, 0, bytes(64)))
     assert sum(map(len, picked)) <= 2**20
@@ -241,14 +229,13 @@ def large_evidence(validator: int) -> Evidence:
 def test_proofs_of_clients_leave_room_for_evidence_against_validators() -> None:
     waiting = SystemOperations(1, SET)
     largest = b"x" * 60_000
-    count = 0
-    while waiting.add(Equivocation(largest, largest + b"y", count.to_bytes(4, "big"))):
-        count += 1
+    proofs = [Equivocation(largest, largest + b"y", count.to_bytes(4, "big")) for count in range(100)]
+    added = [waiting.proofs.add(each, own=True) for each in proofs]
+    assert all(added[:60])
     large = [large_evidence(validator) for validator in range(100)]
     added = [waiting.add(each) for each in large]
     assert sum(added) * 240_000 > WAITING_BYTES_MAX - 300_000, "as much as if it were alone"
     assert not all(added), "and bounded"
-    assert not waiting.add(Equivocation(largest, largest + b"y", b"one more"))
 
 
 def test_evidence_that_finds_no_room_waits_for_it() -> None:

@@ -189,7 +189,7 @@ def test_what_a_block_executed_no_more_counts_as_a_debit_even_if_it_was_void() -
 def test_an_equivocator_gets_no_further_lock_and_keeps_those_it_has() -> None:
     held = table()
     judge(held, claim(ONE, 0))
-    held.equivocated([ALICE])
+    assert held.equivocated([ALICE]) == (ALICE,) and not held.equivocated([ALICE])
     assert codes(judge(held, claim(ONE, 0), claim(TWO, 1), claim(THREE, 0, who=BOB))) == {1: "Equivocated"}
 
 

@@ -1,8 +1,11 @@
 """What evidence and proofs of equivocation cost (CONS-17, CONS-70, GAS-20, GAS-22)."""
 
 import random
+from collections.abc import Callable
+from itertools import pairwise
 
 import attrs
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -10,17 +13,36 @@ from supervm.contracts.gas import price_of
 from supervm.execution import BlockResult, execute_block
 from supervm.execution.election import MINIMUM_COINS, elect
 from supervm.execution.engine import choose_engine
-from supervm.execution.footprint import nonce_lock, object_lock
-from supervm.execution.punishing import EQUIVOCATION_GAS, not_punished, owing_in, part_of
+from supervm.execution.footprint import nonce_lock, object_lock, sponsor_nonce_lock
+from supervm.execution.punishing import (
+    EQUIVOCATION_GAS,
+    LEAST_GAS,
+    chargeable,
+    not_punished,
+    owing_in,
+    part_of,
+)
 from supervm.execution.staking import UNBONDING_EPOCHS
 from supervm.execution.supply import recorded_supply, supply
 from supervm.types import wrongs
 from supervm.types.address import Suite, node_id_of
+from supervm.types.claims import IN_FLIGHT_MAX
 from supervm.types.stakes import ESCROW, STAKES_KEY, Stake, Stakes, stakes_of
 from supervm.types.state import ACCOUNT, Account, account_key
 from supervm.types.transaction import Transaction
 from supervm.types.validators import Validator, ValidatorSet
-from supervm.types.wrongs import DOUBLES_KEY, OFFENCES_KEY, RESERVE, Double, Offence, Wrongs, decode_punished
+from supervm.types.wrongs import (
+    DOUBLES_KEY,
+    DOUBLES_MAX,
+    OFFENCES_KEY,
+    RESERVE,
+    Double,
+    Offence,
+    Wrongs,
+    decode_doubles,
+    decode_punished,
+    encode_doubles,
+)
 from tests import needs
 
 from .builders import (
@@ -170,7 +192,7 @@ def test_signing_twice_costs_a_million_gas_at_the_end_of_the_epoch_once_a_lock()
 
 
 def test_it_costs_at_most_what_there_is_and_nothing_where_the_lock_hindered_nobody() -> None:
-    state = state_of({CAROL: 5, ALICE: FUNDS})
+    state = state_of({CAROL: 150, ALICE: FUNDS})
     state[b"\x04" + bytes(32)] = owned(ALICE, version=3).encode()
     past = Double(ALICE, object_lock(bytes(32), 2))
     used = Double(ALICE, nonce_lock(ALICE, 0))
@@ -181,10 +203,100 @@ def test_it_costs_at_most_what_there_is_and_nothing_where_the_lock_hindered_nobo
     assert (balance(state, CAROL), balance(state, ALICE)) == (0, before)
 
 
+def noted_of(state: State, *doubles: Double) -> list[Double]:
+    """Which of a block's proofs the state remembers, beside those that it knew."""
+    before = decode_doubles(state.get(DOUBLES_KEY))
+    run(state, Wrongs(doubles=doubles))
+    return [each for each in decode_doubles(state.get(DOUBLES_KEY)) if each not in before]
+
+
+@pytest.mark.parametrize("lock", [nonce_lock, sponsor_nonce_lock])
+def test_only_nonces_that_a_validator_may_lock_count(lock: Callable[[bytes, int], bytes]) -> None:
+    state = state_of({ALICE: FUNDS})
+    state[ACCOUNT + ALICE] = Account(3, 3, FUNDS).encode()
+    doubles = [Double(ALICE, lock(ALICE, each)) for each in (2, 3, 2 + IN_FLIGHT_MAX, 3 + IN_FLIGHT_MAX)]
+    assert noted_of(state, *doubles) == doubles[1:3]
+    assert not noted_of(state, Double(ALICE, lock(ALICE, 2**64 - 1)))
+
+
+def test_only_objects_at_their_version_count_against_their_owner() -> None:
+    state = state_of({ALICE: FUNDS, BOB: FUNDS})
+    names = [bytes([each]) * 32 for each in range(4)]
+    deleted = attrs.evolve(owned(ALICE, 3, b""), deleted=True)
+    things = (owned(ALICE, 3), owned(BOB, 3), deleted)
+    for name, found in zip(names, things, strict=False):
+        state[b"\x04" + name] = found.encode()
+    doubles = [Double(ALICE, object_lock(name, 3)) for name in names]
+    other = [Double(ALICE, object_lock(names[0], version)) for version in (2, 4)]
+    assert noted_of(state, *doubles, *other) == doubles[:1]
+
+
+def test_who_has_nothing_fills_nobodys_room() -> None:
+    fresh = [each.to_bytes(32, "big") for each in range(1, DOUBLES_MAX + 1)]
+    state = state_of({ALICE: FUNDS})
+    for at in range(0, DOUBLES_MAX, 64):
+        assert not noted_of(state, *(Double(each, nonce_lock(each, 0)) for each in fresh[at : at + 64]))
+    double = Double(ALICE, nonce_lock(ALICE, 0))
+    assert noted_of(state, double) == [double]
+
+
+def test_each_lock_that_counts_needs_as_much_as_a_transaction_does() -> None:
+    least = price_of(LEAST_GAS, PRICE)
+    schedule = FLAT.schedule
+    assert schedule.transaction + min(schedule.signature(suite) for suite in Suite) >= LEAST_GAS
+    state = state_of({ALICE: FUNDS, BOB: least - 1, CAROL: 3 * least - 1})
+    doubles = [Double(who, nonce_lock(who, each)) for who in (CAROL, BOB) for each in range(3)]
+    assert noted_of(state, *doubles) == doubles[:2]
+    assert not noted_of(state, doubles[2])
+    fee = run(state, Wrongs(), pay(CAROL, 1)).receipts[0].fee
+    assert noted_of(state, *doubles) == [doubles[2]]
+    run(state, Wrongs(owing=owing_in(state[DOUBLES_KEY])), height=2)
+    assert (balance(state, CAROL), balance(state, COLLECTOR)) == (0, fee + 3 * least)
+
+
+def test_one_purse_that_is_handed_round_costs_more_than_each_lock_needs() -> None:
+    least, fees = price_of(LEAST_GAS, PRICE), 0
+    state = state_of({ALICE: FUNDS})
+    holders = [ALICE, BOB, CAROL]
+    for at, (holder, following) in enumerate(pairwise(holders)):
+        double = Double(holder, nonce_lock(holder, 1))
+        moves = pay(following, balance(state, holder) - 10_000, sender=holder)
+        found = run(state, Wrongs(doubles=(double,)), moves, height=at + 1)
+        assert found.receipts[0].code == "" and found.receipts[0].fee >= least
+        fees += found.receipts[0].fee
+    owing = owing_in(state[DOUBLES_KEY])
+    assert owing == (ALICE, BOB)
+    left = [balance(state, each) for each in owing]
+    run(state, Wrongs(owing=owing), height=9)
+    assert [balance(state, each) for each in owing] == [0, 0]
+    assert balance(state, COLLECTOR) == fees + sum(left)
+
+
+def test_those_that_would_count_are_told_who_pays_most_and_nearest_first() -> None:
+    least, whole = price_of(LEAST_GAS, PRICE), PROOF_PRICE
+    state = state_of({ALICE: whole - 1, BOB: 10 * whole, CAROL: 2 * least})
+    doubles = [
+        Double(CAROL, nonce_lock(CAROL, 1)),
+        Double(ALICE, nonce_lock(ALICE, 0)),
+        Double(CAROL, nonce_lock(CAROL, 2)),
+        Double(CAROL, nonce_lock(CAROL, 0)),
+        Double(BOB, nonce_lock(BOB, 70)),
+        Double(BOB, sponsor_nonce_lock(BOB, 9)),
+        Double(BOB, nonce_lock(BOB, 4)),
+    ]
+    assert chargeable(state, doubles, PRICE) == (6, 5, 1, 3, 0)
+    noted = noted_of(state, doubles[6], doubles[3])
+    assert noted and chargeable(state, doubles, PRICE) == (5, 1, 0)
+    state[DOUBLES_KEY] = encode_doubles([noted[0]] * DOUBLES_MAX)
+    assert not chargeable(state, doubles, PRICE)
+
+
 @needs.c_engine
 def test_the_engine_of_a_node_gives_what_the_specification_gives_of_wrongs() -> None:
     chance = random.Random(5)
     state = staked(*(chance.randrange(COINS, 9 * COINS) for _ in range(4)))
+    state[b"\x04" + bytes(32)] = owned(ALICE).encode()
+    noted: set[bytes] = set()
     engine = choose_engine(native=True, threads=1, bytes_max=1 << 20, seed=bytes(32))
     for height in range(1, 40):
         said = Wrongs(
@@ -193,13 +305,19 @@ def test_the_engine_of_a_node_gives_what_the_specification_gives_of_wrongs() -> 
                 for _ in range(chance.choice((0, 0, 1, 3)))
             ),
             doubles=tuple(
-                Double(who, nonce_lock(who, chance.randrange(height)))
+                chance.choice(
+                    (
+                        Double(who, nonce_lock(who, chance.randrange(80))),
+                        Double(who, sponsor_nonce_lock(who, chance.randrange(80))),
+                        Double(who, object_lock(bytes(32), chance.randrange(3))),
+                    )
+                )
                 for who in chance.sample((ALICE, BOB, CAROL), chance.choice((0, 1, 2)))
             ),
             owing=owing_in(state.get(DOUBLES_KEY)) if height % 5 == 0 else None,
         )
         nonce = Account.decode(state[ACCOUNT + ALICE]).nonce
-        block = block_of([pay(BOB, 3, nonce=nonce)], height, granted=NAMED, wrongs=said)
+        block = block_of([pay(CAROL, 90, nonce=nonce)], height, granted=NAMED, wrongs=said)
         wanted = execute_block(state, block, FLAT)
         with engine.open_block(block, FLAT, FLAT.initial_state()) as opened:
             opened.supply([state.get(key) for key in opened.missing()])
@@ -209,4 +327,6 @@ def test_the_engine_of_a_node_gives_what_the_specification_gives_of_wrongs() -> 
         ), height
         engine.follow(found.changes)
         apply(state, found.changes)
+        noted |= {each.lock[:1] for each in decode_doubles(state.get(DOUBLES_KEY))}
         assert supply(state) == recorded_supply(state)
+    assert noted == {b"\x01", b"\x02", b"\x03"}

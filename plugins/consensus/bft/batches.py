@@ -44,7 +44,13 @@ from supervm.plugins.consensus.bft.effects import EffectsSigner
 from supervm.plugins.consensus.bft.events import Check, Fetch, Halt, Now, Received, Stream
 from supervm.plugins.consensus.bft.fetching import ANSWER_BYTES_MAX, Absent, Get, Got, Item, WantDigest, What
 from supervm.plugins.consensus.bft.holding import HELD_BYTES, HeldBatches, ToldLeaders, WaitingBatches
-from supervm.plugins.consensus.bft.locks import CertificatesConflict, Judgement, LockBounds, LockTable
+from supervm.plugins.consensus.bft.locks import (
+    EQUIVOCATORS_MAX,
+    CertificatesConflict,
+    Judgement,
+    LockBounds,
+    LockTable,
+)
 from supervm.plugins.consensus.bft.messages import (
     Accept,
     Batch,
@@ -105,10 +111,7 @@ class VoterBounds:
 
 
 class BatchVoter:
-    """A validator of one epoch, as far as batches go. `sign` makes this validator's ed25519 signature.
-
-    `equivocations`: proofs by account, for whoever proposes a block; one an account, so bounded by locks.
-    """
+    """A validator of one epoch, as far as batches go. `sign` makes this validator's ed25519 signature."""
 
     def __init__(
         self,
@@ -121,7 +124,7 @@ class BatchVoter:
         bounds = VoterBounds() if bounds is None else bounds
         self.table = LockTable(bounds.locks, len(facts.builders))
         self.certificates = Certificates()
-        self.equivocations: dict[Address, Equivocation] = {}
+        self._shown: dict[Address, None] = {}
         self._facts = facts
         self._bounds = bounds
         self._sign = sign
@@ -444,9 +447,8 @@ class BatchVoter:
         locked = tuple(found.locked.values())
         # Of a batch that isn't accepted the log needs what is new: else repeats would fill it.
         logged = locked if accepted else tuple(each for each in locked if not self.table.holds(each))
-        proven = tuple(each for each in found.equivocators if not self.table.is_equivocator(each))
         self.table.take(locked, header.builder, now_s)
-        self.table.equivocated(proven)
+        proven = self.table.equivocated(found.equivocators)
         if accepted:
             self._held.keep(batch)
             if examined.all_fast:
@@ -467,19 +469,20 @@ class BatchVoter:
 
     def _proven(self, account: Address) -> None:
         """Somebody showed a proof: no further lock here either, in this epoch (CONS-17)."""
-        if not self.table.is_equivocator(account):
-            self.table.equivocated((account,))
+        if self.table.equivocated((account,)):
             self._out.log(Locked(ZERO, ZERO, False, (), (account,)))
 
     def _prove(self, batch: Batch, examined: Examined, found: Judgement) -> None:
-        """Keep a proof of each equivocation, one an account, and tell the leaders (CONS-17)."""
+        """Say what proves each equivocation, for the leaders (CONS-17): once an account."""
         names = [claim.transaction for claim in examined.claims]
         for conflict in found.conflicts:
             first = self._held.transaction(conflict.other)
             second = batch.transactions[names.index(conflict.transaction)]
-            if first and conflict.account not in self.equivocations:
+            is_new = conflict.account not in self._shown and len(self._shown) < EQUIVOCATORS_MAX
+            if first and is_new:
+                self._shown[conflict.account] = None
                 lower, higher = sorted((first, second))
-                proof = self.equivocations[conflict.account] = Equivocation(lower, higher, conflict.slot)
+                proof = Equivocation(lower, higher, conflict.slot)
                 self._out.send(self._leaders.nodes, proof, Stream.VOTES)
 
     def _refusals(self, found: Judgement) -> tuple[Refusal, ...]:

@@ -89,7 +89,7 @@ class Branches:
     """The last final block, and blocks above it that a vote or a certificate named.
 
     `ordered`, `done`, `operations`: batches, epoch-done numbers and system operations in this epoch's
-    final blocks, so bounded by what an epoch holds.
+    final blocks, so bounded by what an epoch holds. Proofs of clients aren't kept: anybody makes them.
     """
 
     def __init__(self, tip: Tip, ordered: frozenset[Digest], done: frozenset[int]) -> None:
@@ -134,7 +134,8 @@ class Branches:
         for node in reversed(path):
             self.ordered |= node.batches
             self.done |= node.done
-            self.operations.update(node.block.body.system_operations)
+            held = node.block.body.system_operations
+            self.operations.update(each for each in held if each[0] != messages.EQUIVOCATION)
         if path:
             self.tip = tip_of(path[0])
             self.tip_is_last = path[0].is_last
@@ -159,8 +160,11 @@ class Branch:
         return batch in self._branches.ordered or any(batch in node.batches for node in self.path)
 
     def holds_operation(self, operation: bytes) -> bool:
-        if operation in self._branches.operations:
-            return True
+        """Whether it or a final block of this epoch holds an operation that is no client's proof."""
+        return operation in self._branches.operations or self.places(operation)
+
+    def places(self, operation: bytes) -> bool:
+        """Whether a block of it above the last final one holds an operation."""
         return any(operation in node.block.body.system_operations for node in self.path)
 
     @property

@@ -20,6 +20,7 @@ import attrs
 from supervm.execution.footprint import OBJECT_LOCK
 from supervm.plugins.consensus.bft.claims import (
     CHAIN_BYTES,
+    IN_FLIGHT_MAX,
     NONCE_LOCK,
     SPONSOR_NONCE_LOCK,
     Account,
@@ -31,6 +32,10 @@ from supervm.plugins.consensus.bft.claims import (
 )
 from supervm.types.address import Address
 from supervm.types.digests import Digest
+
+EQUIVOCATORS_MAX = 65_536
+"""Accounts proven to have signed twice that are refused further locks in an epoch (chosen). Each had a lock,
+or has to pay, so none is here for nothing."""
 
 
 class CertificatesConflict(Exception):
@@ -52,7 +57,7 @@ class LockBounds:
     young_max: int = 1_000_000
     young_s: float = 10.0
     total_max: int = 4_000_000
-    in_flight_max: int = 64
+    in_flight_max: int = IN_FLIGHT_MAX
 
 
 @attrs.frozen
@@ -205,9 +210,13 @@ class LockTable:
             if fresh:
                 self._young.add(claim.transaction, claim.price, builder, fresh, now)
 
-    def equivocated(self, addresses: Iterable[Address]) -> None:
-        """These signed two transactions for one slot: no further lock for them in this epoch (CONS-17)."""
-        self._equivocated.update(dict.fromkeys(addresses))
+    def equivocated(self, addresses: Iterable[Address]) -> tuple[Address, ...]:
+        """These signed two transactions for one slot: no further lock for them in this epoch (CONS-17). Those
+        of whom that is new, as far as there is room."""
+        fresh = [each for each in dict.fromkeys(addresses) if each not in self._equivocated]
+        taken = tuple(fresh[: EQUIVOCATORS_MAX - len(self._equivocated)])
+        self._equivocated.update(dict.fromkeys(taken))
+        return taken
 
     def certify(self, batch: Digest, claims: Iterable[Claim]) -> None:
         """The transactions of a certified batch stand in their slots, whoever is held there.

@@ -53,15 +53,16 @@ class Closer:
         """What a leader places: operations beside certificates."""
         return Both(self.operations, certificates)
 
-    def take(self, message: EpochDone | EndEpoch | Equivocation) -> bool:
-        """A verified operation; whether it is new, and may stand in a block."""
+    def take(self, message: EpochDone | EndEpoch | Equivocation, own: bool = False) -> bool:
+        """A verified operation; whether it is new, and may stand in a block. `own`: a client's proof of what
+        this validator saw itself."""
         if self.operations.holds(message):
             return False
         if isinstance(message, EndEpoch):
             return self.ending is not None and self.ending.take(message) and self.take_own()
-        if isinstance(message, Equivocation) and self._judge([encode(message)]):
+        if isinstance(message, Equivocation):
             # A lock on an object shows only in the state that it is one: true, and no proof for others.
-            return False
+            return not self._judge([encode(message)]) and self.operations.proofs.add(message, own)
         return self.operations.add(message)
 
     def take_own(self) -> bool:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 import attrs
 
 from supervm.api import Context
+from supervm.contracts.application import WeighedProofs
 from supervm.plugins.consensus.bft.batch_events import (
     BlockExecuted,
     BlockFinal,
@@ -75,7 +76,6 @@ from supervm.plugins.consensus.bft.messages import (
     Proposal,
     Refuse,
     ViewVote,
-    decode,
     encode,
 )
 from supervm.plugins.consensus.bft.records import Entered
@@ -105,6 +105,7 @@ class Hands:
     signed: Callable[[Effects], None]
     closes: Callable[[EpochCloses], None]
     behind: Callable[[Behind], None]
+    weigh: Callable[[], None]
 
 
 class _Gate:
@@ -162,6 +163,7 @@ class Core:
         self._todo: deque[Callable[[], None]] = deque()
         self._busy = False
         self.halted = ""
+        self._leaders: tuple[bytes, ...] = ()
         self._clock_behind = False
         self.owed: dict[Digest, None] = {}
         """This builder's certified batches that no committed block holds; bounded by the voter's."""
@@ -211,7 +213,7 @@ class Core:
                 if self.closer.take(message):
                     self.tell_ordering(Work())
             case Equivocation():
-                self._doubled(message)
+                self._doubled(message, own=False)
             case Evidence():
                 self.accuse(message)
             case Batch() | BatchCertificate() | Get():
@@ -245,25 +247,37 @@ class Core:
 
     # Who accepts two transactions on one lock
 
-    def _doubled(self, proof: Equivocation) -> None:
-        """A client signed twice: the proof waits for a block, and who accepted both is looked for."""
-        if self.closer.take(proof):
-            self.tell_ordering(Work())
-            self._mark(proof)
-            self._accuse_all(self._watch.doubled(proof, self._known_accepts()))
+    def _doubled(self, proof: Equivocation, own: bool) -> None:
+        """A client signed twice: what that is worth is asked. Where this validator saw it itself (`own`) that
+        is enough to look for who accepted both."""
+        if self.closer.take(proof, own):
+            if own:
+                self._watch_for(proof)
+            self._hands.weigh()
+
+    def weighed(self, asked: Mapping[bytes, bytes], height: int, found: WeighedProofs) -> None:
+        """What the application says of clients' proofs, as `Proofs.to_weigh` gave them for this height."""
+
+        def take() -> None:
+            outcome = self.closer.operations.proofs.weighed(asked, height, found)
+            for proof in outcome.noted:
+                self._mark(proof)
+            for proof, own in outcome.fresh:
+                self._mark(proof)
+                if own:
+                    self._send(Send(self._leaders, proof, Stream.VOTES))
+                else:
+                    self._watch_for(proof)
+
+        self._do(take)
+
+    def _watch_for(self, proof: Equivocation) -> None:
+        self._accuse_all(self._watch.doubled(proof, self._known_accepts()))
 
     def _mark(self, proof: Equivocation) -> None:
-        """A proof that holds: its signer gets no further lock in this epoch."""
+        """A proof that counts: its signer gets no further lock in this epoch."""
         if proof.account is not None:
             self.tell_voter(Doubled(proof.account))
-
-    def _mark_doubled(self, operations: Iterable[bytes]) -> None:
-        """Those of whom a final block holds a proof: a quorum has judged it."""
-        for operation in operations:
-            if operation[0] == Equivocation.KIND:
-                proof = decode(operation)
-                assert isinstance(proof, Equivocation)
-                self._mark(proof)
 
     def _known_accepts(self) -> Iterator[tuple[Batch, Mapping[int, bytes]]]:
         yield from self.builder.accepts()
@@ -405,7 +419,6 @@ class Core:
                     batches = tuple(each.header.digest() for each in block.body.certificates)
                     self._hands.final(output)
                     self.tell_voter(BlockFinal(block.header.height, batches))
-                    self._mark_doubled(block.body.system_operations)
                     self.tell_closing(output)
                 case InView():
                     self._in_view(output)
@@ -432,10 +445,9 @@ class Core:
             match output:
                 case Log(number, record):
                     self.lock_rows.logged(self._voter_journal.append(number, record), record)
+                case Send(message=Equivocation() as proof):
+                    self._doubled(proof, own=True)
                 case Send():
-                    if isinstance(output.message, Equivocation):
-                        # This validator leads, too.
-                        self._doubled(output.message)
                     if self._voter_gate.passes(output):
                         self._send(output)
                 case Fetch(want, peers):
@@ -489,7 +501,7 @@ class Core:
 
     def _in_view(self, entered: InView) -> None:
         self._view.set(entered.view)
-        nodes = tuple(dict.fromkeys((entered.leader, entered.next_leader)))
+        nodes = self._leaders = tuple(dict.fromkeys((entered.leader, entered.next_leader)))
         self.tell_voter(Leaders(entered.epoch, entered.view, nodes))
         self.tell_builder(Paced(self.ordering.delay_us))
         self.tell_closing(entered)

@@ -271,6 +271,7 @@ class Validator:
                 signed=self._proofs.signed,
                 closes=self._closes,
                 behind=self._seem_behind,
+                weigh=lambda: self._to_weigh.set(),
             ),
             fast_rest_us=config.fast_rest_ms * 1000,
         )
@@ -293,6 +294,7 @@ class Validator:
         )
         self._checks, self._to_check = trio.open_memory_channel[Check](1)
         self._room = trio.Event()
+        self._to_weigh = trio.Event()
         self._walk_max = walk_max
         self._walked: set[Digest] = set()
         self._behind = trio.Event()
@@ -419,6 +421,7 @@ class Validator:
             nursery.start_soon(self._applier.run)
             nursery.start_soon(self._examine)
             nursery.start_soon(self._gather)
+            nursery.start_soon(self._weigh)
             nursery.start_soon(self._keep_connected)
             nursery.start_soon(self._look_for_others)
             nursery.start_soon(self._hear_early)
@@ -647,6 +650,17 @@ class Validator:
             self._core.tell_voter(BatchExamined(check.batch.digest(), examined))
             self._room.set()
 
+    async def _weigh(self) -> None:
+        """What clients' proofs are worth: asked when one comes, and after each block."""
+        while True:
+            await self._to_weigh.wait()
+            self._to_weigh = trio.Event()
+            height = self._application.tip().height
+            asked = self._closer.operations.proofs.to_weigh(height)
+            if asked:
+                found = await self._application.weigh_proofs(tuple(asked.values()))
+                self._core.weighed(asked, height, found)
+
     async def _gather(self) -> None:
         """Offer the builder what the mempool has, as long as it has room."""
         bounds = BatchBounds(
@@ -700,6 +714,7 @@ class Validator:
         self._proofs.forget(committed.batches, committed.transactions)
         self._applier.resume()
         self._room.set()
+        self._to_weigh.set()
         if committed.final.block.header.next_validators_digest != ZERO:
             self._ctx.log.info("epoch_left", epoch=self.epoch, height=facts.height)
             self.ended = True

@@ -5,6 +5,7 @@ from collections.abc import Callable, Container, Sequence
 from supervm.plugins.consensus.bft import messages
 from supervm.plugins.consensus.bft.branches import Branch
 from supervm.plugins.consensus.bft.epochs.evidence import LocksOf, check_evidence, validator_of
+from supervm.plugins.consensus.bft.epochs.proofs import PROOFS_MAX, Proofs
 from supervm.plugins.consensus.bft.leading import Content, Pool
 from supervm.plugins.consensus.bft.messages import EndEpoch, EpochDone, Equivocation, Evidence, Message
 from supervm.types.block import SYSTEM_OPERATIONS_BYTES_MAX, Block
@@ -13,19 +14,12 @@ from supervm.types.errors import InvalidInput, ProofInvalid
 from supervm.types.validators import ValidatorSet
 
 WAITING_BYTES_MAX = 8 * 2**20
-"""Of evidence that waits, and as much of proofs of equivocation (chosen): who signs twice, and has it proven,
-doesn't take the room in which a validator is accused. Beyond it new ones aren't taken."""
-
-PROOFS_MAX = 64
-"""Proofs of equivocation in a block (chosen): each asks voters for two signatures of clients."""
-
-PROOFS_WAITING_MAX = 4 * PROOFS_MAX
-"""Beyond it new ones are dropped: whoever floods with them mustn't make leaders slow."""
+"""Of evidence that waits (chosen). Beyond it new ones aren't taken."""
 
 PLACED_MAX = 65_536
 """Operations in final blocks that are remembered, so that none like them is placed again."""
 
-DONE, END, EVIDENCE, EQUIVOCATION = range(4)
+DONE, END, EVIDENCE = range(3)
 
 CheckEquivocation = Callable[[Equivocation], str]
 """Why two transactions don't prove that their sender signed both for one lock; empty if they do."""
@@ -34,16 +28,17 @@ CheckEquivocation = Callable[[Equivocation], str]
 class SystemOperations:
     """What waits to be placed, verified before it is added. A `leading.Pool` of operations alone.
 
-    One epoch-done a validator, one end-epoch, one evidence a validator and offence, one proof a lock: what a
-    final block holds is remembered, as far as `PLACED_MAX`.
+    One epoch-done a validator, one end-epoch, one evidence a validator and offence: what a final block holds
+    is remembered, as far as `PLACED_MAX`. `proofs`: those of clients, apart, so that who signs twice, and has
+    it proven, doesn't take the room in which a validator is accused.
     """
 
     def __init__(self, epoch: int, validators: ValidatorSet) -> None:
         self._epoch = epoch
         self._validators = validators
         self._waiting: dict[tuple[int, bytes], bytes] = {}
-        self._bytes = dict.fromkeys((DONE, END, EVIDENCE, EQUIVOCATION), 0)
-        self._proofs = 0
+        self.proofs = Proofs()
+        self._evidence_bytes = 0
         self._placed: dict[tuple[int, bytes], None] = {}
         self.closing = False
 
@@ -58,20 +53,19 @@ class SystemOperations:
         return sum(rank == EVIDENCE for rank, _ in self._waiting)
 
     def __len__(self) -> int:
-        return len(self._waiting)
+        return len(self._waiting) + len(self.proofs)
 
     def add(self, message: Message) -> bool:
-        """Keep what isn't here yet; whether it was new."""
+        """Keep what isn't here yet, but no client's proof; whether it was new."""
         key = self._key(message)
         if key is None or self.holds(message):
             return False
         encoded = messages.encode(message)
-        is_bounded = key[0] in (EVIDENCE, EQUIVOCATION)
-        if is_bounded and self._bytes[key[0]] + len(encoded) > WAITING_BYTES_MAX:
-            return False
+        if key[0] == EVIDENCE:
+            if self._evidence_bytes + len(encoded) > WAITING_BYTES_MAX:
+                return False
+            self._evidence_bytes += len(encoded)
         self._waiting[key] = encoded
-        self._bytes[key[0]] += len(encoded)
-        self._proofs += key[0] == EQUIVOCATION
         return True
 
     def _key(self, message: Message) -> tuple[int, bytes] | None:
@@ -84,12 +78,11 @@ class SystemOperations:
                 return (END, b"") if epoch == self._epoch else None
             case Evidence(offence):
                 return (EVIDENCE, bytes([offence]) + validator_of(message).to_bytes(2, "big"))
-            case Equivocation(_, _, lock):
-                return (EQUIVOCATION, lock)
         return None
 
     def waits(self, branch: Branch, batches: bool) -> bool:
-        """While the epoch closes there is always work (CONS-51)."""
+        """While the epoch closes there is always work (CONS-51). Proofs of clients make no block due: they
+        cost nobody a view, and stand in the next."""
         done = branch.done()
         return self.closing or any(self._is_missing(key, branch, done) for key in self._waiting)
 
@@ -100,19 +93,15 @@ class SystemOperations:
     def _next(self, branch: Branch) -> list[bytes]:
         done = branch.done()
         chosen: list[bytes] = []
-        left, proofs = SYSTEM_OPERATIONS_BYTES_MAX, PROOFS_MAX
+        left = SYSTEM_OPERATIONS_BYTES_MAX
         for key in sorted(self._waiting):
             operation = self._waiting[key]
             if not self._is_missing(key, branch, done):
                 continue
-            if key[0] == EQUIVOCATION:
-                if not proofs:
-                    continue
-                proofs -= 1
             if len(operation) <= left:
                 chosen.append(operation)
                 left -= len(operation)
-        return chosen
+        return chosen + self.proofs.pick(branch, left)
 
     def _is_missing(self, key: tuple[int, bytes], branch: Branch, done: Container[int]) -> bool:
         """Whether what waits isn't on a branch, in whose blocks these said epoch-done."""
@@ -123,19 +112,21 @@ class SystemOperations:
     def holds(self, message: Message) -> bool:
         """Whether to add it is of no use: one like it waits or was placed, it is no operation of this epoch,
         or there is no room for it."""
+        if isinstance(message, Equivocation):
+            return self.proofs.holds(message)
         key = self._key(message)
-        if key is None or key in self._waiting or key in self._placed:
-            return True
-        return key[0] == EQUIVOCATION and self._proofs >= PROOFS_WAITING_MAX
+        return key is None or key in self._waiting or key in self._placed
 
     def placed(self, block: Block) -> None:
         """A final block holds its operations: whatever says the same has no second effect."""
         for operation in block.body.system_operations:
-            key = self._key(messages.decode(operation))
+            message = messages.decode(operation)
+            if isinstance(message, Equivocation):
+                self.proofs.placed(message, operation, block.header.height)
+            key = self._key(message)
             if key is not None:
                 gone = self._waiting.pop(key, b"")
-                self._bytes[key[0]] -= len(gone)
-                self._proofs -= bool(gone) and key[0] == EQUIVOCATION
+                self._evidence_bytes -= len(gone) if key[0] == EVIDENCE else 0
                 self._placed[key] = None
                 if len(self._placed) > PLACED_MAX:
                     del self._placed[next(iter(self._placed))]
