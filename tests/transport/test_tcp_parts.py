@@ -11,6 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from supervm.contracts.transport import LIMITS, ErrorCode, Priority
+from supervm.plugins.transport.bans import BAN_S_MAX, BANS_MAX, FORGIVEN_S, Bans
 from supervm.plugins.transport.tcp.config import TcpTransportConfig, read_endpoint
 from supervm.plugins.transport.tcp.dialing import Backoff
 from supervm.plugins.transport.tcp.frames import (
@@ -35,7 +36,7 @@ from supervm.plugins.transport.tcp.hello import (
     read_welcome,
 )
 from supervm.plugins.transport.tcp.outgoing import LATE_MAX, SHORT_BYTES_MAX, URGENT_MAX, Outgoing
-from supervm.plugins.transport.tcp.quotas import BAN_S_MAX, BANS_MAX, Bans, Bucket, Pending, Rates
+from supervm.plugins.transport.tcp.quotas import Bucket, Pending, Rates
 
 IDS = st.integers(0, 2**64 - 1)
 SIZES = st.one_of(
@@ -333,6 +334,13 @@ class TestQuotas:
         for number in range(BANS_MAX):
             bans.ban(number.to_bytes(4, "big"), 0)
         assert bans.remaining_s(b"a", 90_001) == 0 and len(bans._until) == BANS_MAX
+
+    def test_a_ban_is_no_longer_for_a_second_reason_and_is_forgiven_after_a_good_while(self) -> None:
+        bans = Bans(60)
+        assert bans.ban(b"a", 0) == 60 and bans.ban(b"a", 20) == 40
+        assert bans.ban(b"a", 60) == 120 and bans.now_banned(61) == [b"a"] and bans.now_banned(180) == []
+        assert bans.ban(b"a", 180 + FORGIVEN_S) == 240
+        assert bans.ban(b"a", 420 + 2 * FORGIVEN_S + 1) == 60
 
     def test_each_address_has_its_own_rate_of_arrivals(self) -> None:
         arrivals = Rates(10, 5)

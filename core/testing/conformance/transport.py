@@ -372,6 +372,76 @@ class TransportConformance(ComponentConformance):
                 assert gone not in [peer.node_id for peer in one.peers()]
 
 
+    async def test_who_is_cut_off_is_nobodys_peer_and_what_it_waits_for_ends(self, tmp_path: Path) -> None:
+        async with self.nodes(tmp_path, 3) as (one, two, three), one.listen(PROTOCOL) as incoming:
+            stream = await two.open_stream(one.node_id, PROTOCOL)
+            await incoming.receive()
+            entered, gone = trio.Event(), trio.Event()
+            failed: list[str] = []
+
+            async def never(peer: bytes, payload: bytes) -> bytes:
+                entered.set()
+                return await _never()
+
+            async def blames(peer: bytes, payload: bytes) -> bytes:
+                if payload == b"bad":
+                    assert one.cut_off(peer, "what it said") > 0
+                    gone.set()
+                return payload
+
+            async def ask(said: bytes, method: int) -> None:
+                with pytest.raises(Unreachable):
+                    await two.request(one.node_id, method, said, timeout_s=PATIENCE_S)
+                failed.append(said.decode())
+
+            with one.serve(ECHO, blames), one.serve(OTHER, never), two.serve(ECHO, echo):
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(ask, b"waiting", OTHER)
+                    await entered.wait()
+                    nursery.start_soon(ask, b"bad", ECHO)
+                    await gone.wait()
+                    # At once, also where the one who is cut off doesn't know yet.
+                    assert [peer.node_id for peer in one.peers()] == [three.node_id]
+                    with pytest.raises(Unreachable):
+                        await one.request(two.node_id, ECHO, b"", timeout_s=ANSWER_S)
+                assert sorted(failed) == ["bad", "waiting"]
+                with pytest.raises(Unreachable):
+                    await two.request(one.node_id, ECHO, b"again", timeout_s=ANSWER_S)
+                with pytest.raises(trio.BrokenResourceError):
+                    while await stream.receive_some(1):
+                        pass
+                    pytest.fail("the stream ended as if nothing had happened")
+                with pytest.raises(trio.BrokenResourceError):
+                    await stream.send_all(b"x")
+                assert await three.request(one.node_id, ECHO, b"x", timeout_s=ANSWER_S) == b"x"
+                assert await three.request(two.node_id, ECHO, b"x", timeout_s=ANSWER_S) == b"x"
+            # One ban for all that a peer does before it is gone; and whoever isn't there can be banned, too.
+            first_s = one.cut_off(bytes(32), "before it comes")
+            assert 0 < one.cut_off(bytes(32), "and again") <= first_s
+
+    async def test_a_handler_that_never_waits_may_cut_off_who_asks(self, tmp_path: Path) -> None:
+        async with self.nodes(tmp_path, 3) as (one, two, three):
+            heard = 0
+            gone = trio.Event()
+
+            async def blames(peer: bytes, payload: bytes) -> bytes:
+                nonlocal heard
+                if peer == two.node_id:
+                    heard += 1
+                    one.cut_off(peer, "whatever it says")
+                    gone.set()
+                return b""
+
+            blames.never_waits = True  # type: ignore[attr-defined]
+            with one.serve(ECHO, blames):
+                with pytest.raises(Unreachable):
+                    while True:
+                        await two.tell(one.node_id, ECHO, b"x")
+                await gone.wait()
+                assert [peer.node_id for peer in one.peers()] == [three.node_id]
+                assert await three.request(one.node_id, ECHO, b"", timeout_s=ANSWER_S) == b""
+
+
 async def _never() -> bytes:
     """An answer that doesn't come."""
     await trio.Event().wait()

@@ -115,7 +115,7 @@ class Figures:
         told = {"peer": link.peer.hex(), "address": link.address, "kind": ending.kind, "cause": str(ending)}
         if ending.kind in AT_FAULT:
             self.cut_off.inc(kind=ending.kind)
-            self.ctx.log.warning("peer_cut_off", banned_s=banned_s, **told)
+            self.ctx.log.warning("peer_cut_off", banned_s=round(banned_s, 1), **told)
         elif self._link_lines.allows(link.peer, self.ctx.clock.monotonic()):
             self.ctx.log.info("peer_disconnected", **told)
 

@@ -49,7 +49,9 @@ HEARING_S: Final = 30.0
 """How long a handler may take for what it was told."""
 RTT_SHARE: Final = 0.125
 """The weight of a new round trip in the mean, as RFC 6298 has it."""
-AT_FAULT: Final = frozenset({"malformed", "insecure", "flood"})
+BLAMED: Final = "blamed"
+"""How a link ends whose peer a component cuts off."""
+AT_FAULT: Final = frozenset({"malformed", "insecure", "flood", BLAMED})
 """Endings for which a peer is cut off: banned for a while, and named."""
 
 

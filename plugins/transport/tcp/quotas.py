@@ -1,4 +1,4 @@
-"""What one peer or address may cost us, without I/O: rates, bans, and handshakes that aren't done.
+"""What one peer or address may cost us, without I/O: rates, and handshakes that aren't done.
 
 Times are monotonic seconds, given by the caller. Every table is bounded.
 """
@@ -7,8 +7,6 @@ from collections import OrderedDict
 
 import attrs
 
-BANS_MAX = 4096
-BAN_S_MAX = 3600.0
 ADDRESSES_MAX = 4096
 
 
@@ -37,28 +35,6 @@ class Bucket:
         """Whether one more would have to wait."""
         passed = now - self._at if self._at is not None else 0.0
         return bool(self._level + passed * self.per_s < 1)
-
-
-@attrs.define
-class Bans:
-    """Node ids that are not talked to for a while; twice as long each time, an hour at most."""
-
-    first_s: float
-    _until: OrderedDict[bytes, tuple[float, int]] = attrs.Factory(OrderedDict)
-
-    def ban(self, node_id: bytes, now: float) -> float:
-        """Ban a node; for how long, in seconds."""
-        _, times = self._until.pop(node_id, (0.0, 0))
-        length_s = min(BAN_S_MAX, self.first_s * (1 << times))
-        self._until[node_id] = (now + length_s, min(times + 1, 16))
-        if len(self._until) > BANS_MAX:
-            self._until.popitem(last=False)
-        return length_s
-
-    def remaining_s(self, node_id: bytes, now: float) -> float:
-        """How much longer it is banned, 0 where it isn't."""
-        until, _ = self._until.get(node_id, (0.0, 0))
-        return max(0.0, until - now)
 
 
 @attrs.define

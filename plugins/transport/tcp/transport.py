@@ -10,7 +10,7 @@ import attrs
 import trio
 from OpenSSL import SSL
 
-from supervm.api import Context, Role
+from supervm.api import Context, Health, Role
 from supervm.contracts.application import Application
 from supervm.contracts.transport import (
     LIMITS,
@@ -25,6 +25,7 @@ from supervm.contracts.transport import (
 )
 from supervm.crypto.keyfile import read_key_file, write_key_file
 from supervm.crypto.keys import KeyPair, generate
+from supervm.plugins.transport.bans import Bans
 from supervm.plugins.transport.registry import Registry
 from supervm.plugins.transport.tcp.accepting import Acceptor, Lanes
 from supervm.plugins.transport.tcp.certificates import Identity
@@ -34,9 +35,9 @@ from supervm.plugins.transport.tcp.figures import Figures
 from supervm.plugins.transport.tcp.frames import PROTOCOL_BYTES_MAX, Kind, Message, broadcast_payload
 from supervm.plugins.transport.tcp.hello import NO_CHAIN, Hello, Verdict, Welcome
 from supervm.plugins.transport.tcp.lane import Lane, LinkEnded, Quota, is_worth_waiting
-from supervm.plugins.transport.tcp.link import AT_FAULT, Link, Watch
+from supervm.plugins.transport.tcp.link import AT_FAULT, BLAMED, Link, Watch
 from supervm.plugins.transport.tcp.outgoing import Outgoing
-from supervm.plugins.transport.tcp.quotas import Bans, Pending, Rates
+from supervm.plugins.transport.tcp.quotas import Pending, Rates
 from supervm.plugins.transport.tcp.tls import make_context
 from supervm.types.address import Suite
 
@@ -45,6 +46,8 @@ BACKLOG = 256
 ACCEPT_AGAIN_S = 0.1
 DRAIN_STEP_S = 0.01
 """How often it is looked whether peers have taken what waited for them."""
+NAMED_MAX = 4
+"""Peers that are cut off, as health names them: the latest."""
 _NO_MORE = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
 SHARES = {Priority.HIGH: 1 / 8, Priority.NORMAL: 3 / 8, Priority.BULK: 1 / 2}
 """How the send queue of a peer is divided among its connections."""
@@ -93,6 +96,17 @@ class TcpTransport:
     def peers(self) -> tuple[PeerInfo, ...]:
         return tuple(self._links[node_id].info for node_id in sorted(self._links))
 
+    def cut_off(self, peer: bytes, reason: str) -> float:
+        banned_s = self._bans.ban(peer, self.ctx.clock.monotonic())
+        if peer in self._dialing:
+            self._dialing[peer].cancel()
+        link = self._links.get(peer)
+        if link is not None:
+            link.end(LinkEnded(BLAMED, reason))
+            # It is nobody's peer any more, while its task still has to close its connections.
+            self._left(link)
+        return banned_s
+
     def serve(self, method: int, handler: Handler) -> AbstractContextManager[None]:
         return self._registry.serve(method, handler)
 
@@ -134,6 +148,12 @@ class TcpTransport:
 
     def listen(self, protocol: str) -> AbstractAsyncContextManager[trio.MemoryReceiveChannel[IncomingStream]]:
         return self._registry.listen(protocol)
+
+    async def health(self) -> Health:
+        """Well, whatever peers do; the detail names who is cut off."""
+        banned = self._bans.now_banned(self.ctx.clock.monotonic())
+        named = ", ".join(peer.hex()[:16] for peer in banned[-NAMED_MAX:])
+        return Health(detail=f"{len(banned)} peers are cut off: {named}" if banned else "")
 
     async def drain(self, deadline: float) -> None:
         """Take no more peers, and give those that are there what waits for them, until `deadline` (monotonic
@@ -380,7 +400,7 @@ async def open_tcp(ctx: Context, config: TcpTransportConfig) -> AsyncIterator[Tc
     """Listen, and be connected to the configured peers. Raises OSError where an address can't be had,
     `KeyFileError` for the identity."""
     identity, chain_id = await _who(ctx, config)
-    tls = make_context(identity, ctx.random.randbytes(32))
+    tls = make_context(identity, ctx.random.randbytes(32), max(1, ctx.clock.wall_ms()))
     transport = TcpTransport(ctx, config, identity, chain_id, tls)
     async with _listening(config) as listeners:
         transport.addresses = tuple(_address(listener) for listener in listeners)
