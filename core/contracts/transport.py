@@ -14,6 +14,7 @@ What a transport keeps
     Failure: what a peer sends can't hurt the node: a handler that raises answers `REMOTE_FAILED`, and
     garbage ends the connection it came from.
     Cutting off: who is cut off isn't connected, and can't connect, until its time is over; then it may.
+    Identity: of two running nodes of one identity, one ends with `IdentityInUse`, as soon as it finds out.
     Durability: none.
 """
 
@@ -79,6 +80,13 @@ class MessageTooLarge(TransportError):
 
 class Overloaded(TransportError):
     """Too many requests or streams to this peer are under way."""
+
+
+class IdentityInUse(TransportError):
+    """Another running node has this identity, and peers have it as this node: a data folder was copied
+    (NET-15). It ends the transport, and the node with it."""
+
+    must_stop = True
 
 
 class ErrorCode(IntEnum):

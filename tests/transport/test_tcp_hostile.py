@@ -217,7 +217,7 @@ class TestBeforeItIsKnown:
         config, address = nodes.victim(honest, MALLORY)
         real = certificates.make_certificate
 
-        def forged(identity: Any, seed: bytes) -> Any:
+        def forged(identity: Any, seed: bytes, sequence: int) -> Any:
             own, key = real(identity, seed)
             theirs, _ = real(identity_of(honest), bytes(32))
             builder = x509.CertificateBuilder(

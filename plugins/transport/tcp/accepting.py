@@ -15,6 +15,7 @@ from OpenSSL import SSL
 
 from supervm.api import Context
 from supervm.contracts.transport import Priority
+from supervm.plugins.transport.tcp.certificates import Incarnation
 from supervm.plugins.transport.tcp.dialing import receive_exactly
 from supervm.plugins.transport.tcp.frames import Malformed
 from supervm.plugins.transport.tcp.hello import HELLO_BYTES, Hello, Verdict, Welcome, read_hello
@@ -32,8 +33,9 @@ another in half a minute."""
 
 Lanes = dict[Priority, tuple[SecureStream, bytes]]
 """The connections of a link, and what each has received already."""
-Judge = Callable[[bytes, Hello], tuple[Verdict, float]]
-"""`judge(peer, hello)`: whether the peer may have a link, and else in how many seconds it may ask again."""
+Judge = Callable[[bytes, Hello, Incarnation], tuple[Verdict, float]]
+"""`judge(peer, hello, incarnation)`: whether the peer may have a link, and else in how many seconds it may
+ask again."""
 Join = Callable[[bytes, str, Lanes], None]
 """`join(peer, address, lanes)`: the link is there; its connections aren't ours any more."""
 
@@ -142,7 +144,7 @@ class Acceptor:
         self._last_seen.note(address, peer)
         data, rest = await receive_exactly(stream, HELLO_BYTES)
         hello = read_hello(data)
-        verdict, retry_after_s = self.judge(peer, hello)
+        verdict, retry_after_s = self.judge(peer, hello, stream.incarnation)
         if verdict is not Verdict.WELCOME:
             welcome = Welcome(
                 chain_id=self.chain_id, verdict=verdict, retry_after_ms=math.ceil(retry_after_s * 1000)

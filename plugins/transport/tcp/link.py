@@ -28,6 +28,7 @@ from supervm.contracts.transport import (
     Unreachable,
 )
 from supervm.plugins.transport.registry import Registry, count_dropped
+from supervm.plugins.transport.tcp.certificates import Incarnation
 from supervm.plugins.transport.tcp.frames import (
     Kind,
     Malformed,
@@ -109,6 +110,17 @@ class Link:
     def __attrs_post_init__(self) -> None:
         self.up_at = self.ctx.clock.monotonic()
         self._next_id = 0 if self.dialed else 1
+
+    @property
+    def incarnation(self) -> Incarnation:
+        """Which run of the peer this link is with."""
+        return self.lanes[Priority.HIGH].stream.incarnation
+
+    @property
+    def is_lively(self) -> bool:
+        """Whether the peer answered the last ping or the one before."""
+        heard_s = self.ctx.clock.monotonic() - self.lanes[Priority.HIGH].heard_at
+        return heard_s <= 2 * self.watch.ping_s
 
     @property
     def info(self) -> PeerInfo:

@@ -16,6 +16,7 @@ from supervm.contracts.transport import (
     LIMITS,
     Broadcast,
     Handler,
+    IdentityInUse,
     IncomingStream,
     Medium,
     MessageTooLarge,
@@ -28,7 +29,7 @@ from supervm.crypto.keys import KeyPair, generate
 from supervm.plugins.transport.bans import Bans
 from supervm.plugins.transport.registry import Registry
 from supervm.plugins.transport.tcp.accepting import Acceptor, Lanes
-from supervm.plugins.transport.tcp.certificates import Identity
+from supervm.plugins.transport.tcp.certificates import Identity, Incarnation
 from supervm.plugins.transport.tcp.config import Endpoint, TcpTransportConfig, read_listen, read_node_id
 from supervm.plugins.transport.tcp.dialing import Backoff, Dialer, DialFailed
 from supervm.plugins.transport.tcp.figures import Figures
@@ -75,6 +76,7 @@ class TcpTransport:
     _seen_at: dict[bytes, str] = attrs.Factory(dict)
     _dialing: dict[bytes, trio.CancelScope] = attrs.Factory(dict)
     _shaking: set[bytes] = attrs.Factory(set)
+    _told_in_use: set[bytes] = attrs.Factory(set)
     _nursery: trio.Nursery | None = None
     _draining: bool = False
     _listening: trio.CancelScope = attrs.Factory(trio.CancelScope)
@@ -264,14 +266,33 @@ class TcpTransport:
             with scope:
                 dialed = await dialer.dial(peer, endpoint, lambda: self._shaking.add(peer))
                 self._figures.dialed("linked")
+                self._note_in_use(peer, False)
                 self._join(peer, dialed.address, dialed.lanes, dialed=True)
         except DialFailed as error:
             self._figures.dial_failed(peer, str(endpoint), error)
+            self._note_in_use(peer, error.outcome == Verdict.IN_USE.name.lower())
             return error.retry_after_s
         finally:
             del self._dialing[peer]
             self._shaking.discard(peer)
         return 0.0
+
+    def _note_in_use(self, peer: bytes, is_told: bool) -> None:
+        """A configured peer has, or hasn't, said that a later run of our identity has its link.
+
+        Raises `IdentityInUse` once so many say it that one of them is honest: more than a third, and two.
+        """
+        if not is_told:
+            self._told_in_use.discard(peer)
+            return
+        self._told_in_use.add(peer)
+        needed = max(len(self._configured) // 3 + 1, min(2, len(self._configured)))
+        if len(self._told_in_use) >= needed:
+            raise IdentityInUse(
+                f"another running node has this node's identity, {len(self._told_in_use)} peers say",
+                self.node_id,
+                "run a data folder on one machine alone",
+            )
 
     # -- who may have a link
 
@@ -279,13 +300,16 @@ class TcpTransport:
         """Whether a configured peer has this address, or had it when it last dialed us."""
         return address in self._hosts or address in self._seen_at.values()
 
-    def _judge(self, peer: bytes, hello: Hello) -> tuple[Verdict, float]:
+    def _judge(self, peer: bytes, hello: Hello, incarnation: Incarnation) -> tuple[Verdict, float]:
         """Whether a peer that dials us may have a link."""
         banned_s = self._bans.remaining_s(peer, self.ctx.clock.monotonic())
         if banned_s:
             return Verdict.BANNED, banned_s
         if hello.chain_id != self.chain_id:
             return Verdict.WRONG_NETWORK, 0.0
+        link = self._links.get(peer)
+        if link is not None and incarnation < link.incarnation and link.is_lively:
+            return Verdict.IN_USE, 0.0
         if self._draining:
             return Verdict.LEAVING, 0.0
         if peer in self._configured or peer in self._admitted:
