@@ -595,7 +595,7 @@ class TestAfterItIsKnown:
                 started = trio.current_time()
                 for _ in range(4):
                     await honest.request(victim.node_id, ECHO, bytes(3 * MIB), timeout_s=ANSWER_S)
-                # 12 MiB: 4 at once, the rest at 4 a second.
+                # 12 MiB: 8 at once, the rest at one a second.
                 assert trio.current_time() - started > 1.5
             assert len(victim.peers()) == 1 and count(victim, "transport_cut_off_total") == 0
 

@@ -94,9 +94,10 @@ class TcpTransportConfig:
     `links_max`: peers at once; the configured ones always have room. `handshakes_max`: connections that
     haven't proven who they are. `arrivals_per_s`, `arrivals_burst`: new connections of one address;
     addresses of configured peers may have ten times as many. `peer_*` bounds what a configured peer may
-    send on each of its three connections, `stranger_*` what any other may; more bytes are read more
-    slowly, and more frames for `flood_s` seconds without a pause end the link. `ban_s`: how long who
-    misbehaved isn't talked to, at first; it doubles each time, to an hour.
+    send, `stranger_*` what any other may. Frames are of each of its three connections; more of them for
+    `flood_s` seconds without a pause end the link. Bytes are of the peer: a twelfth is for votes, a quarter
+    for dissemination and the rest for bulk; more are read later. `ban_s`: how long who misbehaved isn't
+    talked to, at first; it doubles each time, to an hour.
     """
 
     listen: tuple[str, ...] = attrs.field(default=("127.0.0.1:0",), validator=_each(read_listen))
@@ -119,7 +120,7 @@ class TcpTransportConfig:
     send_queue_bytes_max: int = attrs.field(default=LIMITS.send_queue_bytes_max, validator=ge(2**16))
     stall_ms_max: int = attrs.field(default=10_000, validator=ge(10))
     peer_frames_per_s: float = attrs.field(default=20_000.0, validator=gt(0))
-    peer_bytes_per_s: float = attrs.field(default=512 * 2.0**20, validator=gt(0))
+    peer_bytes_per_s: float = attrs.field(default=108 * 2.0**20, validator=gt(0))
     stranger_frames_per_s: float = attrs.field(default=200.0, validator=gt(0))
     stranger_bytes_per_s: float = attrs.field(default=8 * 2.0**20, validator=gt(0))
     flood_s: float = attrs.field(default=10.0, validator=gt(0))

@@ -35,7 +35,7 @@ from supervm.plugins.transport.tcp.dialing import Backoff, Dialer, DialFailed
 from supervm.plugins.transport.tcp.figures import Figures
 from supervm.plugins.transport.tcp.frames import PROTOCOL_BYTES_MAX, Kind, Message, broadcast_payload
 from supervm.plugins.transport.tcp.hello import NO_CHAIN, Hello, Verdict, Welcome
-from supervm.plugins.transport.tcp.lane import Lane, LinkEnded, Quota, is_worth_waiting
+from supervm.plugins.transport.tcp.lane import Lane, LinkEnded, is_worth_waiting, quota_of
 from supervm.plugins.transport.tcp.link import AT_FAULT, BLAMED, Link, Watch
 from supervm.plugins.transport.tcp.outgoing import Outgoing
 from supervm.plugins.transport.tcp.quotas import Pending, Rates
@@ -359,7 +359,7 @@ class TcpTransport:
                     priority=priority,
                     stream=stream,
                     out=Outgoing(int(self.config.send_queue_bytes_max * SHARES[priority])),
-                    quota=self._quota(known),
+                    quota=quota_of(self.config, priority, known=known),
                     ctx=self.ctx,
                     stall_s=self.config.stall_ms_max / 1000,
                     moved=self._figures.moved,
@@ -396,16 +396,6 @@ class TcpTransport:
         if link is None:
             raise Unreachable("the peer isn't connected", peer)
         return link
-
-    def _quota(self, known: bool) -> Quota:
-        config = self.config
-        frames_per_s = config.peer_frames_per_s if known else config.stranger_frames_per_s
-        return Quota(
-            frames_per_s=frames_per_s,
-            frames_burst=5 * frames_per_s,
-            bytes_per_s=config.peer_bytes_per_s if known else config.stranger_bytes_per_s,
-            flood_s=config.flood_s,
-        )
 
     def _watch(self, known: bool) -> Watch:
         config = self.config
