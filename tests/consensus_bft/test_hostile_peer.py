@@ -41,7 +41,7 @@ AT_ONCE = 8
 TO = b"\x07" * 32
 THING = b"thing".ljust(32, b".")
 ENOUGH = 1_000 * SCALE
-"""Parcels of each kind of flood for each victim, at least: until it cuts the sender off, its handlers get them."""
+"""Parcels of each kind of flood for each victim, at least; it reads them until it cuts the sender off."""
 
 Parcel = tuple[Stream, bytes]
 Draw = Callable[[Network, random.Random], Parcel]

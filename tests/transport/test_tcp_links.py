@@ -90,11 +90,11 @@ async def test_while_both_dial_the_larger_id_is_told_that_its_link_is_not_needed
     config = attrs.evolve(config, admitted=(smaller.hex(), larger.hex()))
     async with running(tmp_path, config) as (one,):
         hello = Hello(chain_id=NO_CHAIN, lane=Priority.HIGH, session=bytes(16))
-        run = Incarnation(1, b"")
-        assert {one._judge(peer, hello, run)[0] for peer in (smaller, larger)} == {Verdict.WELCOME}
+        run = "127.0.0.1", Incarnation(1, b"")
+        assert {one._judge(peer, hello, *run)[0] for peer in (smaller, larger)} == {Verdict.WELCOME}
         one._shaking |= {smaller, larger}
-        assert one._judge(smaller, hello, run)[0] is Verdict.WELCOME
-        assert one._judge(larger, hello, run)[0] is Verdict.DUPLICATE
+        assert one._judge(smaller, hello, *run)[0] is Verdict.WELCOME
+        assert one._judge(larger, hello, *run)[0] is Verdict.DUPLICATE
 
 
 async def test_a_peer_that_comes_back_is_linked_again_and_what_waited_for_it_had_ended(

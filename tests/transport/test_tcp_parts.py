@@ -39,7 +39,15 @@ from supervm.plugins.transport.tcp.hello import (
 )
 from supervm.plugins.transport.tcp.lane import Lane, quota_of
 from supervm.plugins.transport.tcp.outgoing import LATE_MAX, SHORT_BYTES_MAX, URGENT_MAX, Outgoing
-from supervm.plugins.transport.tcp.quotas import Bucket, Pending, Rates
+from supervm.plugins.transport.tcp.quotas import (
+    ADDRESSES_MAX,
+    Bucket,
+    Pending,
+    Rates,
+    Seldom,
+    is_public,
+    network_of,
+)
 from supervm.testing.context import component_context
 
 IDS = st.integers(0, 2**64 - 1)
@@ -333,7 +341,12 @@ class TestQuotas:
     @pytest.mark.parametrize(
         ("priority", "what", "bytes_per_s", "parcel_bytes"),
         [
-            (Priority.HIGH, "votes and proposals with a certificate for each of 100 batches, 4 a second", 2, 0.5),
+            (
+                Priority.HIGH,
+                "votes and proposals with a certificate for each of 100 batches, 4 a second",
+                2,
+                0.5,
+            ),
             (Priority.NORMAL, "3,500 transactions of 250 bytes a second, all by one builder", 1, 0.5),
             (Priority.NORMAL, "ten times that", 9, 4),
             (Priority.BULK, "500 blocks of 100 KiB a second, for one that catches up", 49, 4),
@@ -432,6 +445,35 @@ class TestQuotas:
         assert sum(arrivals.allows("a", 0.0) for _ in range(100)) == 5
         assert arrivals.allows("b", 0.0)
         assert sum(arrivals.allows("a", 1 + turn / 100) for turn in range(100)) in range(14, 16)
+
+    @pytest.mark.parametrize(
+        ("address", "network"),
+        [
+            ("8.8.8.8", "8.8.8.0/24"),
+            ("::ffff:8.8.8.9", "8.8.8.0/24"),
+            ("2600:1901:0:1::2", "2600:1901::/48"),
+            ("2600:1901:0:ffff::2%eth0", "2600:1901::/48"),
+            ("127.0.0.1", "127.0.0.1"),
+            ("::1", "::1"),
+            ("10.1.2.3", "10.1.2.3"),
+            ("192.168.1.7", "192.168.1.7"),
+            ("fe80::1%eth0", "fe80::1%eth0"),
+            ("a host's name", "a host's name"),
+        ],
+    )
+    def test_public_addresses_count_by_their_network_and_others_for_themselves(
+        self, address: str, network: str
+    ) -> None:
+        assert network_of(address) == network and is_public(address) == (network != address)
+
+    def test_what_happens_again_and_again_is_told_ever_more_seldom(self) -> None:
+        seldom = Seldom()
+        told = [(now, left_out) for now in range(400) if (left_out := seldom.tell(b"a", now)) is not None]
+        assert told == [(0, 0), (10, 9), (30, 19), (70, 39), (150, 79), (310, 159)]
+        assert seldom.tell(b"b", 400.0) == 0
+        for number in range(ADDRESSES_MAX):
+            seldom.tell(number.to_bytes(4, "big"), 400.0)
+        assert len(seldom._told) == ADDRESSES_MAX
 
     def test_the_address_with_most_newcomers_loses_its_oldest(self) -> None:
         pending = Pending(4)

@@ -379,7 +379,6 @@ class TransportConformance(ComponentConformance):
                     await one.request(gone, ECHO, b"", timeout_s=ANSWER_S)
                 assert gone not in [peer.node_id for peer in one.peers()]
 
-
     async def test_who_is_cut_off_is_nobodys_peer_and_what_it_waits_for_ends(self, tmp_path: Path) -> None:
         async with self.nodes(tmp_path, 3) as (one, two, three), one.listen(PROTOCOL) as incoming:
             stream = await two.open_stream(one.node_id, PROTOCOL)

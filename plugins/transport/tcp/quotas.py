@@ -4,10 +4,35 @@ Times are monotonic seconds, given by the caller. Every table is bounded.
 """
 
 from collections import OrderedDict
+from functools import lru_cache
+from ipaddress import IPv6Address, ip_address, ip_network
 
 import attrs
 
 ADDRESSES_MAX = 4096
+SELDOM_S, SELDOM_S_MAX = 10.0, 3600.0
+IPV4_NETWORK_BITS, IPV6_NETWORK_BITS = 24, 48
+"""What one owner most likely has all of (NET-110)."""
+
+
+@lru_cache(maxsize=ADDRESSES_MAX)
+def network_of(address: str) -> str:
+    """The /24 or /48 that an address is in. An address that isn't public (loopback, LAN) stands for itself:
+    a LAN's nodes are its owner's own."""
+    try:
+        ip = ip_address(address.partition("%")[0])
+    except ValueError:
+        return address
+    if isinstance(ip, IPv6Address) and ip.ipv4_mapped is not None:
+        ip = ip.ipv4_mapped
+    if not ip.is_global:
+        return address
+    bits = IPV6_NETWORK_BITS if isinstance(ip, IPv6Address) else IPV4_NETWORK_BITS
+    return str(ip_network((ip, bits), strict=False))
+
+
+def is_public(address: str) -> bool:
+    return network_of(address) != address
 
 
 @attrs.define
@@ -58,6 +83,27 @@ class Rates:
 
 
 @attrs.define
+class Seldom:
+    """Whether what happens with a peer again and again is told: at once, and then after waits that double
+    from `SELDOM_S` to `SELDOM_S_MAX`. Of one that was well for longer it is told as at first."""
+
+    _told: OrderedDict[bytes, tuple[float, float, int]] = attrs.Factory(OrderedDict)
+
+    def tell(self, peer: bytes, now: float) -> int | None:
+        """How many weren't told since the last that was; None where this one isn't."""
+        at, wait_s, left_out = self._told.pop(peer, (now, 0.0, 0))
+        is_told = now - at >= wait_s
+        if not is_told:
+            self._told[peer] = at, wait_s, left_out + 1
+            return None
+        is_first = not wait_s or now - at > 2 * SELDOM_S_MAX
+        self._told[peer] = now, SELDOM_S if is_first else min(SELDOM_S_MAX, 2 * wait_s), 0
+        if len(self._told) > ADDRESSES_MAX:
+            self._told.popitem(last=False)
+        return left_out
+
+
+@attrs.define
 class LastSeen:
     """Which node has last proven itself at each address."""
 
@@ -78,7 +124,8 @@ class LastSeen:
 class Pending:
     """Connections whose peer hasn't proven who it is yet. `add` says which one must go, when full.
 
-    The address with the most of them loses its oldest, so an attacker with one address only hurts itself.
+    The place with the most of them, an address or a network, loses its oldest: an attacker with one place
+    only hurts itself.
     """
 
     count_max: int

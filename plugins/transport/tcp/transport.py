@@ -38,7 +38,7 @@ from supervm.plugins.transport.tcp.hello import NO_CHAIN, Hello, Verdict, Welcom
 from supervm.plugins.transport.tcp.lane import Lane, LinkEnded, is_worth_waiting, quota_of
 from supervm.plugins.transport.tcp.link import AT_FAULT, BLAMED, Link, Watch
 from supervm.plugins.transport.tcp.outgoing import Outgoing
-from supervm.plugins.transport.tcp.quotas import Pending, Rates
+from supervm.plugins.transport.tcp.quotas import Pending, Rates, is_public, network_of
 from supervm.plugins.transport.tcp.tls import make_context
 from supervm.types.address import Suite
 
@@ -188,6 +188,7 @@ class TcpTransport:
             chain_id=self.chain_id,
             handshake_s=self.config.handshake_ms_max / 1000,
             arrivals=Rates(self.config.arrivals_per_s, self.config.arrivals_burst),
+            of_networks=Rates(self.config.network_arrivals_per_s, self.config.network_arrivals_burst),
             pending=Pending(self.config.handshakes_max),
             is_known=self._is_known,
             is_banned=lambda peer: self._bans.remaining_s(peer, self.ctx.clock.monotonic()) > 0,
@@ -300,7 +301,9 @@ class TcpTransport:
         """Whether a configured peer has this address, or had it when it last dialed us."""
         return address in self._hosts or address in self._seen_at.values()
 
-    def _judge(self, peer: bytes, hello: Hello, incarnation: Incarnation) -> tuple[Verdict, float]:
+    def _judge(
+        self, peer: bytes, hello: Hello, address: str, incarnation: Incarnation
+    ) -> tuple[Verdict, float]:
         """Whether a peer that dials us may have a link."""
         banned_s = self._bans.remaining_s(peer, self.ctx.clock.monotonic())
         if banned_s:
@@ -312,7 +315,7 @@ class TcpTransport:
             return Verdict.IN_USE, 0.0
         if self._draining:
             return Verdict.LEAVING, 0.0
-        if peer in self._configured or peer in self._admitted:
+        if self._is_listed(peer):
             return (Verdict.DUPLICATE if self._is_duplicate(peer) else Verdict.WELCOME), 0.0
         if self.config.admit != "any" or peer == self.node_id:
             return Verdict.NOT_ADMITTED, 0.0
@@ -320,7 +323,22 @@ class TcpTransport:
         reserved = sum(1 for known in self._configured if known not in self._links)
         if peer not in self._links and len(self._links) + reserved >= self.config.links_max:
             return Verdict.FULL, 0.0
-        return Verdict.WELCOME, 0.0
+        return (Verdict.FULL if self._is_crowded(peer, address) else Verdict.WELCOME), 0.0
+
+    def _is_listed(self, peer: bytes) -> bool:
+        return peer in self._configured or peer in self._admitted
+
+    def _is_crowded(self, peer: bytes, address: str) -> bool:
+        """Whether others of the same network that aren't listed have all links that it may (NET-110)."""
+        if not is_public(address) or self._is_known(address):
+            return False
+        network = network_of(address)
+        there = sum(
+            1
+            for other, link in self._links.items()
+            if other != peer and not self._is_listed(other) and network_of(link.address) == network
+        )
+        return there >= self.config.network_links_max
 
     def _is_duplicate(self, peer: bytes) -> bool:
         """Whether ours is the link that stays when both sides dial: the one dialed by the smaller id.
@@ -346,7 +364,7 @@ class TcpTransport:
         before = self._links.pop(peer, None)
         if before is not None:
             before.end(LinkEnded("replaced", "the peer connected again"))
-        known = peer in self._configured or peer in self._admitted
+        known = self._is_listed(peer)
         if peer in self._configured and not dialed:
             self._seen_at[peer] = address
         welcome = b"" if dialed else Welcome(chain_id=self.chain_id, verdict=Verdict.WELCOME).encode()
