@@ -80,7 +80,8 @@ class Watch:
 class Link:
     """A peer, connected. `dialed`: by us; that side's numbers are even, the other's odd.
 
-    `left(link)` is called when it has ended, before anybody who waits for the peer is told.
+    `left(link)` is called when it has ended, before anybody who waits for the peer is told, and
+    `broke(link, error)` of an error that is a bug of ours.
     """
 
     peer: bytes
@@ -91,6 +92,7 @@ class Link:
     ctx: Context
     watch: Watch
     left: Callable[["Link"], None]
+    broke: Callable[["Link", Exception], None]
     up_at: float = attrs.field(init=False)
     rtt_ms: float | None = None
     over: trio.Event = attrs.Factory(trio.Event)
@@ -167,7 +169,7 @@ class Link:
         except (trio.BrokenResourceError, trio.ClosedResourceError, OSError) as error:
             self.end(LinkEnded("lost", str(error)))
         except Exception as error:
-            self.ctx.log.error("link_failed", peer=self.peer.hex(), exc_info=error)
+            self.broke(self, error)
             self.end(LinkEnded("failed", f"a bug of this node: {type(error).__name__}"))
 
     def _let_go(self, ending: LinkEnded) -> None:

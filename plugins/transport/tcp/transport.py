@@ -390,6 +390,7 @@ class TcpTransport:
             self.ctx,
             self._watch(known),
             self._left,
+            self._figures.link_broke,
         )
         self._links[peer] = link
         self._figures.linked(self._links.values(), link)
