@@ -13,6 +13,8 @@ What a transport keeps
     Cancellation: a cancelled request may have reached the peer; what it answers is dropped.
     Failure: what a peer sends can't hurt the node: a handler that raises answers `REMOTE_FAILED`, and
     garbage ends the connection it came from.
+    Cutting off: who is cut off isn't connected, and can't connect, until its time is over; then it may.
+    Identity: of two running nodes of one identity, one ends with `IdentityInUse`, as soon as it finds out.
     Durability: none.
 """
 
@@ -78,6 +80,13 @@ class MessageTooLarge(TransportError):
 
 class Overloaded(TransportError):
     """Too many requests or streams to this peer are under way."""
+
+
+class IdentityInUse(TransportError):
+    """Another running node has this identity, and peers have it as this node: a data folder was copied
+    (NET-15). It ends the transport, and the node with it."""
+
+    must_stop = True
 
 
 class ErrorCode(IntEnum):
@@ -153,6 +162,15 @@ class Transport(Protocol):
 
     def peers(self) -> tuple[PeerInfo, ...]:
         """Who can be reached now, in order of node id."""
+
+    def cut_off(self, peer: bytes, reason: str) -> float:
+        """End the link to a peer for what it sent, and have none with it for a time, in seconds that this
+        returns: longer each time it is cut off again, and no longer while it is. Log and metrics name it
+        and the reason. What is under way with it ends as with any link that breaks. Returns at once.
+
+        For what the peer itself did, since the transport vouches for who sent it, and not for what it passed
+        on that it could not judge. Any task may call it, a handler too.
+        """
 
     def serve(self, method: int, handler: Handler) -> AbstractContextManager[None]:
         """Answer requests of a method (u16) for the length of a `with`. Raises ValueError for a second

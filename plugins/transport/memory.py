@@ -1,7 +1,12 @@
 """A transport between nodes of one process, for tests, simulations and a node that is alone."""
 
-from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import (
+    AbstractAsyncContextManager,
+    AbstractContextManager,
+    asynccontextmanager,
+    contextmanager,
+)
 
 import attrs
 import trio
@@ -22,8 +27,9 @@ from supervm.contracts.transport import (
     TransportLimits,
     Unreachable,
 )
+from supervm.plugins.transport.bans import Bans
 from supervm.plugins.transport.network import MemoryNetwork, network
-from supervm.plugins.transport.registry import Registry, count_dropped
+from supervm.plugins.transport.registry import Registry, count_cut_off, count_dropped
 from supervm.plugins.transport.streams import StreamPair
 
 BROADCASTS_IN_FLIGHT_MAX = 512
@@ -69,6 +75,9 @@ class MemoryTransport:
     _broadcasts_in_flight: int = 0
     _told_in_flight: int = 0
     _streams: dict[bytes, set[StreamPair]] = attrs.Factory(dict)
+    _bans: Bans = attrs.Factory(Bans)
+    _carried: dict[bytes, set[trio.CancelScope]] = attrs.Factory(dict)
+    """What runs here for requests of peers."""
 
     def __attrs_post_init__(self) -> None:
         self._served = Registry(self.ctx)
@@ -77,7 +86,22 @@ class MemoryTransport:
         return tuple(
             PeerInfo(node_id=other.node_id, address="memory", rtt_ms=self._rtt_ms.get(other.node_id))
             for other in self.network.others(self.node_id)
+            if not self._is_apart(other)
         )
+
+    def cut_off(self, peer: bytes, reason: str) -> float:
+        now = self.ctx.clock.monotonic()
+        was_cut_off = self._shuns(peer)
+        banned_s = self._bans.ban(peer, now)
+        if not was_cut_off:
+            count_cut_off(self.ctx)
+            told = {"peer": peer.hex(), "kind": "blamed", "cause": reason}
+            self.ctx.log.warning("peer_cut_off", banned_s=banned_s, **told)
+            self._end_with(peer)
+            other = self.network.nodes.get(peer)
+            if other is not None:
+                other._end_with(self.node_id)
+        return banned_s
 
     def serve(self, method: int, handler: Handler) -> AbstractContextManager[None]:
         return self._served.serve(method, handler)
@@ -123,6 +147,8 @@ class MemoryTransport:
         self._check_size(payload, self.limits.broadcast_bytes_max, b"")
         await trio.lowlevel.checkpoint()
         for target in self.network.others(self.node_id):
+            if self._is_apart(target):
+                continue
             delay_s = self.network.delay_s(self.node_id, target.node_id)
             if delay_s is not None:
                 target.receive(Broadcast(peer=self.node_id, payload=payload), topic, delay_s)
@@ -163,7 +189,8 @@ class MemoryTransport:
                 await self.ctx.clock.sleep(delay_s)
             finally:
                 self._broadcasts_in_flight -= 1
-            self._served.deliver(message.peer, topic, message.payload)
+            if not self._shuns(message.peer):
+                self._served.deliver(message.peer, topic, message.payload)
 
         self.ctx.nursery.start_soon(deliver)
 
@@ -177,7 +204,8 @@ class MemoryTransport:
         async def deliver() -> None:
             try:
                 await self.ctx.clock.sleep(delay_s)
-                await self.answer(peer, method, payload)
+                if not self._shuns(peer):
+                    await self.answer(peer, method, payload)
             finally:
                 self._told_in_flight -= 1
 
@@ -202,7 +230,7 @@ class MemoryTransport:
         sender, receiver = trio.open_memory_channel[bytes | Refusal](1)
 
         async def carry() -> None:
-            with sender, trio.move_on_after(timeout_s):
+            with sender, target._carrying(self.node_id), trio.move_on_after(timeout_s):
                 there_s = self.network.delay_s(self.node_id, target.node_id)
                 await self._travel(there_s)
                 reply = await target.answer(self.node_id, method, payload)
@@ -215,9 +243,9 @@ class MemoryTransport:
         try:
             reply = await receiver.receive()
         except trio.EndOfChannel:
-            if target.node_id in self.network.nodes:
+            if target.node_id in self.network.nodes and not self._is_apart(target):
                 await trio.sleep_forever()
-            raise Unreachable("the peer went away", target.node_id) from None
+            raise Unreachable("the connection ended", target.node_id) from None
         if isinstance(reply, Refusal):
             raise reply
         return reply
@@ -233,7 +261,37 @@ class MemoryTransport:
         target = self.network.nodes.get(peer)
         if target is None or peer == self.node_id:
             raise Unreachable("no such peer in this network", peer)
+        if self._is_apart(target):
+            raise Unreachable("one of the two has cut the other off", peer)
         return target
+
+    def _shuns(self, peer: bytes) -> bool:
+        return self._bans.remaining_s(peer, self.ctx.clock.monotonic()) > 0
+
+    def _is_apart(self, other: "MemoryTransport") -> bool:
+        """Whether one of the two has cut the other off."""
+        return self._shuns(other.node_id) or other._shuns(self.node_id)
+
+    @contextmanager
+    def _carrying(self, peer: bytes) -> Iterator[None]:
+        """Until the end of the `with`, or until the peer is cut off."""
+        scope = trio.CancelScope()
+        scopes = self._carried.setdefault(peer, set())
+        scopes.add(scope)
+        try:
+            with scope:
+                yield
+        finally:
+            scopes.discard(scope)
+            if not scopes and self._carried.get(peer) is scopes:
+                del self._carried[peer]
+
+    def _end_with(self, peer: bytes) -> None:
+        """End this node's part in what is under way with a peer."""
+        for scope in self._carried.pop(peer, ()):
+            scope.cancel()
+        for pair in self._streams.pop(peer, ()):
+            pair.break_off()
 
     @staticmethod
     def _check_size(payload: bytes, most: int, peer: bytes) -> None:

@@ -11,6 +11,8 @@ from weakref import WeakValueDictionary
 
 import attrs
 
+from supervm.contracts.transport import IdentityInUse
+
 if TYPE_CHECKING:
     from supervm.plugins.transport.memory import MemoryTransport
 
@@ -56,8 +58,8 @@ class MemoryNetwork:
     @contextmanager
     def joined(self, node: "MemoryTransport") -> Iterator[None]:
         if node.node_id in self.nodes:
-            raise ValueError(
-                f"node {node.node_id.hex()[:16]} is in this network already; use another node_id"
+            raise IdentityInUse(
+                "a node of this identity is in this network already", node.node_id, "use another node_id"
             )
         self.nodes[node.node_id] = node
         try:

@@ -126,6 +126,13 @@ async def _break_those_left(receiver: trio.MemoryReceiveChannel[IncomingStream])
         await trio.aclose_forcefully(left.stream)
 
 
+def count_cut_off(ctx: Context, kind: str = "blamed") -> None:
+    """A peer was cut off; `kind` is one of the endings that the operator page lists."""
+    ctx.metrics.counter("transport_cut_off_total", "Peers cut off and banned, by why", ("kind",)).inc(
+        kind=kind
+    )
+
+
 def count_dropped(ctx: Context) -> None:
     """A broadcast, or what was told, reached nobody here, or no queue of a peer."""
     ctx.metrics.counter("transport_broadcasts_dropped_total", "Broadcasts dropped").inc()

@@ -51,12 +51,14 @@ class MemoryStream(trio.abc.HalfCloseableStream):
     _sent_end: bool = False
     _closed: bool = False
     _sending: bool = False
+    _broken: bool = False
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         if self._closed or self._sent_end:
             raise trio.ClosedResourceError("this end of the stream is closed")
         if self._sending:
             raise trio.BusyResourceError("another task is sending")
+        self._check_whole()
         self._sending = True
         try:
             await trio.lowlevel.checkpoint()
@@ -64,6 +66,7 @@ class MemoryStream(trio.abc.HalfCloseableStream):
             for start in range(0, len(view), CHUNK_BYTES_MAX):
                 await self._leaving.send(bytes(view[start : start + CHUNK_BYTES_MAX]))
         except trio.ClosedResourceError as error:
+            self._check_whole()
             raise trio.ClosedResourceError("this end of the stream is closed") from error
         finally:
             self._sending = False
@@ -74,6 +77,7 @@ class MemoryStream(trio.abc.HalfCloseableStream):
     async def send_eof(self) -> None:
         if self._closed:
             raise trio.ClosedResourceError("this end of the stream is closed")
+        self._check_whole()
         if not self._sent_end:
             await self._leaving.send(b"")
             self._sent_end = True
@@ -83,6 +87,7 @@ class MemoryStream(trio.abc.HalfCloseableStream):
             raise trio.ClosedResourceError("this end of the stream is closed")
         await trio.lowlevel.checkpoint()
         while not self._buffer and not self._ended:
+            self._check_whole()
             try:
                 arrives, chunk = await self._arriving.receiver.receive()
             except trio.EndOfChannel as error:
@@ -108,6 +113,15 @@ class MemoryStream(trio.abc.HalfCloseableStream):
             self._arriving.receiver.close()
         await trio.lowlevel.checkpoint()
 
+    def break_off(self) -> None:
+        """There is nobody at the other end any more: whoever uses this one is told."""
+        self._broken = True
+        self._leaving.sender.close()
+
+    def _check_whole(self) -> None:
+        if self._broken:
+            raise trio.BrokenResourceError("the connection ended")
+
     @property
     def closed(self) -> bool:
         return self._closed
@@ -131,6 +145,11 @@ class StreamPair:
         )
         self.near = MemoryStream(there, back)
         self.far = MemoryStream(back, there)
+
+    def break_off(self) -> None:
+        """Both ends find it broken, as when a link ends."""
+        self.near.break_off()
+        self.far.break_off()
 
     def is_open(self) -> bool:
         return not (self.near.closed and self.far.closed)

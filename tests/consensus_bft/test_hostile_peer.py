@@ -41,7 +41,7 @@ AT_ONCE = 8
 TO = b"\x07" * 32
 THING = b"thing".ljust(32, b".")
 ENOUGH = 1_000 * SCALE
-"""Parcels that each kind of flood gets through to each victim's handlers, at least."""
+"""Parcels of each kind of flood for each victim, at least; it reads them until it cuts the sender off."""
 
 Parcel = tuple[Stream, bytes]
 Draw = Callable[[Network, random.Random], Parcel]
@@ -258,11 +258,15 @@ async def test_honest_validators_go_on_with_flat_memory_and_name_who_floods_them
             nursery.cancel_scope.cancel()
         assert grown_bytes < 48 * 2**20, f"{grown_bytes} bytes are held after {flood.size_bytes} came"
         await net.agree(net.nodes[0].height)
-    named = [line for line in capsys.readouterr().out.splitlines() if "peer_not_heard" in line]
+    lines = capsys.readouterr().out.splitlines()
+    named, cut_off = (
+        [line for line in lines if event in line] for event in ("peer_not_heard", "peer_cut_off")
+    )
     hostile = net.validators[HOSTILE].node_id.hex()
     # What is sent again was good once, who asks has his reasons, and one knows a state that another doesn't.
     assert bool(named) == (kind not in ("replayed", "asking", "doubting"))
-    assert all(f"peer={hostile}" in line for line in named)
+    assert all(f"peer={hostile}" in line for line in named + cut_off)
+    assert len(cut_off) == len(named)
 
 
 @pytest.mark.parametrize("kind", ["mutated", "hollow", "wild"])

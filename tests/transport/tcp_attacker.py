@@ -34,9 +34,11 @@ def identity_of(key: KeyPair) -> Identity:
     return Identity(suite=key.suite, public_key=key.public_key, sign=key.sign)
 
 
-def hostile_certificate(case: str, identity: Identity, seed: bytes) -> tuple[crypto.X509, Ed25519PrivateKey]:
+def hostile_certificate(
+    case: str, identity: Identity, seed: bytes, sequence: int
+) -> tuple[crypto.X509, Ed25519PrivateKey]:
     """As `make_certificate`, with one of `HOSTILE_CERTIFICATES`."""
-    own, key = make_certificate(identity, seed)
+    own, key = make_certificate(identity, seed, sequence)
     if case in _LAST_EXTENSION:
         builder = x509.CertificateBuilder(
             issuer_name=own.issuer,

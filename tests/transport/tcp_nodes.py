@@ -84,6 +84,22 @@ class Loopback:
         config = TcpTransportConfig(listen=(listen,), identity_file=self.key()[1], admitted=known, **given)
         return config, address
 
+    def twins(self, **options: Any) -> list[TcpTransportConfig]:
+        """A node that dials nobody, and twice the options of one that dials it: two of one identity."""
+        (one, own_file), (twin, twin_file) = self.key(), self.key()
+        listen, address = self.listening()
+        given = {**PATIENT, "connect_wait_ms": 0, **options}
+        admitted = (twin.node_id.hex(),)
+        dialed = TcpTransportConfig(listen=(listen,), identity_file=own_file, admitted=admitted, **given)
+        dials = TcpTransportConfig(
+            identity_file=twin_file,
+            peers=(f"{one.node_id.hex()}@{address}",),
+            reconnect_ms_min=10,
+            reconnect_ms_max=100,
+            **given,
+        )
+        return [dialed, dials, dials]
+
     def close(self) -> None:
         for opened in self.sockets:
             opened.close()

@@ -10,7 +10,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from supervm.contracts.transport import DeadlineExceeded, Unreachable
+from supervm.contracts.transport import DeadlineExceeded, IdentityInUse, Unreachable
 from supervm.plugins.transport import supervm_components
 from supervm.plugins.transport.memory import MemoryTransportConfig
 from supervm.plugins.transport.network import network
@@ -28,6 +28,10 @@ class TestMemory(TransportConformance):
         name = next(_names)
         return [MemoryTransportConfig(network=name) for _ in range(count)]
 
+    def twins(self) -> list[Any]:
+        name = next(_names)
+        return [MemoryTransportConfig(network=name, node_id=each * 64) for each in "122"]
+
 
 class TestMemoryWithLatency(TransportConformance):
     component = MEMORY
@@ -36,6 +40,13 @@ class TestMemoryWithLatency(TransportConformance):
         name = next(_names)
         config = MemoryTransportConfig(network=name, latency_ms_min=1, latency_ms_max=5)
         return [config for _ in range(count)]
+
+    def twins(self) -> list[Any]:
+        name = next(_names)
+        return [
+            MemoryTransportConfig(network=name, node_id=each * 64, latency_ms_min=1, latency_ms_max=5)
+            for each in "122"
+        ]
 
 
 @asynccontextmanager
@@ -131,7 +142,7 @@ async def test_two_nodes_of_one_id_are_refused(tmp_path: Path) -> None:
         with pytest.raises(BaseExceptionGroup) as refused:
             async with opened(MEMORY, tmp_path / "1", config):
                 pytest.fail("two nodes of one id")
-        assert refused.group_contains(ValueError, match="another node_id")
+        assert refused.group_contains(IdentityInUse, match="another node_id")
 
 
 @pytest.mark.parametrize(

@@ -95,6 +95,25 @@ class CutsOffWhoGivesUp(MemoryTransport):
         return super()._target(peer)
 
 
+class CutsNobodyOff(MemoryTransport):
+    def cut_off(self, peer: bytes, reason: str) -> float:
+        return 60.0
+
+
+class LetsWaitWhoIsCutOff(MemoryTransport):
+    def _end_with(self, peer: bytes) -> None:
+        return
+
+
+class BansLongerForEachReason(MemoryTransport):
+    banned_s = 60.0
+
+    def cut_off(self, peer: bytes, reason: str) -> float:
+        super().cut_off(peer, reason)
+        self.banned_s *= 2
+        return self.banned_s
+
+
 class UnboundedQueues(MemoryTransport):
     def subscribe(self, topic: str, *, queue_max: int = 256) -> Any:
         return super().subscribe(topic, queue_max=10_000)
@@ -110,6 +129,9 @@ CASES = [
     (NeverRefusesOverload, "test_over_the_bound_of_requests_the_asker_is_refused_at_once"),
     (KnowsStrangers, "test_a_method_nobody_serves_and_a_peer_nobody_knows_are_typed_errors"),
     (CutsOffWhoGivesUp, "test_what_its_caller_gives_up_at_once_costs_nothing_else"),
+    (CutsNobodyOff, "test_who_is_cut_off_is_nobodys_peer_and_what_it_waits_for_ends"),
+    (LetsWaitWhoIsCutOff, "test_who_is_cut_off_is_nobodys_peer_and_what_it_waits_for_ends"),
+    (BansLongerForEachReason, "test_who_is_cut_off_is_nobodys_peer_and_what_it_waits_for_ends"),
     (UnboundedQueues, "test_a_slow_subscriber_loses_the_newest_and_holds_up_nobody"),
 ]
 

@@ -44,3 +44,6 @@ class TestTcp(TransportConformance):
 
     def configs(self, count: int) -> list[Any]:
         return list(self.made.configs(count, all_dial=self.all_dial))
+
+    def twins(self) -> list[Any]:
+        return self.made.twins()

@@ -18,7 +18,7 @@ from structlog.testing import capture_logs
 
 from supervm.contracts.transport import Priority, TransportError, Unreachable
 from supervm.crypto.keys import KeyPair
-from supervm.plugins.transport.tcp import certificates, tls
+from supervm.plugins.transport.tcp import accepting, certificates, link, tls, transport
 from supervm.plugins.transport.tcp.component import TCP
 from supervm.plugins.transport.tcp.config import TcpTransportConfig, read_endpoint
 from supervm.plugins.transport.tcp.dialing import DialFailed
@@ -30,6 +30,9 @@ from supervm.plugins.transport.tcp.figures import (
 )
 from supervm.plugins.transport.tcp.frames import Kind, Message, frames_of
 from supervm.plugins.transport.tcp.hello import NO_CHAIN, Hello
+from supervm.plugins.transport.tcp.lane import Lane
+from supervm.plugins.transport.tcp.link import Link
+from supervm.plugins.transport.tcp.quotas import SELDOM_S
 from supervm.plugins.transport.tcp.tls import Insecure, SecureStream, make_context
 from supervm.plugins.transport.tcp.transport import TcpTransport
 from supervm.testing.conformance.transport import ECHO, echo
@@ -217,7 +220,7 @@ class TestBeforeItIsKnown:
         config, address = nodes.victim(honest, MALLORY)
         real = certificates.make_certificate
 
-        def forged(identity: Any, seed: bytes) -> Any:
+        def forged(identity: Any, seed: bytes, sequence: int) -> Any:
             own, key = real(identity, seed)
             theirs, _ = real(identity_of(honest), bytes(32))
             builder = x509.CertificateBuilder(
@@ -427,6 +430,45 @@ class TestBeforeItIsKnown:
             # Ten times 5 at once, and in the minutes that this may take a few more.
             assert 100 < refused <= 150
 
+    async def test_a_storm_from_all_over_a_network_is_refused_and_others_get_in(
+        self, nodes: Loopback, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        one_network(monkeypatch, "127.0.7.")
+        rate = {"network_arrivals_per_s": 0.01, "network_arrivals_burst": 5}
+        config, address = nodes.victim(**rate)
+        async with running(tmp_path / "0", config) as victim:
+            for number in range(100):
+                with contextlib.suppress(OSError):
+                    await (await connect(address, f"127.0.7.{1 + number}")).aclose()
+            await until(lambda: count(victim, "transport_handshakes_total") == 100)
+            # In the minutes that this may take it lets a few more in.
+            assert count(victim, "transport_handshakes_total", outcome="rate") >= 90
+            assert await closed_by_peer(await _hung_up(address, "127.0.0.5"))
+            await until(lambda: count(victim, "transport_handshakes_total", outcome="lost") >= 6)
+
+    async def test_one_network_has_few_links_and_who_is_listed_has_one_besides(
+        self, nodes: Loopback, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        one_network(monkeypatch, "127.0.0.")
+        friend = key_of(1)
+        config, address = nodes.victim(friend, admit="any", network_arrivals_burst=1_000)
+        async with running(tmp_path / "0", config) as victim, AsyncExitStack() as stack:
+            for number in range(4):
+                key = key_of(70 + number)
+                await stack.enter_async_context(
+                    attacker(tmp_path / f"m{number}", key, victim.node_id, address)
+                )
+            with pytest.raises(DialFailed) as refused:
+                async with attacker(tmp_path / "m", MALLORY, victim.node_id, address):
+                    pytest.fail("a fifth of one network")
+            assert refused.value.outcome == "full"
+            # One of them that comes again takes its own place, and who is listed needs none.
+            for number, key in enumerate((key_of(73), friend)):
+                await stack.enter_async_context(
+                    attacker(tmp_path / f"n{number}", key, victim.node_id, address)
+                )
+            await until(lambda: len(victim.peers()) == 5)
+
     async def test_where_a_configured_peer_is_seen_is_remembered_once_for_each(
         self, nodes: Loopback, tmp_path: Path
     ) -> None:
@@ -441,6 +483,17 @@ class TestBeforeItIsKnown:
             assert victim._is_known("127.0.0.9") and victim._is_known("127.0.0.1")
             victim._seen_at[friend.node_id] = "127.0.0.3"
             assert victim._is_known("127.0.0.3") and not victim._is_known("127.0.0.1")
+
+
+def one_network(monkeypatch: pytest.MonkeyPatch, beginning: str) -> None:
+    """Let addresses of this machine that begin so be of one public network."""
+
+    def network_of(address: str) -> str:
+        return "8.8.8.0/24" if address.startswith(beginning) else address
+
+    for module in (accepting, transport):
+        monkeypatch.setattr(module, "network_of", network_of)
+        monkeypatch.setattr(module, "is_public", lambda address: network_of(address) != address)
 
 
 @asynccontextmanager
@@ -543,6 +596,27 @@ class TestAfterItIsKnown:
         told = [line for line in lines if line["event"] in ("peer_connected", "peer_disconnected")]
         assert 2 <= len(told) <= allowed + 1
 
+    async def test_a_bug_that_a_peer_finds_in_each_of_its_links_is_traced_once_and_then_seldom(
+        self, nodes: Loopback, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def broken(link: Link, lane: Lane, message: Message) -> None:
+            raise RuntimeError("a bug")
+
+        monkeypatch.setitem(link._RECEIVERS, Kind.ONE_WAY, broken)
+        config, address = nodes.victim(MALLORY, arrivals_burst=10_000)
+        with capture_logs() as lines:
+            async with running(tmp_path / "0", config) as victim:
+                started = trio.current_time()
+                for number in range(30):
+                    async with attacker(tmp_path / f"m{number}", MALLORY, victim.node_id, address) as mallory:
+                        await mallory.on(Priority.HIGH).send(frames(Message(Kind.ONE_WAY, 0, b"\x01tx")))
+                        assert await mallory.is_closed()
+                assert count(victim, "transport_links_ended_total", kind="failed") == 30
+                passed_s = trio.current_time() - started
+        told = [line for line in lines if line["event"] == "link_failed"]
+        assert isinstance(told[0]["exc_info"], RuntimeError) and told[0]["log_level"] == "error"
+        assert 1 <= len(told) <= 1 + passed_s / SELDOM_S
+
     async def test_tampering_on_the_wire_ends_the_link(self, nodes: Loopback, tmp_path: Path) -> None:
         async with beside_an_honest_peer(nodes, tmp_path) as (victim, _, address):
             async with attacker(tmp_path / "m", MALLORY, victim.node_id, address) as mallory:
@@ -595,7 +669,7 @@ class TestAfterItIsKnown:
                 started = trio.current_time()
                 for _ in range(4):
                     await honest.request(victim.node_id, ECHO, bytes(3 * MIB), timeout_s=ANSWER_S)
-                # 12 MiB: 4 at once, the rest at 4 a second.
+                # 12 MiB: 8 at once, the rest at one a second.
                 assert trio.current_time() - started > 1.5
             assert len(victim.peers()) == 1 and count(victim, "transport_cut_off_total") == 0
 

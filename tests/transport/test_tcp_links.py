@@ -14,6 +14,7 @@ from supervm.contracts.transport import Priority, Unreachable
 from supervm.crypto.keyfile import KeyFileMissing
 from supervm.crypto.keys import KeyPair
 from supervm.plugins.transport.tcp import lane
+from supervm.plugins.transport.tcp.certificates import Incarnation
 from supervm.plugins.transport.tcp.component import TCP
 from supervm.plugins.transport.tcp.config import TcpTransportConfig
 from supervm.plugins.transport.tcp.hello import NO_CHAIN, Hello, Verdict
@@ -89,10 +90,11 @@ async def test_while_both_dial_the_larger_id_is_told_that_its_link_is_not_needed
     config = attrs.evolve(config, admitted=(smaller.hex(), larger.hex()))
     async with running(tmp_path, config) as (one,):
         hello = Hello(chain_id=NO_CHAIN, lane=Priority.HIGH, session=bytes(16))
-        assert {one._judge(peer, hello)[0] for peer in (smaller, larger)} == {Verdict.WELCOME}
+        run = "127.0.0.1", Incarnation(1, b"")
+        assert {one._judge(peer, hello, *run)[0] for peer in (smaller, larger)} == {Verdict.WELCOME}
         one._shaking |= {smaller, larger}
-        assert one._judge(smaller, hello)[0] is Verdict.WELCOME
-        assert one._judge(larger, hello)[0] is Verdict.DUPLICATE
+        assert one._judge(smaller, hello, *run)[0] is Verdict.WELCOME
+        assert one._judge(larger, hello, *run)[0] is Verdict.DUPLICATE
 
 
 async def test_a_peer_that_comes_back_is_linked_again_and_what_waited_for_it_had_ended(

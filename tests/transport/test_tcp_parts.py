@@ -2,6 +2,7 @@
 
 from contextlib import suppress
 from itertools import pairwise
+from pathlib import Path
 from struct import pack
 from typing import Any
 
@@ -9,8 +10,10 @@ import pytest
 import trio
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from trio.testing import MockClock
 
 from supervm.contracts.transport import LIMITS, ErrorCode, Priority
+from supervm.plugins.transport.bans import BAN_S_MAX, BANS_MAX, FORGIVEN_S, Bans
 from supervm.plugins.transport.tcp.config import TcpTransportConfig, read_endpoint
 from supervm.plugins.transport.tcp.dialing import Backoff
 from supervm.plugins.transport.tcp.frames import (
@@ -34,8 +37,18 @@ from supervm.plugins.transport.tcp.hello import (
     read_hello,
     read_welcome,
 )
+from supervm.plugins.transport.tcp.lane import Lane, quota_of
 from supervm.plugins.transport.tcp.outgoing import LATE_MAX, SHORT_BYTES_MAX, URGENT_MAX, Outgoing
-from supervm.plugins.transport.tcp.quotas import BAN_S_MAX, BANS_MAX, Bans, Bucket, Pending, Rates
+from supervm.plugins.transport.tcp.quotas import (
+    ADDRESSES_MAX,
+    Bucket,
+    Pending,
+    Rates,
+    Seldom,
+    is_public,
+    network_of,
+)
+from supervm.testing.context import component_context
 
 IDS = st.integers(0, 2**64 - 1)
 SIZES = st.one_of(
@@ -325,6 +338,92 @@ class TestQuotas:
             now += wait_s
             assert taken <= 200 + 100 * now + 1e-6
 
+    @pytest.mark.parametrize(
+        ("priority", "what", "bytes_per_s", "parcel_bytes"),
+        [
+            (
+                Priority.HIGH,
+                "votes and proposals with a certificate for each of 100 batches, 4 a second",
+                2,
+                0.5,
+            ),
+            (Priority.NORMAL, "3,500 transactions of 250 bytes a second, all by one builder", 1, 0.5),
+            (Priority.NORMAL, "ten times that", 9, 4),
+            (Priority.BULK, "500 blocks of 100 KiB a second, for one that catches up", 49, 4),
+            (Priority.BULK, "chunks of a snapshot, as fast as two cores have carried them", 69, 1),
+        ],
+        ids=lambda given: given if isinstance(given, str) else None,
+    )
+    def test_honest_load_is_never_read_more_slowly(
+        self, priority: Priority, what: str, bytes_per_s: float, parcel_bytes: float
+    ) -> None:
+        """Rates and sizes in MiB."""
+        quota = quota_of(TcpTransportConfig(), priority, known=True)
+        bucket, now = Bucket(quota.bytes_per_s, quota.bytes_burst), 0.0
+        for _ in range(int(600 * bytes_per_s / parcel_bytes)):
+            assert bucket.take(parcel_bytes * 2**20, now) == 0, f"{what} waits after {now} s"
+            now += parcel_bytes / bytes_per_s
+
+    @pytest.mark.parametrize("known", [True, False])
+    @pytest.mark.parametrize("priority", list(Priority))
+    def test_a_peer_that_sends_all_it_can_is_read_at_its_share(self, priority: Priority, known: bool) -> None:
+        config = TcpTransportConfig()
+        quota = quota_of(config, priority, known=known)
+        bucket, now, read = Bucket(quota.bytes_per_s, quota.bytes_burst), 0.0, 0
+        while now < 60:
+            read += 2**16
+            now += 2**16 / (300 * 2**20) + bucket.take(2**16, now)
+        assert 0.99 <= read / (quota.bytes_burst + 60 * quota.bytes_per_s) <= 1.01
+        # The share of a processor that opening its records costs, at some 300 MiB a second of a core.
+        assert quota.bytes_per_s <= 300 * 2**20 / 4
+
+    @pytest.mark.parametrize("known", [True, False])
+    def test_the_three_connections_of_a_peer_share_what_it_may_send(self, known: bool) -> None:
+        config = TcpTransportConfig()
+        quotas = [quota_of(config, priority, known=known) for priority in Priority]
+        allowed = config.peer_bytes_per_s if known else config.stranger_bytes_per_s
+        assert sum(quota.bytes_per_s for quota in quotas) == pytest.approx(allowed)
+        assert all(quota.bytes_burst >= 2 * LIMITS.request_bytes_max for quota in quotas)
+
+    async def test_a_connection_over_its_quota_is_not_read_for_a_while_and_loses_nothing(
+        self, tmp_path: Path, autojump_clock: MockClock
+    ) -> None:
+        said = b"".join(frames_of(Message(Kind.TELL, 0, bytes(60_000), 7)))
+
+        class Firehose:
+            """A connection on which the next message is always there."""
+
+            bytes_in = 0
+
+            async def receive(self) -> bytes:
+                await trio.lowlevel.checkpoint()
+                self.bytes_in += len(said)
+                return said
+
+        heard = 0
+
+        def hear(lane: Lane, message: Message) -> None:
+            nonlocal heard
+            heard += 1
+
+        async with component_context(tmp_path) as ctx:
+            stream: Any = Firehose()
+            quota = quota_of(TcpTransportConfig(), Priority.HIGH, known=True)
+            lane = Lane(
+                priority=Priority.HIGH,
+                stream=stream,
+                out=Outgoing(2**20),
+                quota=quota,
+                ctx=ctx,
+                stall_s=10,
+                moved=lambda direction, size: None,
+            )
+            with trio.move_on_after(20):
+                await lane.read(hear)
+        # Time passes only where the connection isn't read.
+        assert stream.bytes_in == pytest.approx(quota.bytes_burst + 20 * quota.bytes_per_s, rel=0.01)
+        assert heard in (stream.bytes_in // len(said), stream.bytes_in // len(said) - 1)
+
     def test_bans_double_to_an_hour_and_the_table_is_bounded(self) -> None:
         bans = Bans(60)
         lengths = [bans.ban(b"a", now) for now in range(0, 100_000, 10_000)]
@@ -334,11 +433,47 @@ class TestQuotas:
             bans.ban(number.to_bytes(4, "big"), 0)
         assert bans.remaining_s(b"a", 90_001) == 0 and len(bans._until) == BANS_MAX
 
+    def test_a_ban_is_no_longer_for_a_second_reason_and_is_forgiven_after_a_good_while(self) -> None:
+        bans = Bans(60)
+        assert bans.ban(b"a", 0) == 60 and bans.ban(b"a", 20) == 40
+        assert bans.ban(b"a", 60) == 120 and bans.now_banned(61) == [b"a"] and bans.now_banned(180) == []
+        assert bans.ban(b"a", 180 + FORGIVEN_S) == 240
+        assert bans.ban(b"a", 420 + 2 * FORGIVEN_S + 1) == 60
+
     def test_each_address_has_its_own_rate_of_arrivals(self) -> None:
         arrivals = Rates(10, 5)
         assert sum(arrivals.allows("a", 0.0) for _ in range(100)) == 5
         assert arrivals.allows("b", 0.0)
         assert sum(arrivals.allows("a", 1 + turn / 100) for turn in range(100)) in range(14, 16)
+
+    @pytest.mark.parametrize(
+        ("address", "network"),
+        [
+            ("8.8.8.8", "8.8.8.0/24"),
+            ("::ffff:8.8.8.9", "8.8.8.0/24"),
+            ("2600:1901:0:1::2", "2600:1901::/48"),
+            ("2600:1901:0:ffff::2%eth0", "2600:1901::/48"),
+            ("127.0.0.1", "127.0.0.1"),
+            ("::1", "::1"),
+            ("10.1.2.3", "10.1.2.3"),
+            ("192.168.1.7", "192.168.1.7"),
+            ("fe80::1%eth0", "fe80::1%eth0"),
+            ("a host's name", "a host's name"),
+        ],
+    )
+    def test_public_addresses_count_by_their_network_and_others_for_themselves(
+        self, address: str, network: str
+    ) -> None:
+        assert network_of(address) == network and is_public(address) == (network != address)
+
+    def test_what_happens_again_and_again_is_told_ever_more_seldom(self) -> None:
+        seldom = Seldom()
+        told = [(now, left_out) for now in range(400) if (left_out := seldom.tell(b"a", now)) is not None]
+        assert told == [(0, 0), (10, 9), (30, 19), (70, 39), (150, 79), (310, 159)]
+        assert seldom.tell(b"b", 400.0) == 0
+        for number in range(ADDRESSES_MAX):
+            seldom.tell(number.to_bytes(4, "big"), 400.0)
+        assert len(seldom._told) == ADDRESSES_MAX
 
     def test_the_address_with_most_newcomers_loses_its_oldest(self) -> None:
         pending = Pending(4)

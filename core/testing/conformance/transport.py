@@ -5,6 +5,9 @@ class TestMine(TransportConformance):
 
     def configs(self, count):
         return [MineConfig(...) for _ in range(count)]   # options of nodes that reach each other
+
+    def twins(self):
+        return [MineConfig(...), same := MineConfig(...), same]   # the last two have one identity
 """
 
 from collections.abc import AsyncIterator
@@ -18,6 +21,7 @@ import trio
 from supervm.contracts.transport import (
     DeadlineExceeded,
     ErrorCode,
+    IdentityInUse,
     MessageTooLarge,
     Overloaded,
     Priority,
@@ -27,7 +31,7 @@ from supervm.contracts.transport import (
     TransportLimits,
     Unreachable,
 )
-from supervm.testing.conformance.component import ComponentConformance
+from supervm.testing.conformance.component import ComponentConformance, only_error
 from supervm.testing.context import opened
 
 ECHO, OTHER, TOPIC, PROTOCOL = 0x8001, 0x8002, "conformance", "conformance/1"
@@ -49,6 +53,10 @@ class TransportConformance(ComponentConformance):
     def configs(self, count: int) -> list[Any]:
         """Options of `count` nodes that can reach each other."""
         raise AssertionError("give configs(count)")
+
+    def twins(self) -> list[Any]:
+        """Options of a node, and of two more that have one identity and reach it."""
+        raise AssertionError("give twins()")
 
     @asynccontextmanager
     async def nodes(self, folder: Path, count: int = 2) -> AsyncIterator[list[Transport]]:
@@ -370,6 +378,123 @@ class TransportConformance(ComponentConformance):
                 with pytest.raises(TransportError):
                     await one.request(gone, ECHO, b"", timeout_s=ANSWER_S)
                 assert gone not in [peer.node_id for peer in one.peers()]
+
+    async def test_who_is_cut_off_is_nobodys_peer_and_what_it_waits_for_ends(self, tmp_path: Path) -> None:
+        async with self.nodes(tmp_path, 3) as (one, two, three), one.listen(PROTOCOL) as incoming:
+            stream = await two.open_stream(one.node_id, PROTOCOL)
+            await incoming.receive()
+            entered, gone = trio.Event(), trio.Event()
+            failed: list[str] = []
+
+            async def never(peer: bytes, payload: bytes) -> bytes:
+                entered.set()
+                return await _never()
+
+            async def blames(peer: bytes, payload: bytes) -> bytes:
+                if payload == b"bad":
+                    assert one.cut_off(peer, "what it said") > 0
+                    gone.set()
+                return payload
+
+            async def ask(said: bytes, method: int) -> None:
+                with pytest.raises(Unreachable):
+                    await two.request(one.node_id, method, said, timeout_s=PATIENCE_S)
+                failed.append(said.decode())
+
+            with one.serve(ECHO, blames), one.serve(OTHER, never), two.serve(ECHO, echo):
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(ask, b"waiting", OTHER)
+                    await entered.wait()
+                    nursery.start_soon(ask, b"bad", ECHO)
+                    await gone.wait()
+                    # At once, also where the one who is cut off doesn't know yet.
+                    assert [peer.node_id for peer in one.peers()] == [three.node_id]
+                    with pytest.raises(Unreachable):
+                        await one.request(two.node_id, ECHO, b"", timeout_s=ANSWER_S)
+                assert sorted(failed) == ["bad", "waiting"]
+                with pytest.raises(Unreachable):
+                    await two.request(one.node_id, ECHO, b"again", timeout_s=ANSWER_S)
+                with pytest.raises(trio.BrokenResourceError):
+                    while await stream.receive_some(1):
+                        pass
+                    pytest.fail("the stream ended as if nothing had happened")
+                with pytest.raises(trio.BrokenResourceError):
+                    await stream.send_all(b"x")
+                assert await three.request(one.node_id, ECHO, b"x", timeout_s=ANSWER_S) == b"x"
+                assert await three.request(two.node_id, ECHO, b"x", timeout_s=ANSWER_S) == b"x"
+            # One ban for all that a peer does before it is gone; and whoever isn't there can be banned, too.
+            first_s = one.cut_off(bytes(32), "before it comes")
+            assert 0 < one.cut_off(bytes(32), "and again") <= first_s
+
+    async def test_of_two_nodes_of_one_identity_one_is_told_and_the_other_goes_on(
+        self, tmp_path: Path
+    ) -> None:
+        config, *twins = self.twins()
+        up = [trio.Event(), trio.Event()]
+        told = trio.Event()
+        ended: list[BaseException] = []
+        ids: list[bytes] = []
+
+        async def live(number: int) -> None:
+            try:
+                async with opened(
+                    self.component, tmp_path / f"twin{number}", twins[number], seed=1 + number
+                ) as node:
+                    with node.serve(ECHO, echo):
+                        ids.append(node.node_id)
+                        up[number].set()
+                        await trio.sleep_forever()
+            except Exception as error:
+                ended.append(only_error(error))
+                told.set()
+
+        with trio.fail_after(PATIENCE_S):
+            async with (
+                opened(self.component, tmp_path / "0", config, seed=0) as one,
+                trio.open_nursery() as nursery,
+            ):
+                nursery.start_soon(live, 0)
+                await up[0].wait()
+                await _answered(one, ids[0])
+                nursery.start_soon(live, 1)
+                await told.wait()
+                assert [type(error) for error in ended] == [IdentityInUse], ended
+                await _answered(one, ids[0])
+                assert len(ended) == 1 and set(ids) == {peer.node_id for peer in one.peers()}
+                nursery.cancel_scope.cancel()
+
+    async def test_a_handler_that_never_waits_may_cut_off_who_asks(self, tmp_path: Path) -> None:
+        async with self.nodes(tmp_path, 3) as (one, two, three):
+            heard = 0
+            gone = trio.Event()
+
+            async def blames(peer: bytes, payload: bytes) -> bytes:
+                nonlocal heard
+                if peer == two.node_id:
+                    heard += 1
+                    one.cut_off(peer, "whatever it says")
+                    gone.set()
+                return b""
+
+            blames.never_waits = True  # type: ignore[attr-defined]
+            with one.serve(ECHO, blames):
+                with pytest.raises(Unreachable):
+                    while True:
+                        await two.tell(one.node_id, ECHO, b"x")
+                await gone.wait()
+                assert [peer.node_id for peer in one.peers()] == [three.node_id]
+                assert await three.request(one.node_id, ECHO, b"", timeout_s=ANSWER_S) == b""
+
+
+async def _answered(transport: Transport, peer: bytes) -> None:
+    """Wait until a peer is connected and answers."""
+    while True:
+        try:
+            assert await transport.request(peer, ECHO, b"x", timeout_s=ANSWER_S) == b"x"
+        except Unreachable:
+            await trio.sleep(0.01)
+        else:
+            return
 
 
 async def _never() -> bytes:

@@ -15,10 +15,11 @@ from OpenSSL import SSL
 
 from supervm.api import Context
 from supervm.contracts.transport import Priority
+from supervm.plugins.transport.tcp.certificates import Incarnation
 from supervm.plugins.transport.tcp.dialing import receive_exactly
 from supervm.plugins.transport.tcp.frames import Malformed
 from supervm.plugins.transport.tcp.hello import HELLO_BYTES, Hello, Verdict, Welcome, read_hello
-from supervm.plugins.transport.tcp.quotas import LastSeen, Pending, Rates
+from supervm.plugins.transport.tcp.quotas import LastSeen, Pending, Rates, is_public, network_of
 from supervm.plugins.transport.tcp.tls import Insecure, SecureStream
 
 _AT_ONCE = struct.pack("ii", 1, 0)
@@ -32,8 +33,9 @@ another in half a minute."""
 
 Lanes = dict[Priority, tuple[SecureStream, bytes]]
 """The connections of a link, and what each has received already."""
-Judge = Callable[[bytes, Hello], tuple[Verdict, float]]
-"""`judge(peer, hello)`: whether the peer may have a link, and else in how many seconds it may ask again."""
+Judge = Callable[[bytes, Hello, str, Incarnation], tuple[Verdict, float]]
+"""`judge(peer, hello, address, incarnation)`: whether the peer may have a link, and else in how many seconds
+it may ask again."""
 Join = Callable[[bytes, str, Lanes], None]
 """`join(peer, address, lanes)`: the link is there; its connections aren't ours any more."""
 
@@ -60,7 +62,8 @@ class Gathering:
 @attrs.define(eq=False)
 class Acceptor:
     """Takes connections in. `is_known(address)`: of a configured peer; it may come `KNOWN_SHARE` times as
-    often as `arrivals` lets others. `is_banned(peer)`. `failed(outcome, address, cause)` is told of each that
+    often as `arrivals` lets others; of others, a network may come as often as `of_networks` lets it.
+    `is_banned(peer)`. `failed(outcome, address, cause)` is told of each that
     comes to nothing, `broke(address, error)` of each that has met a bug of ours."""
 
     ctx: Context
@@ -68,6 +71,7 @@ class Acceptor:
     chain_id: bytes
     handshake_s: float
     arrivals: Rates
+    of_networks: Rates
     pending: Pending
     is_known: Callable[[str], bool]
     is_banned: Callable[[bytes], bool]
@@ -101,7 +105,7 @@ class Acceptor:
         kept = False
         with trio.move_on_after(self.handshake_s) as scope:
             newcomer = Newcomer(address, scope)
-            evicted = self.pending.add(address, newcomer)
+            evicted = self.pending.add(network_of(address), newcomer)
             if isinstance(evicted, Newcomer):
                 evicted.evicted = True
                 evicted.scope.cancel()
@@ -116,7 +120,7 @@ class Acceptor:
             except Exception as error:
                 self.broke(address, error)
             finally:
-                self.pending.remove(address, newcomer)
+                self.pending.remove(network_of(address), newcomer)
                 if not kept:
                     with trio.CancelScope(shield=True):
                         await stream.aclose()
@@ -134,7 +138,11 @@ class Acceptor:
         # A few still get in: to be told of the ban, and because others may share the address.
         if peer is not None and self.is_banned(peer) and not self._of_banned.allows(address, now):
             return "banned", f"node {peer.hex()[:16]}, last seen at this address, is banned"
-        return None if self.arrivals.allows(address, now) else too_many
+        if not self.arrivals.allows(address, now):
+            return too_many
+        if is_public(address) and not self.of_networks.allows(network_of(address), now):
+            return "rate", f"too many connections a second from {network_of(address)}"
+        return None
 
     async def _take(self, stream: SecureStream, address: str) -> bool:
         """Whether the connection became part of a link. Raises `Insecure`, `Malformed`, OSError."""
@@ -142,7 +150,7 @@ class Acceptor:
         self._last_seen.note(address, peer)
         data, rest = await receive_exactly(stream, HELLO_BYTES)
         hello = read_hello(data)
-        verdict, retry_after_s = self.judge(peer, hello)
+        verdict, retry_after_s = self.judge(peer, hello, address, stream.incarnation)
         if verdict is not Verdict.WELCOME:
             welcome = Welcome(
                 chain_id=self.chain_id, verdict=verdict, retry_after_ms=math.ceil(retry_after_s * 1000)

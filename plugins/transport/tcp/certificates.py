@@ -6,6 +6,7 @@ key's over `digest("supervm/transport/v1", suite, identity key, transport key)`;
 signature is the transport key's, over all of it, so neither can claim the other (NET-12). TLS then proves
 that whoever is at the other end holds the transport key, now. This is how libp2p binds peer ids to TLS.
 
+The serial number says when the node opened: of two that are one node, it tells which one is the later.
 Names, dates and chains in the certificate mean nothing: a node is its key.
 """
 
@@ -48,8 +49,21 @@ class Identity:
         return node_id_of(self.suite, self.public_key)
 
 
-def make_certificate(identity: Identity, seed: bytes) -> tuple[x509.Certificate, Ed25519PrivateKey]:
-    """A certificate that binds a new transport key, made from 32 secret random bytes, to an identity."""
+@attrs.frozen(order=True)
+class Incarnation:
+    """Which of a node's runs is at the other end: the later has the greater one (NET-15)."""
+
+    sequence: int
+    transport_key: bytes
+
+
+def make_certificate(
+    identity: Identity, seed: bytes, sequence: int = 1
+) -> tuple[x509.Certificate, Ed25519PrivateKey]:
+    """A certificate that binds a new transport key, made from 32 secret random bytes, to an identity.
+
+    `sequence`, from 1 on, is greater the later a node has opened.
+    """
     key = Ed25519PrivateKey.from_private_bytes(seed)
     signature = identity.sign(_message(identity.suite, identity.public_key, key.public_key()))
     binding = Writer().u8(1).u8(identity.suite).byte_string(identity.public_key).raw(signature).done()
@@ -58,7 +72,7 @@ def make_certificate(identity: Identity, seed: bytes) -> tuple[x509.Certificate,
         issuer_name=name,
         subject_name=name,
         public_key=key.public_key(),
-        serial_number=1,
+        serial_number=sequence,
         not_valid_before=datetime(2000, 1, 1),
         not_valid_after=datetime(9999, 12, 31),
     ).add_extension(x509.UnrecognizedExtension(BINDING, binding), critical=True)
@@ -91,6 +105,16 @@ def node_id_in(certificate: x509.Certificate) -> bytes:
     except Exception as error:
         # These are a stranger's bytes, and X.509 is large: its reader has kinds of errors that no list of
         # ours would be sure to name, some of them plain `Exception`. Whatever it is, it proves nothing.
+        raise BadCertificate(f"it can't be read: {type(error).__name__}: {error}") from None
+
+
+def incarnation_in(certificate: x509.Certificate) -> Incarnation:
+    """Of a certificate that proves a node id. Raises `BadCertificate`."""
+    try:
+        key = certificate.public_key()
+        assert isinstance(key, Ed25519PublicKey), "it has proved a node id"
+        return Incarnation(certificate.serial_number, key.public_bytes_raw())
+    except Exception as error:
         raise BadCertificate(f"it can't be read: {type(error).__name__}: {error}") from None
 
 

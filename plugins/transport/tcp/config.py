@@ -93,10 +93,14 @@ class TcpTransportConfig:
 
     `links_max`: peers at once; the configured ones always have room. `handshakes_max`: connections that
     haven't proven who they are. `arrivals_per_s`, `arrivals_burst`: new connections of one address;
-    addresses of configured peers may have ten times as many. `peer_*` bounds what a configured peer may
-    send on each of its three connections, `stranger_*` what any other may; more bytes are read more
-    slowly, and more frames for `flood_s` seconds without a pause end the link. `ban_s`: how long who
-    misbehaved isn't talked to, at first; it doubles each time, to an hour.
+    addresses of configured peers may have ten times as many. `network_links_max`, `network_arrivals_per_s`,
+    `network_arrivals_burst`: links of peers that aren't listed, and new connections, of one IPv4 /24 or IPv6
+    /48; not for loopback, private networks and addresses of configured peers.
+
+    `peer_*` bounds what a configured peer may send, `stranger_*` what any other may. Frames are of each of
+    its three connections; more of them for `flood_s` seconds without a pause end the link. Bytes are of the
+    peer: a twelfth is for votes, a quarter for dissemination and the rest for bulk; more are read later.
+    `ban_s`: how long who misbehaved isn't talked to, at first; it doubles each time, to an hour.
     """
 
     listen: tuple[str, ...] = attrs.field(default=("127.0.0.1:0",), validator=_each(read_listen))
@@ -109,6 +113,9 @@ class TcpTransportConfig:
     handshake_ms_max: int = attrs.field(default=5_000, validator=ge(10))
     arrivals_per_s: float = attrs.field(default=20.0, validator=gt(0))
     arrivals_burst: float = attrs.field(default=60.0, validator=ge(3))
+    network_links_max: int = attrs.field(default=4, validator=ge(1))
+    network_arrivals_per_s: float = attrs.field(default=3.0, validator=gt(0))
+    network_arrivals_burst: float = attrs.field(default=60.0, validator=ge(3))
     connect_wait_ms: int = attrs.field(default=1_000, validator=ge(0))
     reconnect_ms_min: int = attrs.field(default=250, validator=ge(1))
     reconnect_ms_max: int = attrs.field(default=10_000, validator=ge(1))
@@ -119,7 +126,7 @@ class TcpTransportConfig:
     send_queue_bytes_max: int = attrs.field(default=LIMITS.send_queue_bytes_max, validator=ge(2**16))
     stall_ms_max: int = attrs.field(default=10_000, validator=ge(10))
     peer_frames_per_s: float = attrs.field(default=20_000.0, validator=gt(0))
-    peer_bytes_per_s: float = attrs.field(default=512 * 2.0**20, validator=gt(0))
+    peer_bytes_per_s: float = attrs.field(default=108 * 2.0**20, validator=gt(0))
     stranger_frames_per_s: float = attrs.field(default=200.0, validator=gt(0))
     stranger_bytes_per_s: float = attrs.field(default=8 * 2.0**20, validator=gt(0))
     flood_s: float = attrs.field(default=10.0, validator=gt(0))

@@ -10,7 +10,7 @@ from supervm.plugins.transport.registry import count_dropped
 from supervm.plugins.transport.tcp.dialing import FAILED, DialFailed
 from supervm.plugins.transport.tcp.lane import LinkEnded
 from supervm.plugins.transport.tcp.link import AT_FAULT, Link
-from supervm.plugins.transport.tcp.quotas import Bucket, Rates
+from supervm.plugins.transport.tcp.quotas import Bucket, Rates, Seldom
 
 LINES_PER_S = 1.0
 LINES_BURST = 20.0
@@ -32,6 +32,8 @@ class Figures:
     bytes: Any
     _lines: Bucket = attrs.Factory(lambda: Bucket(LINES_PER_S, LINES_BURST))
     _link_lines: Rates = attrs.Factory(lambda: Rates(LINK_LINES_PER_S, LINK_LINES_BURST))
+    _traces: Seldom = attrs.Factory(Seldom)
+    _dial_lines: Seldom = attrs.Factory(Seldom)
     _left_out: int = 0
     _dial_causes: dict[bytes, str] = attrs.Factory(dict)
 
@@ -59,14 +61,32 @@ class Figures:
     def dialed(self, outcome: str) -> None:
         self.dials.inc(outcome=outcome)
 
+    def link_broke(self, link: Link, error: Exception) -> None:
+        """A bug of ours that a peer has found, and may find each time it is linked: a trace the first time,
+        and then ever more seldom."""
+        left_out = self._traces.tell(link.peer, self.ctx.clock.monotonic())
+        if left_out is not None:
+            told = {"peer": link.peer.hex(), "others_left_out": left_out}
+            self.ctx.log.error("link_failed", exc_info=error, **told)
+
     def dial_failed(self, peer: bytes, address: str, failure: DialFailed) -> None:
-        """Told once for each new cause: a peer that is away is dialed for days."""
+        """Told once for each new cause, and ever more seldom where they take turns: a peer that is away is
+        dialed for days."""
         self.dials.inc(outcome=failure.outcome)
         cause = str(failure)
         if self._dial_causes.get(peer) == cause:
             return
+        left_out = self._dial_lines.tell(peer, self.ctx.clock.monotonic())
+        if left_out is None:
+            return
         self._dial_causes[peer] = cause
-        told = {"peer": peer.hex(), "address": address, "outcome": failure.outcome, "cause": cause}
+        told: dict[str, Any] = {
+            "peer": peer.hex(),
+            "address": address,
+            "outcome": failure.outcome,
+            "cause": cause,
+        }
+        told["others_left_out"] = left_out
         if failure.outcome == FAILED:
             self.ctx.log.error("dial_failed", exc_info=failure.__cause__, **told)
         else:
@@ -115,7 +135,7 @@ class Figures:
         told = {"peer": link.peer.hex(), "address": link.address, "kind": ending.kind, "cause": str(ending)}
         if ending.kind in AT_FAULT:
             self.cut_off.inc(kind=ending.kind)
-            self.ctx.log.warning("peer_cut_off", banned_s=banned_s, **told)
+            self.ctx.log.warning("peer_cut_off", banned_s=round(banned_s, 1), **told)
         elif self._link_lines.allows(link.peer, self.ctx.clock.monotonic()):
             self.ctx.log.info("peer_disconnected", **told)
 

@@ -35,6 +35,8 @@ class Verdict(IntEnum):
     FULL = 4
     BANNED = 5
     LEAVING = 6
+    IN_USE = 7
+    """A later run of the dialer's identity has a link (NET-15)."""
 
 
 @attrs.frozen(kw_only=True)

@@ -1,12 +1,14 @@
 """One connection of a link: writes what is queued, reads messages as fast as the peer's quota allows."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 
 import attrs
 import trio
 
 from supervm.api import Context
-from supervm.contracts.transport import Priority
+from supervm.contracts.transport import LIMITS, Priority
+from supervm.plugins.transport.tcp.config import TcpTransportConfig
 from supervm.plugins.transport.tcp.frames import FrameReader, Message
 from supervm.plugins.transport.tcp.outgoing import Outgoing
 from supervm.plugins.transport.tcp.quotas import Bucket
@@ -14,6 +16,14 @@ from supervm.plugins.transport.tcp.tls import SecureStream
 
 MESSAGES_IN_A_ROW = 32
 """After so many from one peer, other tasks run."""
+FRAMES_BURST_S = 5.0
+BYTE_SHARES: Mapping[Priority, float] = MappingProxyType(
+    {Priority.HIGH: 1 / 12, Priority.NORMAL: 1 / 4, Priority.BULK: 2 / 3}
+)
+"""How the bytes that a peer may send a second are divided among its connections (chosen): what floods one
+doesn't use up what the others may have."""
+BYTES_BURST_MIN = 2 * LIMITS.request_bytes_max
+"""So many bytes always come at once: the longest message, and one more."""
 LATE_S = 0.05
 """How long an answer of a handler that never waits, if it is empty, waits for something to travel with."""
 
@@ -46,7 +56,22 @@ class Quota:
     frames_per_s: float
     frames_burst: float
     bytes_per_s: float
+    bytes_burst: float
     flood_s: float
+
+
+def quota_of(config: TcpTransportConfig, priority: Priority, *, known: bool) -> Quota:
+    """What a peer may send on its connection of a priority. `known`: it is configured or admitted."""
+    frames_per_s = config.peer_frames_per_s if known else config.stranger_frames_per_s
+    bytes_per_s = config.peer_bytes_per_s if known else config.stranger_bytes_per_s
+    share_per_s = bytes_per_s * BYTE_SHARES[priority]
+    return Quota(
+        frames_per_s=frames_per_s,
+        frames_burst=FRAMES_BURST_S * frames_per_s,
+        bytes_per_s=share_per_s,
+        bytes_burst=max(share_per_s, BYTES_BURST_MIN),
+        flood_s=config.flood_s,
+    )
 
 
 @attrs.define(eq=False)
@@ -74,7 +99,7 @@ class Lane:
     def __attrs_post_init__(self) -> None:
         quota = self.quota
         self._frames = Bucket(quota.frames_per_s, quota.frames_burst)
-        self._bytes = Bucket(quota.bytes_per_s, quota.bytes_per_s)
+        self._bytes = Bucket(quota.bytes_per_s, quota.bytes_burst)
         self.heard_at = self.ctx.clock.monotonic()
 
     async def write(self) -> None:

@@ -28,6 +28,7 @@ from supervm.contracts.transport import (
     Unreachable,
 )
 from supervm.plugins.transport.registry import Registry, count_dropped
+from supervm.plugins.transport.tcp.certificates import Incarnation
 from supervm.plugins.transport.tcp.frames import (
     Kind,
     Malformed,
@@ -49,7 +50,9 @@ HEARING_S: Final = 30.0
 """How long a handler may take for what it was told."""
 RTT_SHARE: Final = 0.125
 """The weight of a new round trip in the mean, as RFC 6298 has it."""
-AT_FAULT: Final = frozenset({"malformed", "insecure", "flood"})
+BLAMED: Final = "blamed"
+"""How a link ends whose peer a component cuts off."""
+AT_FAULT: Final = frozenset({"malformed", "insecure", "flood", BLAMED})
 """Endings for which a peer is cut off: banned for a while, and named."""
 
 
@@ -77,7 +80,8 @@ class Watch:
 class Link:
     """A peer, connected. `dialed`: by us; that side's numbers are even, the other's odd.
 
-    `left(link)` is called when it has ended, before anybody who waits for the peer is told.
+    `left(link)` is called when it has ended, before anybody who waits for the peer is told, and
+    `broke(link, error)` of an error that is a bug of ours.
     """
 
     peer: bytes
@@ -88,6 +92,7 @@ class Link:
     ctx: Context
     watch: Watch
     left: Callable[["Link"], None]
+    broke: Callable[["Link", Exception], None]
     up_at: float = attrs.field(init=False)
     rtt_ms: float | None = None
     over: trio.Event = attrs.Factory(trio.Event)
@@ -107,6 +112,17 @@ class Link:
     def __attrs_post_init__(self) -> None:
         self.up_at = self.ctx.clock.monotonic()
         self._next_id = 0 if self.dialed else 1
+
+    @property
+    def incarnation(self) -> Incarnation:
+        """Which run of the peer this link is with."""
+        return self.lanes[Priority.HIGH].stream.incarnation
+
+    @property
+    def is_lively(self) -> bool:
+        """Whether the peer answered the last ping or the one before."""
+        heard_s = self.ctx.clock.monotonic() - self.lanes[Priority.HIGH].heard_at
+        return heard_s <= 2 * self.watch.ping_s
 
     @property
     def info(self) -> PeerInfo:
@@ -153,7 +169,7 @@ class Link:
         except (trio.BrokenResourceError, trio.ClosedResourceError, OSError) as error:
             self.end(LinkEnded("lost", str(error)))
         except Exception as error:
-            self.ctx.log.error("link_failed", peer=self.peer.hex(), exc_info=error)
+            self.broke(self, error)
             self.end(LinkEnded("failed", f"a bug of this node: {type(error).__name__}"))
 
     def _let_go(self, ending: LinkEnded) -> None:

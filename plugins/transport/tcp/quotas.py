@@ -1,15 +1,38 @@
-"""What one peer or address may cost us, without I/O: rates, bans, and handshakes that aren't done.
+"""What one peer or address may cost us, without I/O: rates, and handshakes that aren't done.
 
 Times are monotonic seconds, given by the caller. Every table is bounded.
 """
 
 from collections import OrderedDict
+from functools import lru_cache
+from ipaddress import IPv6Address, ip_address, ip_network
 
 import attrs
 
-BANS_MAX = 4096
-BAN_S_MAX = 3600.0
 ADDRESSES_MAX = 4096
+SELDOM_S, SELDOM_S_MAX = 10.0, 3600.0
+IPV4_NETWORK_BITS, IPV6_NETWORK_BITS = 24, 48
+"""What one owner most likely has all of (NET-110)."""
+
+
+@lru_cache(maxsize=ADDRESSES_MAX)
+def network_of(address: str) -> str:
+    """The /24 or /48 that an address is in. An address that isn't public (loopback, LAN) stands for itself:
+    a LAN's nodes are its owner's own."""
+    try:
+        ip = ip_address(address.partition("%")[0])
+    except ValueError:
+        return address
+    if isinstance(ip, IPv6Address) and ip.ipv4_mapped is not None:
+        ip = ip.ipv4_mapped
+    if not ip.is_global:
+        return address
+    bits = IPV6_NETWORK_BITS if isinstance(ip, IPv6Address) else IPV4_NETWORK_BITS
+    return str(ip_network((ip, bits), strict=False))
+
+
+def is_public(address: str) -> bool:
+    return network_of(address) != address
 
 
 @attrs.define
@@ -40,28 +63,6 @@ class Bucket:
 
 
 @attrs.define
-class Bans:
-    """Node ids that are not talked to for a while; twice as long each time, an hour at most."""
-
-    first_s: float
-    _until: OrderedDict[bytes, tuple[float, int]] = attrs.Factory(OrderedDict)
-
-    def ban(self, node_id: bytes, now: float) -> float:
-        """Ban a node; for how long, in seconds."""
-        _, times = self._until.pop(node_id, (0.0, 0))
-        length_s = min(BAN_S_MAX, self.first_s * (1 << times))
-        self._until[node_id] = (now + length_s, min(times + 1, 16))
-        if len(self._until) > BANS_MAX:
-            self._until.popitem(last=False)
-        return length_s
-
-    def remaining_s(self, node_id: bytes, now: float) -> float:
-        """How much longer it is banned, 0 where it isn't."""
-        until, _ = self._until.get(node_id, (0.0, 0))
-        return max(0.0, until - now)
-
-
-@attrs.define
 class Rates:
     """How often a second each of many may do something: an address connect, a peer cause a line of log."""
 
@@ -79,6 +80,27 @@ class Rates:
             return False
         bucket.take(1, now)
         return True
+
+
+@attrs.define
+class Seldom:
+    """Whether what happens with a peer again and again is told: at once, and then after waits that double
+    from `SELDOM_S` to `SELDOM_S_MAX`. Of one that was well for longer it is told as at first."""
+
+    _told: OrderedDict[bytes, tuple[float, float, int]] = attrs.Factory(OrderedDict)
+
+    def tell(self, peer: bytes, now: float) -> int | None:
+        """How many weren't told since the last that was; None where this one isn't."""
+        at, wait_s, left_out = self._told.pop(peer, (now, 0.0, 0))
+        is_told = now - at >= wait_s
+        if not is_told:
+            self._told[peer] = at, wait_s, left_out + 1
+            return None
+        is_first = not wait_s or now - at > 2 * SELDOM_S_MAX
+        self._told[peer] = now, SELDOM_S if is_first else min(SELDOM_S_MAX, 2 * wait_s), 0
+        if len(self._told) > ADDRESSES_MAX:
+            self._told.popitem(last=False)
+        return left_out
 
 
 @attrs.define
@@ -102,7 +124,8 @@ class LastSeen:
 class Pending:
     """Connections whose peer hasn't proven who it is yet. `add` says which one must go, when full.
 
-    The address with the most of them loses its oldest, so an attacker with one address only hurts itself.
+    The place with the most of them, an address or a network, loses its oldest: an attacker with one place
+    only hurts itself.
     """
 
     count_max: int

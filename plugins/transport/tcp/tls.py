@@ -15,6 +15,8 @@ from OpenSSL import SSL
 from supervm.plugins.transport.tcp.certificates import (
     BadCertificate,
     Identity,
+    Incarnation,
+    incarnation_in,
     make_certificate,
     node_id_in,
 )
@@ -33,9 +35,10 @@ class Insecure(Exception):
     """The connection can't be trusted: not TLS 1.3, no identity, another identity, or tampered with."""
 
 
-def make_context(identity: Identity, seed: bytes) -> SSL.Context:
-    """What all connections of a node share. `seed`: 32 secret random bytes, of its transport key."""
-    certificate, key = make_certificate(identity, seed)
+def make_context(identity: Identity, seed: bytes, sequence: int = 1) -> SSL.Context:
+    """What all connections of a node share. `seed`: 32 secret random bytes, of its transport key.
+    `sequence` as for `make_certificate`."""
+    certificate, key = make_certificate(identity, seed, sequence)
     context = SSL.Context(SSL.TLS_METHOD)
     context.set_min_proto_version(SSL.TLS1_3_VERSION)
     context.set_options(SSL.OP_NO_TICKET | SSL.OP_NO_COMPRESSION | SSL.OP_NO_RENEGOTIATION)
@@ -63,6 +66,8 @@ class SecureStream:
     _connection: SSL.Connection
     bytes_in: int = 0
     bytes_out: int = 0
+    incarnation: Incarnation = Incarnation(0, b"")
+    """The peer's, once the handshake is done."""
     _sending: trio.Lock = attrs.Factory(trio.Lock)
 
     @classmethod
@@ -141,7 +146,9 @@ class SecureStream:
         if certificate is None:
             raise Insecure("the peer has no certificate")
         try:
-            return node_id_in(certificate)
+            node_id = node_id_in(certificate)
+            self.incarnation = incarnation_in(certificate)
+            return node_id
         except BadCertificate as error:
             raise Insecure(f"the peer's certificate: {error}") from None
 

@@ -10,12 +10,13 @@ import attrs
 import trio
 from OpenSSL import SSL
 
-from supervm.api import Context, Role
+from supervm.api import Context, Health, Role
 from supervm.contracts.application import Application
 from supervm.contracts.transport import (
     LIMITS,
     Broadcast,
     Handler,
+    IdentityInUse,
     IncomingStream,
     Medium,
     MessageTooLarge,
@@ -25,18 +26,19 @@ from supervm.contracts.transport import (
 )
 from supervm.crypto.keyfile import read_key_file, write_key_file
 from supervm.crypto.keys import KeyPair, generate
+from supervm.plugins.transport.bans import Bans
 from supervm.plugins.transport.registry import Registry
 from supervm.plugins.transport.tcp.accepting import Acceptor, Lanes
-from supervm.plugins.transport.tcp.certificates import Identity
+from supervm.plugins.transport.tcp.certificates import Identity, Incarnation
 from supervm.plugins.transport.tcp.config import Endpoint, TcpTransportConfig, read_listen, read_node_id
 from supervm.plugins.transport.tcp.dialing import Backoff, Dialer, DialFailed
 from supervm.plugins.transport.tcp.figures import Figures
 from supervm.plugins.transport.tcp.frames import PROTOCOL_BYTES_MAX, Kind, Message, broadcast_payload
 from supervm.plugins.transport.tcp.hello import NO_CHAIN, Hello, Verdict, Welcome
-from supervm.plugins.transport.tcp.lane import Lane, LinkEnded, Quota, is_worth_waiting
-from supervm.plugins.transport.tcp.link import AT_FAULT, Link, Watch
+from supervm.plugins.transport.tcp.lane import Lane, LinkEnded, is_worth_waiting, quota_of
+from supervm.plugins.transport.tcp.link import AT_FAULT, BLAMED, Link, Watch
 from supervm.plugins.transport.tcp.outgoing import Outgoing
-from supervm.plugins.transport.tcp.quotas import Bans, Pending, Rates
+from supervm.plugins.transport.tcp.quotas import Pending, Rates, is_public, network_of
 from supervm.plugins.transport.tcp.tls import make_context
 from supervm.types.address import Suite
 
@@ -45,6 +47,8 @@ BACKLOG = 256
 ACCEPT_AGAIN_S = 0.1
 DRAIN_STEP_S = 0.01
 """How often it is looked whether peers have taken what waited for them."""
+NAMED_MAX = 4
+"""Peers that are cut off, as health names them: the latest."""
 _NO_MORE = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
 SHARES = {Priority.HIGH: 1 / 8, Priority.NORMAL: 3 / 8, Priority.BULK: 1 / 2}
 """How the send queue of a peer is divided among its connections."""
@@ -72,6 +76,7 @@ class TcpTransport:
     _seen_at: dict[bytes, str] = attrs.Factory(dict)
     _dialing: dict[bytes, trio.CancelScope] = attrs.Factory(dict)
     _shaking: set[bytes] = attrs.Factory(set)
+    _told_in_use: set[bytes] = attrs.Factory(set)
     _nursery: trio.Nursery | None = None
     _draining: bool = False
     _listening: trio.CancelScope = attrs.Factory(trio.CancelScope)
@@ -92,6 +97,17 @@ class TcpTransport:
 
     def peers(self) -> tuple[PeerInfo, ...]:
         return tuple(self._links[node_id].info for node_id in sorted(self._links))
+
+    def cut_off(self, peer: bytes, reason: str) -> float:
+        banned_s = self._bans.ban(peer, self.ctx.clock.monotonic())
+        if peer in self._dialing:
+            self._dialing[peer].cancel()
+        link = self._links.get(peer)
+        if link is not None:
+            link.end(LinkEnded(BLAMED, reason))
+            # It is nobody's peer any more, while its task still has to close its connections.
+            self._left(link)
+        return banned_s
 
     def serve(self, method: int, handler: Handler) -> AbstractContextManager[None]:
         return self._registry.serve(method, handler)
@@ -135,6 +151,12 @@ class TcpTransport:
     def listen(self, protocol: str) -> AbstractAsyncContextManager[trio.MemoryReceiveChannel[IncomingStream]]:
         return self._registry.listen(protocol)
 
+    async def health(self) -> Health:
+        """Well, whatever peers do; the detail names who is cut off."""
+        banned = self._bans.now_banned(self.ctx.clock.monotonic())
+        named = ", ".join(peer.hex()[:16] for peer in banned[-NAMED_MAX:])
+        return Health(detail=f"{len(banned)} peers are cut off: {named}" if banned else "")
+
     async def drain(self, deadline: float) -> None:
         """Take no more peers, and give those that are there what waits for them, until `deadline` (monotonic
         seconds) at most. Whoever takes it too slowly is given no more than it has taken."""
@@ -166,6 +188,7 @@ class TcpTransport:
             chain_id=self.chain_id,
             handshake_s=self.config.handshake_ms_max / 1000,
             arrivals=Rates(self.config.arrivals_per_s, self.config.arrivals_burst),
+            of_networks=Rates(self.config.network_arrivals_per_s, self.config.network_arrivals_burst),
             pending=Pending(self.config.handshakes_max),
             is_known=self._is_known,
             is_banned=lambda peer: self._bans.remaining_s(peer, self.ctx.clock.monotonic()) > 0,
@@ -244,14 +267,33 @@ class TcpTransport:
             with scope:
                 dialed = await dialer.dial(peer, endpoint, lambda: self._shaking.add(peer))
                 self._figures.dialed("linked")
+                self._note_in_use(peer, False)
                 self._join(peer, dialed.address, dialed.lanes, dialed=True)
         except DialFailed as error:
             self._figures.dial_failed(peer, str(endpoint), error)
+            self._note_in_use(peer, error.outcome == Verdict.IN_USE.name.lower())
             return error.retry_after_s
         finally:
             del self._dialing[peer]
             self._shaking.discard(peer)
         return 0.0
+
+    def _note_in_use(self, peer: bytes, is_told: bool) -> None:
+        """A configured peer has, or hasn't, said that a later run of our identity has its link.
+
+        Raises `IdentityInUse` once so many say it that one of them is honest: more than a third, and two.
+        """
+        if not is_told:
+            self._told_in_use.discard(peer)
+            return
+        self._told_in_use.add(peer)
+        needed = max(len(self._configured) // 3 + 1, min(2, len(self._configured)))
+        if len(self._told_in_use) >= needed:
+            raise IdentityInUse(
+                f"another running node has this node's identity, {len(self._told_in_use)} peers say",
+                self.node_id,
+                "run a data folder on one machine alone",
+            )
 
     # -- who may have a link
 
@@ -259,16 +301,21 @@ class TcpTransport:
         """Whether a configured peer has this address, or had it when it last dialed us."""
         return address in self._hosts or address in self._seen_at.values()
 
-    def _judge(self, peer: bytes, hello: Hello) -> tuple[Verdict, float]:
+    def _judge(
+        self, peer: bytes, hello: Hello, address: str, incarnation: Incarnation
+    ) -> tuple[Verdict, float]:
         """Whether a peer that dials us may have a link."""
         banned_s = self._bans.remaining_s(peer, self.ctx.clock.monotonic())
         if banned_s:
             return Verdict.BANNED, banned_s
         if hello.chain_id != self.chain_id:
             return Verdict.WRONG_NETWORK, 0.0
+        link = self._links.get(peer)
+        if link is not None and incarnation < link.incarnation and link.is_lively:
+            return Verdict.IN_USE, 0.0
         if self._draining:
             return Verdict.LEAVING, 0.0
-        if peer in self._configured or peer in self._admitted:
+        if self._is_listed(peer):
             return (Verdict.DUPLICATE if self._is_duplicate(peer) else Verdict.WELCOME), 0.0
         if self.config.admit != "any" or peer == self.node_id:
             return Verdict.NOT_ADMITTED, 0.0
@@ -276,7 +323,22 @@ class TcpTransport:
         reserved = sum(1 for known in self._configured if known not in self._links)
         if peer not in self._links and len(self._links) + reserved >= self.config.links_max:
             return Verdict.FULL, 0.0
-        return Verdict.WELCOME, 0.0
+        return (Verdict.FULL if self._is_crowded(peer, address) else Verdict.WELCOME), 0.0
+
+    def _is_listed(self, peer: bytes) -> bool:
+        return peer in self._configured or peer in self._admitted
+
+    def _is_crowded(self, peer: bytes, address: str) -> bool:
+        """Whether others of the same network that aren't listed have all links that it may (NET-110)."""
+        if not is_public(address) or self._is_known(address):
+            return False
+        network = network_of(address)
+        there = sum(
+            1
+            for other, link in self._links.items()
+            if other != peer and not self._is_listed(other) and network_of(link.address) == network
+        )
+        return there >= self.config.network_links_max
 
     def _is_duplicate(self, peer: bytes) -> bool:
         """Whether ours is the link that stays when both sides dial: the one dialed by the smaller id.
@@ -302,7 +364,7 @@ class TcpTransport:
         before = self._links.pop(peer, None)
         if before is not None:
             before.end(LinkEnded("replaced", "the peer connected again"))
-        known = peer in self._configured or peer in self._admitted
+        known = self._is_listed(peer)
         if peer in self._configured and not dialed:
             self._seen_at[peer] = address
         welcome = b"" if dialed else Welcome(chain_id=self.chain_id, verdict=Verdict.WELCOME).encode()
@@ -315,7 +377,7 @@ class TcpTransport:
                     priority=priority,
                     stream=stream,
                     out=Outgoing(int(self.config.send_queue_bytes_max * SHARES[priority])),
-                    quota=self._quota(known),
+                    quota=quota_of(self.config, priority, known=known),
                     ctx=self.ctx,
                     stall_s=self.config.stall_ms_max / 1000,
                     moved=self._figures.moved,
@@ -328,6 +390,7 @@ class TcpTransport:
             self.ctx,
             self._watch(known),
             self._left,
+            self._figures.link_broke,
         )
         self._links[peer] = link
         self._figures.linked(self._links.values(), link)
@@ -353,16 +416,6 @@ class TcpTransport:
             raise Unreachable("the peer isn't connected", peer)
         return link
 
-    def _quota(self, known: bool) -> Quota:
-        config = self.config
-        frames_per_s = config.peer_frames_per_s if known else config.stranger_frames_per_s
-        return Quota(
-            frames_per_s=frames_per_s,
-            frames_burst=5 * frames_per_s,
-            bytes_per_s=config.peer_bytes_per_s if known else config.stranger_bytes_per_s,
-            flood_s=config.flood_s,
-        )
-
     def _watch(self, known: bool) -> Watch:
         config = self.config
         ping_ms = config.ping_ms if known else config.stranger_ping_ms
@@ -380,7 +433,7 @@ async def open_tcp(ctx: Context, config: TcpTransportConfig) -> AsyncIterator[Tc
     """Listen, and be connected to the configured peers. Raises OSError where an address can't be had,
     `KeyFileError` for the identity."""
     identity, chain_id = await _who(ctx, config)
-    tls = make_context(identity, ctx.random.randbytes(32))
+    tls = make_context(identity, ctx.random.randbytes(32), max(1, ctx.clock.wall_ms()))
     transport = TcpTransport(ctx, config, identity, chain_id, tls)
     async with _listening(config) as listeners:
         transport.addresses = tuple(_address(listener) for listener in listeners)

@@ -3,8 +3,9 @@
 Validators are heard, and guests: nodes that are none and ask for blocks, a few at a time; of those whom this
 node asked itself, answers too. Each has a bounded share of each stream's queue; beyond it the sender is told
 that this node is overloaded, and what it sent is gone: the machines of both sides say again what is needed.
-Who sends what doesn't decode or isn't signed is counted, and not heard for a while after too much of it; nor
-is who lies to block sync.
+Who sends what doesn't decode or isn't signed is counted, and after too much of it not heard for a while and
+cut off, so that what it sends isn't even read; so is who lies to block sync. What is counted is of the peer
+alone that sent it: an honest one passes nothing on that it hasn't verified.
 """
 
 from collections import deque
@@ -37,8 +38,11 @@ SHARE_BYTES_MAX = 16 * 2**20
 GUESTS_MAX = 64
 GUEST_MESSAGES_MAX = 8
 FAULTS_MAX = 64
-"""So many bad messages in a row of silences, and a peer isn't heard for `DEAF_S`."""
+"""So many bad messages, and a peer is cut off, and not heard for `DEAF_S`."""
+FAULT_HEALS_S = 60.0
+"""A bad message is forgotten after so long (chosen, as NET-116 lets a score heal)."""
 DEAF_S = 60.0
+"""How long at least. Its transports cut it off for longer, each time that it comes to this."""
 
 
 @attrs.frozen
@@ -59,8 +63,21 @@ class _Share:
 
 @attrs.define
 class _Standing:
-    faults: int = 0
+    """How a peer behaves. `faults` that haven't healed, as of `at_s`."""
+
+    faults: float = 0.0
+    at_s: float = 0.0
     deaf_until_s: float = 0.0
+
+    def fault(self, now_s: float) -> bool:
+        """Count one more; whether it is one too many, and then all are forgotten."""
+        self.faults = max(0.0, self.faults - (now_s - self.at_s) / FAULT_HEALS_S) + 1
+        self.at_s = now_s
+        # Half a one is what has healed while the last few came.
+        is_too_many = self.faults > FAULTS_MAX - 0.5
+        if is_too_many:
+            self.faults = 0.0
+        return is_too_many
 
 
 class Inbox:
@@ -132,6 +149,7 @@ class Reception:
         """Guests that this node asks, whose answers are heard: a few, since answers are large."""
         self.inboxes = {stream: Inbox(peers, SHARE_MESSAGES_MAX) for stream in Stream}
         self._standing = {peer: _Standing() for peer in peers}
+        self._transports: tuple[Transport, ...] = ()
         self._faults = ctx.metrics.counter(
             "supervm_consensus_bad_messages_total", "Messages of validators that were dropped", ("code",)
         )
@@ -142,7 +160,8 @@ class Reception:
     def serving(self, transports: Iterable[Transport]) -> AbstractContextManager[object]:
         """Hear peers for the length of a `with`."""
         stack = ExitStack()
-        for transport in transports:
+        self._transports = tuple(transports)
+        for transport in self._transports:
             for stream, method in METHODS.items():
                 stack.enter_context(transport.serve(method, self._handler(stream)))
         return stack
@@ -167,8 +186,8 @@ class Reception:
         self._faults.inc(code="Lied")
         standing = self._standing.get(peer)
         if standing is not None:
-            standing.deaf_until_s = self._ctx.clock.monotonic() + DEAF_S
             self._ctx.log.warning("peer_lied", peer=peer.hex(), seconds=DEAF_S, reason=reason)
+            self._cut_off(peer, standing, f"it lied: {reason}")
 
     def blame(self, peer: bytes, code: str) -> None:
         """A peer sent what no honest one sends."""
@@ -177,11 +196,16 @@ class Reception:
         if standing is None:
             # A guest that has gone meanwhile.
             return
-        standing.faults += 1
-        if standing.faults >= FAULTS_MAX:
-            standing.faults = 0
-            standing.deaf_until_s = self._ctx.clock.monotonic() + DEAF_S
+        now_s = self._ctx.clock.monotonic()
+        # What had come before it was cut off has been answered for.
+        if standing.deaf_until_s <= now_s and standing.fault(now_s):
             self._ctx.log.warning("peer_not_heard", peer=peer.hex(), seconds=DEAF_S, last_fault=code)
+            self._cut_off(peer, standing, f"{FAULTS_MAX} bad messages, the last {code}")
+
+    def _cut_off(self, peer: bytes, standing: _Standing, reason: str) -> None:
+        standing.deaf_until_s = self._ctx.clock.monotonic() + DEAF_S
+        for transport in self._transports:
+            transport.cut_off(peer, reason)
 
     def _handler(self, stream: Stream) -> Handler:
         inbox = self.inboxes[stream]
