@@ -41,7 +41,6 @@ from supervm.contracts.application import (
     BatchSums,
     BlockBounds,
     BlockInvalid,
-    EffectsMismatch,
     EffectsSource,
     Engine,
     EpochEnder,
@@ -725,9 +724,13 @@ class Chain:
         await self._check_shown(header)
         receipts = PackedReceipts.of(pending.result.receipts)
         names = [head.digest for head in receipts.heads]
-        wrong = self.fast.overlay.mismatch(names, lambda at: Receipt.effects_digest_of(receipts.encoded[at]))
-        if wrong:
-            raise EffectsMismatch("a block folds other effects than were applied", wrong)
+        source = self._effects_source
+        self.fast.overlay.check_folded(
+            header.height,
+            names,
+            lambda at: Receipt.effects_digest_of(receipts.encoded[at]),
+            {} if source is None else source.vouched(header.epoch),
+        )
         try:
             await self.sets.write(header)
             await self.ledger.commit(

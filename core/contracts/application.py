@@ -62,8 +62,22 @@ class RootMismatch(ApplicationError):
 
 
 class EffectsMismatch(ApplicationError, NodeMustStop):
-    """A block gives a FAST transaction other effects than this node applied and may have signed (CONS-41).
-    Nothing was written."""
+    """A block gives a FAST transaction other effects than this node applied, signed or saw a quorum sign
+    (CONS-41). Nothing was written.
+
+    `how`: "applied", "signed" or "certified" here, with the effects digest `expected`; the block gives
+    `given`.
+    """
+
+    def __init__(self, height: int, transaction: bytes, how: str, expected: bytes, given: bytes) -> None:
+        self.height, self.transaction, self.how = height, transaction, how
+        self.expected, self.given = expected, given
+        super().__init__(
+            "a final block folds other effects than are known here",
+            f"transaction 0x{transaction.hex()} was {how} with effects 0x{expected.hex()}, "
+            f"block {height} gives 0x{given.hex()}",
+            "keep the folder; compare this node's chain with others', with supervm verify",
+        )
 
 
 class BlockInvalid(ApplicationError):
@@ -355,6 +369,10 @@ class FastApplied:
 
 class EffectsSource(Protocol):
     """Where an engine gives what proves that a FAST transaction is final (CONS-21)."""
+
+    def vouched(self, epoch: int) -> Mapping[str, Mapping[bytes, bytes]]:
+        """The effects digest by transaction of what this node "signed" in an epoch, or saw "certified": a
+        block of it must fold these so (CONS-41)."""
 
     def want(self, transaction: bytes) -> None:
         """Gather the signatures of its effects; `certified` follows where a quorum signed. Never blocks."""

@@ -149,7 +149,17 @@ class Follower:
         )
         settings = settings or SyncSettings(poll_us=POLL_US if stays else 0)
         self._sync = BlockSync(application.chain_id, tip, settings)
-        self._proofs = EffectsProofs(ctx, tip.epoch, tip.validators, peers, self._ask, application.certified)
+        self._hints = hints or Hints()
+        self._hints.vouched.begin(tip.epoch)
+        self._proofs = EffectsProofs(
+            ctx,
+            tip.epoch,
+            tip.validators,
+            peers,
+            self._ask,
+            application.certified,
+            vouched=self._hints.vouched,
+        )
         self._signed, self._to_judge = trio.open_memory_channel[tuple[bytes, Effects | EffectsCertificate]](
             SIGNED_MAX
         )
@@ -163,7 +173,6 @@ class Follower:
         self._snapshot = ""
         self._snapshot_behind = snapshot_behind
         self._needs_snapshot = trio.Event()
-        self._hints = hints or Hints()
         self._sources = Sources(self._hints)
         self._reached: tuple[bytes, ...] = ()
         self._restocking: Restocking | None = None

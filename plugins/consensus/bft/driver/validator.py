@@ -239,6 +239,7 @@ class Validator:
             held=self._voter.batch,
             applied=lambda applied: self._core.tell_voter(applied),
         )
+        hints.vouched.begin(epoch.number, self._voter.effects.signed)
         self._proofs = EffectsProofs(
             ctx,
             epoch.number,
@@ -247,6 +248,7 @@ class Validator:
             self._ask,
             application.certified,
             lambda evidence: self._core.offended(evidence),
+            hints.vouched,
         )
         self._core = Core(
             ctx,
