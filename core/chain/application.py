@@ -16,7 +16,7 @@ import trio
 from supervm.chain.admission import Admission, Answer
 from supervm.chain.claiming import examine_transactions, used_keys, used_slots
 from supervm.chain.contests import Contests
-from supervm.chain.doubling import doubts, forged, locks_named
+from supervm.chain.doubling import doubts, forged, judge_contest, locks_named
 from supervm.chain.events import EventLog
 from supervm.chain.examine import ChainRules
 from supervm.chain.examine import Examined as ExaminedBytes
@@ -175,6 +175,7 @@ class Chain:
         self._executing = trio.Lock()
         self._thread = trio.CapacityLimiter(1)
         self._examining = trio.CapacityLimiter(1)
+        self._judging = trio.CapacityLimiter(1)
         self._work = trio.Event()
         self._in_hand: dict[bytes, Entry] = {}
         self._decoded: Recent[bytes, Transaction] = Recent(DECODED_MAX)
@@ -511,13 +512,13 @@ class Chain:
     def forged(self, first: bytes, second: bytes, lock: bytes) -> str:
         return forged(first, second, lock, self._rules(), self.examiner.checked)
 
-    def contested(self, transaction: bytes, other: bytes) -> None:
-        own, named = self.locks_named(transaction), self.locks_named(other)
-        if own is None or named is None or own[0] in self.contests:
-            return
-        common = own[1] & named[1]
-        if common and not self.doubts(transaction, other, min(common), self.epoch):
-            self.contests.put((own[0], transaction), (named[0], other))
+    async def contested(self, transaction: bytes, other: bytes) -> str:
+        judge = partial(judge_contest, transaction, other, self._rules(), self.examiner.checked)
+        found = await trio.to_thread.run_sync(judge, limiter=self._judging)
+        if found.names is not None:
+            first, second = found.names
+            self.contests.put((first, transaction), (second, other))
+        return found.lie
 
     @property
     def oldest_block(self) -> int:

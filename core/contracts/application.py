@@ -493,9 +493,13 @@ class CertifyingApplication(Application, Protocol):
         whoever sends them as one lies. Empty where an honest node may take them for one. Checks their
         signatures. May be called from any thread."""
 
-    def contested(self, transaction: bytes, other: bytes) -> None:
+    async def contested(self, transaction: bytes, other: bytes) -> str:
         """A validator refused a transaction for this other one. If they prove that somebody signed both for
-        one lock, clients who ask are shown both (CONS-16); else nothing happens."""
+        one lock, clients who ask are shown both (CONS-16); else nothing happens. Checks their signatures, in
+        a thread.
+
+        Returns why the bytes alone show that no honest validator says so, whatever epoch and state; empty
+        where one may."""
 
     def next_validators(self, height: int) -> ValidatorSet:
         """The set that an epoch hands over to which ends on the state after this executed block (CONS-54)."""

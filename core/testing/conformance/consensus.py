@@ -336,8 +336,10 @@ class RecordingApplication:
     def epochs_ended_by(self, ender: EpochEnder) -> AbstractContextManager[None]:
         return nullcontext()
 
-    def contested(self, transaction: bytes, other: bytes) -> None:
+    async def contested(self, transaction: bytes, other: bytes) -> str:
         self.violations.append("contested: nobody signs twice here")
+        await trio.lowlevel.checkpoint()
+        return ""
 
     async def used_up(self, transactions: Sequence[bytes]) -> tuple[tuple[bytes, ...], tuple[bytes, ...]]:
         await trio.lowlevel.checkpoint()
