@@ -16,7 +16,7 @@ import trio
 from supervm.chain.admission import Admission, Answer
 from supervm.chain.claiming import examine_transactions, used_keys, used_slots
 from supervm.chain.contests import Contests
-from supervm.chain.doubling import doubts, forged, locks_named, weigh
+from supervm.chain.doubling import doubts, forged, judge_contest, locks_named, weigh
 from supervm.chain.events import EventLog
 from supervm.chain.examine import ChainRules
 from supervm.chain.examine import Examined as ExaminedBytes
@@ -41,7 +41,6 @@ from supervm.contracts.application import (
     BatchSums,
     BlockBounds,
     BlockInvalid,
-    EffectsMismatch,
     EffectsSource,
     Engine,
     EpochEnder,
@@ -178,10 +177,12 @@ class Chain:
         self._thread = trio.CapacityLimiter(1)
         self._examining = trio.CapacityLimiter(1)
         self._weighing = trio.CapacityLimiter(1)
+        self._judging = trio.CapacityLimiter(1)
         self._work = trio.Event()
         self._in_hand: dict[bytes, Entry] = {}
         self._decoded: Recent[bytes, Transaction] = Recent(DECODED_MAX)
         self._roots: Recent[int, Roots] = Recent(ROOTS_MAX)
+        self._lost: frozenset[int] = frozenset()
         self.fast = FastLane(gas, self._state, self._fast_now, choose_ahead(block_engine, gas))
         self.contests = Contests()
         self._certified: Recent[bytes, None] = Recent(CERTIFIED_MAX)
@@ -525,13 +526,13 @@ class Chain:
                 break
         return await trio.to_thread.run_sync(weigh, entries, wrongs.doubles, price, limiter=self._weighing)
 
-    def contested(self, transaction: bytes, other: bytes) -> None:
-        own, named = self.locks_named(transaction), self.locks_named(other)
-        if own is None or named is None or own[0] in self.contests:
-            return
-        common = own[1] & named[1]
-        if common and not self.doubts(transaction, other, min(common), self.epoch):
-            self.contests.put((own[0], transaction), (named[0], other))
+    async def contested(self, transaction: bytes, other: bytes) -> str:
+        judge = partial(judge_contest, transaction, other, self._rules(), self.examiner.checked)
+        found = await trio.to_thread.run_sync(judge, limiter=self._judging)
+        if found.names is not None:
+            first, second = found.names
+            self.contests.put((first, transaction), (second, other))
+        return found.lie
 
     @property
     def oldest_block(self) -> int:
@@ -561,7 +562,8 @@ class Chain:
             base_price=at.base_price,
         )
 
-    def recall(self, executed: Sequence[ExecutedFacts]) -> None:
+    def recall(self, executed: Sequence[ExecutedFacts], lost: Collection[int] = ()) -> None:
+        self._lost = frozenset(lost) - {self.ledger.tip.height}
         for each in executed:
             if each.height < self.ledger.tip.height:
                 self._roots.put(each.height, Roots(each.state_root, each.receipts_root, each.base_price))
@@ -708,14 +710,8 @@ class Chain:
                     f"block {header.height}",
                 )
             return
-        names = ["state_root", "base_price"]
-        if self.ledger.tip_header.root_height + 1 >= self.restored_height:
-            names.append("receipts_root")
-            facts: HeaderFacts | Roots = await self.header(header.root_height)
-        else:
-            facts = await self._roots_at(header.root_height)
-        for name in names:
-            shown, computed = getattr(header, name), getattr(facts, name)
+        for name, computed in (await self._computed(header)).items():
+            shown = getattr(header, name)
             if shown != computed:
                 raise RootMismatch(f"the header's {name} isn't what this node computed", shown, f"{computed}")
         following = self.sets.after(header.root_height).digest()
@@ -723,6 +719,19 @@ class Chain:
             raise RootMismatch(
                 "the next set isn't what this node computed", header.next_validators_digest, f"{following!r}"
             )
+
+    async def _computed(self, header: BlockHeader) -> dict[str, object]:
+        """Of the facts that a header shows, those that this node can compare: of heights below a restored
+        snapshot nothing was computed here, and what was lost isn't known any more."""
+        height, covered_from = header.root_height, self.ledger.tip_header.root_height + 1
+        if height in self._lost:
+            return {}
+        if covered_from < self.restored_height or self._lost.intersection(range(covered_from, height)):
+            roots = await self._roots_at(height)
+            return {"state_root": roots.state_root, "base_price": roots.base_price}
+        facts = await self.header(height)
+        names = ("state_root", "base_price", "receipts_root")
+        return {name: getattr(facts, name) for name in names}
 
     async def commit(self, block: Block, certificate: bytes, *, durable: bool = True) -> None:
         header, tip = block.header, self.ledger.tip
@@ -738,9 +747,13 @@ class Chain:
         await self._check_shown(header)
         receipts = PackedReceipts.of(pending.result.receipts)
         names = [head.digest for head in receipts.heads]
-        wrong = self.fast.overlay.mismatch(names, lambda at: Receipt.effects_digest_of(receipts.encoded[at]))
-        if wrong:
-            raise EffectsMismatch("a block folds other effects than were applied", wrong)
+        source = self._effects_source
+        self.fast.overlay.check_folded(
+            header.height,
+            names,
+            lambda at: Receipt.effects_digest_of(receipts.encoded[at]),
+            {} if source is None else source.vouched(header.epoch),
+        )
         try:
             await self.sets.write(header)
             await self.ledger.commit(

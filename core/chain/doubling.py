@@ -12,6 +12,7 @@ from supervm.execution.footprint import nonce_lock, object_lock, sponsor_nonce_l
 from supervm.execution.punishing import chargeable, noted_in
 from supervm.execution.working import Fetched
 from supervm.types.claims import IMAGE_LOCK, chain_of
+from supervm.types.digests import Digest
 from supervm.types.errors import InvalidInput
 from supervm.types.limits import Limits
 from supervm.types.transaction import Access, Body, Lane, Transaction
@@ -98,6 +99,54 @@ def weigh(entries: Mapping[bytes, bytes | None], doubles: Sequence[Double], pric
     noted = noted_in(entries[DOUBLES_KEY])
     known = frozenset(at for at, each in enumerate(doubles) if each.lock in noted)
     return WeighedProofs(noted=known, counting=chargeable(Fetched(entries), doubles, price))
+
+
+@attrs.frozen
+class Contest:
+    """What a transaction is worth that a validator shows against another one.
+
+    `names`: the digests of both, where they prove that somebody signed both for one lock. `lie`: why no
+    honest validator shows it, whatever epoch and state.
+    """
+
+    names: tuple[Digest, Digest] | None = None
+    lie: str = ""
+
+
+def judge_contest(own: bytes, other: bytes, rules: ChainRules, checked: RememberedSignatures) -> Contest:
+    """Judge what is shown against a transaction that this node put into a batch. For any thread.
+
+    That `own` isn't in order is nobody else's lie.
+    """
+    named = [locks_named(each, rules.chain_id, rules.limits) for each in (own, other)]
+    if named[1] is None:
+        return Contest(lie="what is shown is no transaction of this chain")
+    if named[0] is None:
+        return Contest()
+    (first, locks), (second, others) = (each for each in named if each is not None)
+    common = locks & others
+    if common and not doubts(own, other, min(common), rules, checked):
+        return Contest(names=(first, second))
+    return Contest(lie=_lie(own, other, rules, checked))
+
+
+def _lie(own: bytes, other: bytes, rules: ChainRules, checked: RememberedSignatures) -> str:
+    """Why two transactions of this chain can't have met at a lock; empty where they may have.
+
+    What a PRIVATE one locks its bytes don't say.
+    """
+    shown, against = examine([other, own], attrs.evolve(rules, epoch=_BEFORE_ANY), checked)
+    if not isinstance(shown, Examined):
+        return "" if shown.code in _OF_THE_NODE else f"what is shown isn't in order: {shown}"
+    if not isinstance(against, Examined):
+        return ""
+    if shown.transaction.digest == against.transaction.digest:
+        return "one transaction, signed again"
+    bodies = [each.transaction.body for each in (shown, against)]
+    if all(each.lane is Lane.PRIVATE for each in bodies):
+        return ""
+    one, two = (_slots_named(each) for each in bodies)
+    return "" if one & two else "transactions that lock nothing in common"
 
 
 def _slots_named(body: Body) -> frozenset[bytes]:

@@ -10,9 +10,11 @@ transaction's effects are a function of its bytes and inputs, so made again they
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
 
 import attrs
 
+from supervm.contracts.application import EffectsMismatch
 from supervm.contracts.gas import GasPolicy
 from supervm.execution.ahead import Effect, NativeAheadRun, Outcome, Turn, credits_of
 from supervm.execution.block import BlockInput, BlockRun, execute_transaction
@@ -154,19 +156,30 @@ class Overlay:
         for key, data in effect.entries.items():
             self._entries[key] = (effect.transaction, data)
 
-    def mismatch(self, digests: Sequence[Digest], effects_of: Callable[[int], Digest]) -> str:
-        """How a block's receipts differ from what was applied; empty if they don't (CONS-41).
+    def check_folded(
+        self,
+        height: int,
+        digests: Sequence[Digest],
+        effects_of: Callable[[int], Digest],
+        vouched: Mapping[str, Mapping[Digest, Digest]] = MappingProxyType({}),
+    ) -> None:
+        """Compare a block's receipts with what was applied, and with what was signed or certified (CONS-41).
 
-        `effects_of(i)`: the effects digest of the receipt of `digests[i]`.
+        `effects_of(i)`: the effects digest of the receipt of `digests[i]`. `vouched`: of
+        `EffectsSource.vouched`. Raises `EffectsMismatch`.
         """
+        known = [(how, effects) for how, effects in vouched.items() if effects]
         for index, name in enumerate(digests):
             effect = self._effects.get(name)
-            if effect is not None and effect.digest != effects_of(index):
-                return (
-                    f"transaction 0x{name.hex()} was applied with effects 0x{effect.digest.hex()}, "
-                    f"its block gives 0x{effects_of(index).hex()}"
-                )
-        return ""
+            given = None if effect is None else effects_of(index)
+            if effect is not None and given is not None and effect.digest != given:
+                raise EffectsMismatch(height, name, "applied", effect.digest, given)
+            for how, effects in known:
+                expected = effects.get(name)
+                if expected is not None:
+                    given = effects_of(index) if given is None else given
+                    if expected != given:
+                        raise EffectsMismatch(height, name, how, expected, given)
 
     def folded(self, digests: Iterable[Digest]) -> None:
         """A block executed these: their effects are in the state now."""

@@ -19,7 +19,7 @@ What every method keeps
     Errors: `ApplicationError` is a bug or misuse of the engine; bad transactions are values (`Refused`).
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -62,8 +62,22 @@ class RootMismatch(ApplicationError):
 
 
 class EffectsMismatch(ApplicationError, NodeMustStop):
-    """A block gives a FAST transaction other effects than this node applied and may have signed (CONS-41).
-    Nothing was written."""
+    """A block gives a FAST transaction other effects than this node applied, signed or saw a quorum sign
+    (CONS-41). Nothing was written.
+
+    `how`: "applied", "signed" or "certified" here, with the effects digest `expected`; the block gives
+    `given`.
+    """
+
+    def __init__(self, height: int, transaction: bytes, how: str, expected: bytes, given: bytes) -> None:
+        self.height, self.transaction, self.how = height, transaction, how
+        self.expected, self.given = expected, given
+        super().__init__(
+            "a final block folds other effects than are known here",
+            f"transaction 0x{transaction.hex()} was {how} with effects 0x{expected.hex()}, "
+            f"block {height} gives 0x{given.hex()}",
+            "keep the folder; compare this node's chain with others', with supervm verify",
+        )
 
 
 class BlockInvalid(ApplicationError):
@@ -368,6 +382,10 @@ class WeighedProofs:
 class EffectsSource(Protocol):
     """Where an engine gives what proves that a FAST transaction is final (CONS-21)."""
 
+    def vouched(self, epoch: int) -> Mapping[str, Mapping[bytes, bytes]]:
+        """The effects digest by transaction of what this node "signed" in an epoch, or saw "certified": a
+        block of it must fold these so (CONS-41)."""
+
     def want(self, transaction: bytes) -> None:
         """Gather the signatures of its effects; `certified` follows where a quorum signed. Never blocks."""
 
@@ -491,9 +509,13 @@ class CertifyingApplication(Application, Protocol):
         """What these system operations of kind 0x11 are worth, in which `doubts` finds nothing wrong. Whoever
         leads places those that count, and nobody else's: they are made for nothing."""
 
-    def contested(self, transaction: bytes, other: bytes) -> None:
+    async def contested(self, transaction: bytes, other: bytes) -> str:
         """A validator refused a transaction for this other one. If they prove that somebody signed both for
-        one lock, clients who ask are shown both (CONS-16); else nothing happens."""
+        one lock, clients who ask are shown both (CONS-16); else nothing happens. Checks their signatures, in
+        a thread.
+
+        Returns why the bytes alone show that no honest validator says so, whatever epoch and state; empty
+        where one may."""
 
     def next_validators(self, height: int) -> ValidatorSet:
         """The set that an epoch hands over to which ends on the state after this executed block (CONS-54)."""
@@ -525,8 +547,11 @@ class CertifyingApplication(Application, Protocol):
     def facts(self, height: int) -> ExecutedFacts:
         """Of an executed block among the last ones. Raises `NotExecuted` for any other."""
 
-    def recall(self, executed: Sequence[ExecutedFacts]) -> None:
-        """Facts of blocks below the tip, which the engine kept over a restart: later headers show them."""
+    def recall(self, executed: Sequence[ExecutedFacts], lost: Collection[int] = ()) -> None:
+        """Facts of blocks below the tip, which the engine kept over a restart: later headers show them.
+
+        `lost`: heights of which they can't be read any more. What later final headers show of these isn't
+        compared: an engine that has lost some votes for nothing."""
 
 
 @runtime_checkable

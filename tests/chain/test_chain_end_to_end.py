@@ -159,9 +159,9 @@ async def test_who_asks_for_a_contested_transaction_is_shown_both(world: World, 
         await node.chain.submit([first.data])
         forged = second.data[:-1] + bytes([second.data[-1] ^ 1])
         for other in (apart.data, forged, first.data, b"rubbish"):
-            node.chain.contested(first.data, other)
+            assert await node.chain.contested(first.data, other), "no honest validator shows this"
             assert (await node.chain.queries.transaction(first.digest)).equivocation is None
-        node.chain.contested(first.data, second.data)
+        assert await node.chain.contested(first.data, second.data) == ""
         shown = await node.chain.queries.transaction(first.digest)
         assert (shown.status, shown.equivocation) == (Status.PENDING, (first.data, second.data))
         loser = await node.chain.queries.transaction(second.digest)

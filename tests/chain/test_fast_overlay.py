@@ -7,6 +7,7 @@ import pytest
 
 from supervm.chain.fast import FastLane, Now
 from supervm.chain.overlay import keys_of
+from supervm.contracts.application import EffectsMismatch
 from supervm.execution import GAS_STATE_KEY
 from supervm.execution.ahead import choose_ahead
 from supervm.execution.engine import choose_engine
@@ -67,9 +68,8 @@ class Tip:
         result = run(self.state, *transactions, height=self.height)
         receipts = result.receipts
         names = [each.digest for each in receipts]
-        assert (
-            self.fast.overlay.mismatch(names, lambda at: Receipt.effects_digest_of(receipts[at].encode()))
-            == ""
+        self.fast.overlay.check_folded(
+            self.height, names, lambda at: Receipt.effects_digest_of(receipts[at].encode())
         )
         self.fast.overlay.folded(names)
         found = await self.fast.resume()
@@ -257,10 +257,31 @@ async def test_a_block_that_gives_other_effects_than_were_applied_is_named() -> 
     tip = Tip(state_of())
     sent = pay(CAROL, 500)
     ((_, effects),) = await tip.certified(1, sent)
-    wrong = tip.fast.overlay.mismatch([sent.digest], lambda at: b"\xee" * 32)
-    assert effects.hex() in wrong
-    assert sent.digest.hex() in wrong
-    assert tip.fast.overlay.mismatch([b"\x01" * 32], lambda at: b"\xee" * 32) == ""
+    with pytest.raises(EffectsMismatch) as caught:
+        tip.fast.overlay.check_folded(7, [sent.digest], lambda at: b"\xee" * 32)
+    found = caught.value
+    assert (found.height, found.transaction, found.how) == (7, sent.digest, "applied")
+    assert (found.expected, found.given) == (effects, b"\xee" * 32)
+    assert all(each.hex() in str(found) for each in (sent.digest, effects, b"\xee" * 32))
+    tip.fast.overlay.check_folded(7, [b"\x01" * 32], lambda at: b"\xee" * 32)
+
+
+async def test_what_was_signed_or_certified_is_compared_where_nothing_was_applied() -> None:
+    tip = Tip(state_of())
+    names = [bytes([each]) * 32 for each in range(3)]
+    right, asked = b"\xee" * 32, list[int]()
+
+    def effects_of(at: int) -> bytes:
+        asked.append(at)
+        return right
+
+    vouched = {"signed": {names[0]: right}, "certified": {names[0]: right}}
+    tip.fast.overlay.check_folded(7, names, effects_of, vouched)
+    assert asked == [0], "what is compared twice is made once, and nothing else is"
+    with pytest.raises(EffectsMismatch) as caught:
+        vouched["certified"][names[2]] = bytes(32)
+        tip.fast.overlay.check_folded(7, names, effects_of, vouched)
+    assert (caught.value.transaction, caught.value.how) == (names[2], "certified")
 
 
 async def test_a_voter_counts_credits_and_versions_of_the_past_and_no_debits() -> None:

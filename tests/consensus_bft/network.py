@@ -11,12 +11,13 @@ import trio
 from supervm.chain.application import Chain
 from supervm.chain.component import LedgerConfig, LedgerOptions, ledger_component
 from supervm.contracts.application import NodeIdentity
-from supervm.contracts.roles import Role
+from supervm.contracts.roles import NodeMustStop, Role
 from supervm.contracts.storage import KeyValueStore
 from supervm.crypto.keys import KeyPair
 from supervm.execution.footprint import entry_key
 from supervm.kernel.component import Clock, Component
 from supervm.kernel.context import TrioClock
+from supervm.kernel.errors import leaf
 from supervm.plugins.consensus.bft.component import BFT
 from supervm.plugins.consensus.bft.driver.component import Bft, BftConfig
 from supervm.plugins.gas import supervm_components as policies
@@ -76,6 +77,9 @@ class Network:
     clock: TrioClock = attrs.Factory(TrioClock)
     clocks: dict[int, Clock] = attrs.Factory(dict)
     """Of engines that have another clock than the rest."""
+    may_stop: set[int] = attrs.Factory(set)
+    causes: dict[int, BaseException] = attrs.Factory(dict)
+    """Of nodes that may, why they had to stop by themselves. In any other that fails the test."""
 
     async def start(self, number: int) -> Running:
         """Open a validator; it runs until `stop`."""
@@ -121,6 +125,10 @@ class Network:
                     )
                     task_status.started(Running(chain, engine, scope, gone))
                     await trio.sleep_forever()
+        except* NodeMustStop as found:
+            if number not in self.may_stop:
+                raise
+            self.causes[number] = leaf(found)
         finally:
             gone.set()
 

@@ -781,7 +781,10 @@ def test_what_a_validator_shows_against_a_transaction_is_told_once_whoever_lied_
         said = Refuse(1, batch.digest(), number, refusals=refusals)
         told += [each for each in shop.step(Received(IDS[number], said)) if isinstance(each, Contested)]
     against = claim(ALICE, 0).transaction
-    assert told == [Contested(against, b"made up"), Contested(against, b"another")]
+    assert told == [
+        Contested(against, b"made up", IDS[2]),
+        Contested(against, b"another", IDS[3]),
+    ]
 
 
 def test_more_than_f_must_say_that_a_refusal_is_for_good() -> None:

@@ -127,10 +127,11 @@ class Returned:
 @attrs.frozen
 class Contested:
     """A validator refuses a transaction and shows another, which it says is signed for the same lock. Whether
-    it is, its receiver looks."""
+    it is, its receiver looks. `by`: the node that says so."""
 
     data: bytes
     other: bytes
+    by: bytes
 
 
 @attrs.frozen

@@ -357,7 +357,8 @@ class Builder:
             said = message.validator, each.index
             if each.other and each.index < len(attempt.claims) and said not in attempt.contested:
                 attempt.contested.add(said)
-                self._out.put(Contested(attempt.batch.transactions[each.index], each.other))
+                data, by = attempt.batch.transactions[each.index], self._members[message.validator]
+                self._out.put(Contested(data, each.other, by))
 
     def _is_decided(self, attempt: _Attempt) -> bool:
         """Whether waiting can bring nothing more: all have answered, or no quorum takes what is dropped.

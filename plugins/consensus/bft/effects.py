@@ -9,7 +9,7 @@ which is idempotent by digest.
 different roots, since validators apply in different orders; weight counts by transaction and effects.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import attrs
 
@@ -94,6 +94,11 @@ class EffectsSigner:
     def room(self) -> int:
         """How many more FAST transactions may wait; at 0 the application leaves them to their block."""
         return max(0, self._pending_max - sum(self._waiting.values()))
+
+    @property
+    def signed(self) -> Mapping[Digest, Digest]:
+        """The effects digest signed of each transaction whose batch is in no executed block, as it is."""
+        return self._signed
 
     def said(self, batch: Digest, transaction: Digest) -> Effects | None:
         """What was signed of a transaction, in a batch that no executed block holds, for whoever asks."""

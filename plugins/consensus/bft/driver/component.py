@@ -10,6 +10,7 @@ from attrs.validators import ge, in_, le
 from supervm.api import Context, Health, HealthState, Role
 from supervm.contracts.application import CertifyingApplication, Engine, EpochWish
 from supervm.contracts.consensus import CERTIFICATES, ConsensusStatus, ValidatorSetUnsupported
+from supervm.contracts.roles import NodeMustStop
 from supervm.contracts.storage import DiskFull, KeyValueStore
 from supervm.contracts.transport import Transport
 from supervm.plugins.consensus.bft.driver.epoch import epoch_after
@@ -130,6 +131,10 @@ async def open_bft(ctx: Context, config: BftConfig) -> AsyncIterator["Bft"]:
                             settled = ctx.clock.monotonic() - began_s > SETTLED_S
                             walk_max = WALK_MAX if settled else min(2 * walk_max, WALK_LIMIT)
                         served.life = await begin_again(catches_up)
+            except* NodeMustStop as found:
+                # Until the node has stopped it says so: nothing of it speaks any more.
+                served.stopped = _first_cause(found)
+                raise
             finally:
                 stopped.set()
 
@@ -142,6 +147,14 @@ async def open_bft(ctx: Context, config: BftConfig) -> AsyncIterator["Bft"]:
             # The wheel is let go only when no task of ours can still turn it.
             with trio.CancelScope(shield=True):
                 await stopped.wait()
+
+
+def _first_cause(group: BaseExceptionGroup[BaseException]) -> str:
+    """What the first error in a group says."""
+    first: BaseException = group
+    while isinstance(first, BaseExceptionGroup):
+        first = first.exceptions[0]
+    return str(first)
 
 
 def _tell_place(ctx: Context, application: CertifyingApplication, engine: Engine) -> None:
@@ -192,7 +205,7 @@ class Bft:
         self._scope = scope
         self.draining = False
         self.engine = engine
-        self.stalled = ""
+        self.stalled = self.stopped = ""
         self.life: Validator | Follower
 
     @property
@@ -216,6 +229,11 @@ class Bft:
         return 0 if self._validator is None else self._validator.accusing
 
     @property
+    def _halted(self) -> str:
+        """Why it can't go on, and the node stops; empty if it can."""
+        return self.stopped or self.life.halted
+
+    @property
     def _stalled(self) -> str:
         """Why it waits for its disk; empty if it doesn't."""
         return self.stalled or self.life.stalled
@@ -224,7 +242,7 @@ class Bft:
     def _silence(self) -> str:
         """Why this node produces nothing, or can't; empty if it does."""
         fetching = self.life.fetching if isinstance(self.life, Follower) else ""
-        reason = self.life.halted or self._stalled or fetching or self.life.alone or self.engine.reason
+        reason = self._halted or self._stalled or fetching or self.life.alone or self.engine.reason
         if not reason and isinstance(self.life, Follower):
             reason = f"it is far behind and catches up from its peers, above height {self.life.height}"
         return reason
@@ -242,8 +260,8 @@ class Bft:
         )
 
     async def health(self) -> Health:
-        if self.life.halted:
-            return Health(HealthState.FAILING, self.life.halted)
+        if self._halted:
+            return Health(HealthState.FAILING, self._halted)
         if self._stalled:
             # Not failing, for which the kernel would open it again: that frees no disk and makes none faster.
             return Health(HealthState.DEGRADED, self._stalled, ready=False)

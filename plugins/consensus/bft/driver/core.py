@@ -100,7 +100,7 @@ class Hands:
     apply: Callable[[Apply], None]
     final: Callable[[Final], None]
     returned: Callable[[Returned], None]
-    contested: Callable[[bytes, bytes], None]
+    contested: Callable[[Contested], None]
     effects: Callable[[bytes, Effects | EffectsCertificate], None]
     signed: Callable[[Effects], None]
     closes: Callable[[EpochCloses], None]
@@ -491,8 +491,8 @@ class Core:
                     self.timers.cancel(BUILDER_TIMER + name)
                 case Returned():
                     self._hands.returned(output)
-                case Contested(data, other):
-                    self._hands.contested(data, other)
+                case Contested():
+                    self._hands.contested(output)
                 case Certified(batch):
                     self._certified.inc()
                     self.owed[batch] = None

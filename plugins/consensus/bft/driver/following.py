@@ -17,6 +17,7 @@ from supervm.contracts.transport import Transport
 from supervm.crypto.batch import verify_many
 from supervm.plugins.consensus.bft.driver.answering import Answers
 from supervm.plugins.consensus.bft.driver.connecting import LOOK_S, keep_connected
+from supervm.plugins.consensus.bft.driver.epoch import lowest_recalled
 from supervm.plugins.consensus.bft.driver.executing import Committed as Executed
 from supervm.plugins.consensus.bft.driver.executing import Executor
 from supervm.plugins.consensus.bft.driver.founding import WHOLE, Standing
@@ -149,7 +150,17 @@ class Follower:
         )
         settings = settings or SyncSettings(poll_us=POLL_US if stays else 0)
         self._sync = BlockSync(application.chain_id, tip, settings)
-        self._proofs = EffectsProofs(ctx, tip.epoch, tip.validators, peers, self._ask, application.certified)
+        self._hints = hints or Hints()
+        self._hints.vouched.begin(tip.epoch)
+        self._proofs = EffectsProofs(
+            ctx,
+            tip.epoch,
+            tip.validators,
+            peers,
+            self._ask,
+            application.certified,
+            vouched=self._hints.vouched,
+        )
         self._signed, self._to_judge = trio.open_memory_channel[tuple[bytes, Effects | EffectsCertificate]](
             SIGNED_MAX
         )
@@ -163,7 +174,6 @@ class Follower:
         self._snapshot = ""
         self._snapshot_behind = snapshot_behind
         self._needs_snapshot = trio.Event()
-        self._hints = hints or Hints()
         self._sources = Sources(self._hints)
         self._reached: tuple[bytes, ...] = ()
         self._restocking: Restocking | None = None
@@ -491,7 +501,8 @@ async def begin_follower(
     snapshot_behind: int = 0,
     hints: Hints | None = None,
 ) -> Follower:
-    """A follower as the chain says. Raises `StoreCorrupt`, `DecodeError`."""
+    """A follower as the chain says. What it kept of the last blocks it can do without. Raises `StoreCorrupt`,
+    `DecodeError`."""
     kept = KeptBlocks(store)
     tip = application.tip()
     if tip.height == 0:
@@ -504,9 +515,10 @@ async def begin_follower(
         block = await application.block(tip.height)
         assert block is not None, "the tip isn't pruned"
         known = tip_for_sync(block.header, application)
-    lowest = max(tip.root_height, application.restored_height)
-    rows = [await kept.get(height) for height in range(lowest, tip.height + 1)]
-    application.recall([each.facts for each in rows])
+    facts, lost = await kept.facts_of(lowest_recalled(application), tip.height)
+    if lost:
+        ctx.log.warning("facts_lost", heights=sorted(lost), cause=next(iter(lost.values())))
+    application.recall(facts, lost)
     return Follower(
         ctx,
         application,

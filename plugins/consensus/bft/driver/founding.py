@@ -18,7 +18,7 @@ from supervm.api import Context
 from supervm.contracts.application import CertifyingApplication
 from supervm.contracts.consensus import ConsensusError
 from supervm.contracts.storage import Durability, KeyValueStore, Put, StoreCorrupt
-from supervm.plugins.consensus.bft.driver.epoch import epoch_after
+from supervm.plugins.consensus.bft.driver.epoch import epoch_after, lowest_recalled
 from supervm.plugins.consensus.bft.driver.journal import CLOSING, LOCKS, ORDERING, cause_of, scan_records
 from supervm.plugins.consensus.bft.driver.kept import KeptBlocks
 from supervm.storage.folder import remove_synced
@@ -120,6 +120,13 @@ async def damage_of(store: KeyValueStore, epoch: int, height: int) -> str:
     return await KeptBlocks(store).damage(epoch, height)
 
 
+async def _lost_facts(application: CertifyingApplication, kept: KeptBlocks) -> str:
+    """Why the facts of a block that later headers show can't be read: a vote for these would be a guess."""
+    height = application.tip().height
+    _, lost = await kept.facts_of(lowest_recalled(application), height) if height else ([], {})
+    return next(iter(lost.values()), "")
+
+
 async def judge_log(ctx: Context, application: CertifyingApplication, store: KeyValueStore) -> Standing:
     """How this node stands in the epoch of the next block. What is found lost is written down as lost.
 
@@ -142,6 +149,7 @@ async def judge_log(ctx: Context, application: CertifyingApplication, store: Key
     damage = "" if is_indexed else await kept.index_batches()
     if not standing.silent_in(epoch):
         damage = damage or await damage_of(store, epoch, tip.height)
+        damage = damage or await _lost_facts(application, kept)
         if damage:
             ctx.log.error("log_damaged", epoch=epoch, cause=damage)
             standing = LOST

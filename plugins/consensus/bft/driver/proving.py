@@ -4,10 +4,11 @@ Validators send what they signed to the batch's builder. Any other node asks the
 has the signatures of a quorum already gives those.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from supervm.api import Context
 from supervm.plugins.consensus.bft import messages
+from supervm.plugins.consensus.bft.driver.vouching import Vouched
 from supervm.plugins.consensus.bft.effects import EffectsGatherer, check_effects_certificate
 from supervm.plugins.consensus.bft.effects_messages import Effects, EffectsCertificate
 from supervm.plugins.consensus.bft.fetching import Get, Item, WantDigest, What
@@ -26,7 +27,8 @@ SETTLED_MAX = 16_384
 
 class EffectsProofs:
     """Of one epoch. `ask(peer, get)` carries a question; `final` hears what has become final here, `accuse`
-    who signed two effects of a transaction."""
+    who signed two effects of a transaction. `vouched` keeps what blocks must fold so; nothing is put into it
+    after its epoch."""
 
     def __init__(
         self,
@@ -37,6 +39,7 @@ class EffectsProofs:
         ask: Callable[[bytes, Get], None],
         final: Callable[[Sequence[Digest]], None],
         accuse: Callable[[Evidence], None] = lambda evidence: None,
+        vouched: Vouched | None = None,
     ) -> None:
         self._ctx = ctx
         self._epoch = epoch
@@ -45,6 +48,7 @@ class EffectsProofs:
         self._ask = ask
         self._final = final
         self._accuse = accuse
+        self._vouched = Vouched(epoch) if vouched is None else vouched
         self._gatherer = EffectsGatherer(epoch, validators)
         self._own: dict[Digest, Effects] = {}
         self._given: dict[Digest, EffectsCertificate] = {}
@@ -74,7 +78,7 @@ class EffectsProofs:
     def add(self, message: Effects) -> None:
         """Verified effects of a validator. Of a batch that a block holds they come too late."""
         if message.batch not in self._settled:
-            self._tell([each.transaction for each in self._gatherer.add(message)])
+            self._tell([(each.transaction, each.effects) for each in self._gatherer.add(message)])
             while self._gatherer.offences:
                 self._accuse(self._gatherer.offences.pop())
 
@@ -86,13 +90,16 @@ class EffectsProofs:
         self._given[name] = certificate
         if len(self._given) > CERTIFICATES_MAX:
             del self._given[next(iter(self._given))]
-        self._tell([name])
+        self._tell([(name, certificate.effects)])
 
-    def _tell(self, final: Sequence[Digest]) -> None:
+    def _tell(self, final: Sequence[tuple[Digest, Digest]]) -> None:
+        """Transactions with their effects, which a quorum signed."""
+        for name, effects in final:
+            self._vouched.saw(name, effects)
         if final:
             self._certified.inc(len(final))
-            self._final(final)
-        for name in final:
+            self._final([name for name, _ in final])
+        for name, _ in final:
             self._asked_s.pop(name, None)
 
     def forget(self, batches: Sequence[Digest], transactions: Sequence[Digest]) -> None:
@@ -102,6 +109,7 @@ class EffectsProofs:
             if len(self._settled) > SETTLED_MAX:
                 del self._settled[next(iter(self._settled))]
         self._gatherer.forget(transactions)
+        self._vouched.forget(transactions)
         for name in transactions:
             self._own.pop(name, None)
             self._given.pop(name, None)
@@ -117,6 +125,10 @@ class EffectsProofs:
         """As a frame (CONS-38, kind 6)."""
         found = self.held(transaction)
         return None if found is None else messages.encode(found)
+
+    def vouched(self, epoch: int) -> Mapping[str, Mapping[Digest, Digest]]:
+        """What a block must fold so: see `EffectsSource`."""
+        return self._vouched.of(epoch)
 
     def answer(self, transaction: Digest) -> Item | None:
         """For a peer: the certificate, else what this validator signed."""

@@ -8,6 +8,8 @@ from math import inf
 
 import attrs
 
+from supervm.plugins.consensus.bft.driver.vouching import Vouched
+
 GUESTS_ASKED_MAX = 8
 TURN_S = 10.0
 """Where no block comes for so long other nodes are asked beside members, and then others of them."""
@@ -16,10 +18,12 @@ TURN_S = 10.0
 @attrs.define
 class Hints:
     """What a node's lives leave to each other. `ahead`: who showed, or gave, blocks above the tip.
-    `believed_s`: when a peer was last believed that there are some, without a proof."""
+    `believed_s`: when a peer was last believed that there are some, without a proof. `vouched`: effects that
+    blocks must fold so."""
 
     ahead: tuple[bytes, ...] = ()
     believed_s: float = -inf
+    vouched: Vouched = attrs.Factory(Vouched)
 
 
 class Sources:

@@ -36,6 +36,7 @@ from supervm.plugins.consensus.bft.driver.bearings import ASK_S, Bearings
 from supervm.plugins.consensus.bft.driver.checking import Checker
 from supervm.plugins.consensus.bft.driver.closer import Closer, read_done
 from supervm.plugins.consensus.bft.driver.connecting import keep_connected
+from supervm.plugins.consensus.bft.driver.contesting import Contests
 from supervm.plugins.consensus.bft.driver.core import Core, Hands
 from supervm.plugins.consensus.bft.driver.epoch import (
     base_of,
@@ -239,6 +240,7 @@ class Validator:
             held=self._voter.batch,
             applied=lambda applied: self._core.tell_voter(applied),
         )
+        hints.vouched.begin(epoch.number, self._voter.effects.signed)
         self._proofs = EffectsProofs(
             ctx,
             epoch.number,
@@ -247,7 +249,9 @@ class Validator:
             self._ask,
             application.certified,
             lambda evidence: self._core.offended(evidence),
+            hints.vouched,
         )
+        self._contests = Contests(self._members, application.contested, self._reception.blame)
         self._core = Core(
             ctx,
             own=identity.node_id,
@@ -266,7 +270,7 @@ class Validator:
                 apply=lambda apply: self._applier.put(apply.batch),
                 final=self._final,
                 returned=self._returned,
-                contested=application.contested,
+                contested=self._contests.put,
                 effects=self._prove,
                 signed=self._proofs.signed,
                 closes=self._closes,
@@ -416,6 +420,7 @@ class Validator:
             nursery.start_soon(self._questions.run)
             nursery.start_soon(self._answers.run)
             nursery.start_soon(self._accusations.run)
+            nursery.start_soon(self._contests.run)
             nursery.start_soon(self._mending.run)
             nursery.start_soon(self._executor.run)
             nursery.start_soon(self._applier.run)
