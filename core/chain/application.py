@@ -180,6 +180,7 @@ class Chain:
         self._in_hand: dict[bytes, Entry] = {}
         self._decoded: Recent[bytes, Transaction] = Recent(DECODED_MAX)
         self._roots: Recent[int, Roots] = Recent(ROOTS_MAX)
+        self._lost: frozenset[int] = frozenset()
         self.fast = FastLane(gas, self._state, self._fast_now, choose_ahead(block_engine, gas))
         self.contests = Contests()
         self._certified: Recent[bytes, None] = Recent(CERTIFIED_MAX)
@@ -548,7 +549,8 @@ class Chain:
             base_price=at.base_price,
         )
 
-    def recall(self, executed: Sequence[ExecutedFacts]) -> None:
+    def recall(self, executed: Sequence[ExecutedFacts], lost: Collection[int] = ()) -> None:
+        self._lost = frozenset(lost) - {self.ledger.tip.height}
         for each in executed:
             if each.height < self.ledger.tip.height:
                 self._roots.put(each.height, Roots(each.state_root, each.receipts_root, each.base_price))
@@ -695,14 +697,8 @@ class Chain:
                     f"block {header.height}",
                 )
             return
-        names = ["state_root", "base_price"]
-        if self.ledger.tip_header.root_height + 1 >= self.restored_height:
-            names.append("receipts_root")
-            facts: HeaderFacts | Roots = await self.header(header.root_height)
-        else:
-            facts = await self._roots_at(header.root_height)
-        for name in names:
-            shown, computed = getattr(header, name), getattr(facts, name)
+        for name, computed in (await self._computed(header)).items():
+            shown = getattr(header, name)
             if shown != computed:
                 raise RootMismatch(f"the header's {name} isn't what this node computed", shown, f"{computed}")
         following = self.sets.after(header.root_height).digest()
@@ -710,6 +706,19 @@ class Chain:
             raise RootMismatch(
                 "the next set isn't what this node computed", header.next_validators_digest, f"{following!r}"
             )
+
+    async def _computed(self, header: BlockHeader) -> dict[str, object]:
+        """Of the facts that a header shows, those that this node can compare: of heights below a restored
+        snapshot nothing was computed here, and what was lost isn't known any more."""
+        height, covered_from = header.root_height, self.ledger.tip_header.root_height + 1
+        if height in self._lost:
+            return {}
+        if covered_from < self.restored_height or self._lost.intersection(range(covered_from, height)):
+            roots = await self._roots_at(height)
+            return {"state_root": roots.state_root, "base_price": roots.base_price}
+        facts = await self.header(height)
+        names = ("state_root", "base_price", "receipts_root")
+        return {name: getattr(facts, name) for name in names}
 
     async def commit(self, block: Block, certificate: bytes, *, durable: bool = True) -> None:
         header, tip = block.header, self.ledger.tip

@@ -19,7 +19,7 @@ What every method keeps
     Errors: `ApplicationError` is a bug or misuse of the engine; bad transactions are values (`Refused`).
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -531,8 +531,11 @@ class CertifyingApplication(Application, Protocol):
     def facts(self, height: int) -> ExecutedFacts:
         """Of an executed block among the last ones. Raises `NotExecuted` for any other."""
 
-    def recall(self, executed: Sequence[ExecutedFacts]) -> None:
-        """Facts of blocks below the tip, which the engine kept over a restart: later headers show them."""
+    def recall(self, executed: Sequence[ExecutedFacts], lost: Collection[int] = ()) -> None:
+        """Facts of blocks below the tip, which the engine kept over a restart: later headers show them.
+
+        `lost`: heights of which they can't be read any more. What later final headers show of these isn't
+        compared: an engine that has lost some votes for nothing."""
 
 
 @runtime_checkable

@@ -18,7 +18,7 @@ An engine that needs more than the application, such as a store that outlives it
                 yield {Role.STORAGE: store}
 """
 
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, ClassVar
@@ -382,7 +382,7 @@ class RecordingApplication:
             base_price=BASE_PRICE,
         )
 
-    def recall(self, executed: Sequence[ExecutedFacts]) -> None:
+    def recall(self, executed: Sequence[ExecutedFacts], lost: Collection[int] = ()) -> None:
         for each in executed:
             self._require(each == self.facts(each.height), f"recall: other facts of height {each.height}")
 

@@ -73,6 +73,11 @@ async def base_of(application: CertifyingApplication, number: int) -> Tip:
     raise NotExecuted("the last block of the epoch before isn't here any more", low)
 
 
+def lowest_recalled(application: CertifyingApplication) -> int:
+    """The lowest height whose facts headers above the tip may still show, as far as they were ever here."""
+    return max(application.tip().root_height, application.restored_height)
+
+
 async def check_set(application: CertifyingApplication, height: int, validators: ValidatorSet) -> None:
     """An epoch's last block names the set of the next, and a quorum signed it: anything else is a bug."""
     block = await application.block(height) if height else None

@@ -17,6 +17,7 @@ from supervm.contracts.transport import Transport
 from supervm.crypto.batch import verify_many
 from supervm.plugins.consensus.bft.driver.answering import Answers
 from supervm.plugins.consensus.bft.driver.connecting import LOOK_S, keep_connected
+from supervm.plugins.consensus.bft.driver.epoch import lowest_recalled
 from supervm.plugins.consensus.bft.driver.executing import Committed as Executed
 from supervm.plugins.consensus.bft.driver.executing import Executor
 from supervm.plugins.consensus.bft.driver.founding import WHOLE, Standing
@@ -500,7 +501,8 @@ async def begin_follower(
     snapshot_behind: int = 0,
     hints: Hints | None = None,
 ) -> Follower:
-    """A follower as the chain says. Raises `StoreCorrupt`, `DecodeError`."""
+    """A follower as the chain says. What it kept of the last blocks it can do without. Raises `StoreCorrupt`,
+    `DecodeError`."""
     kept = KeptBlocks(store)
     tip = application.tip()
     if tip.height == 0:
@@ -513,9 +515,10 @@ async def begin_follower(
         block = await application.block(tip.height)
         assert block is not None, "the tip isn't pruned"
         known = tip_for_sync(block.header, application)
-    lowest = max(tip.root_height, application.restored_height)
-    rows = [await kept.get(height) for height in range(lowest, tip.height + 1)]
-    application.recall([each.facts for each in rows])
+    facts, lost = await kept.facts_of(lowest_recalled(application), tip.height)
+    if lost:
+        ctx.log.warning("facts_lost", heights=sorted(lost), cause=next(iter(lost.values())))
+    application.recall(facts, lost)
     return Follower(
         ctx,
         application,

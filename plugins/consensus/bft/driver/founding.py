@@ -18,13 +18,14 @@ from supervm.api import Context
 from supervm.contracts.application import CertifyingApplication
 from supervm.contracts.consensus import ConsensusError
 from supervm.contracts.storage import Durability, KeyValueStore, Put, StoreCorrupt
-from supervm.plugins.consensus.bft.driver.epoch import epoch_after
+from supervm.plugins.consensus.bft.driver.epoch import epoch_after, lowest_recalled
 from supervm.plugins.consensus.bft.driver.journal import CLOSING, LOCKS, ORDERING, cause_of, scan_records
-from supervm.plugins.consensus.bft.driver.kept import KeptBlocks
+from supervm.plugins.consensus.bft.driver.kept import Kept, KeptBlocks
 from supervm.storage.folder import remove_synced
 from supervm.storage.spaces import seal, unseal
 from supervm.types.codec import Reader, Writer
 from supervm.types.errors import DecodeError
+from supervm.types.finality import FinalityProof
 
 ROW = b"v"
 
@@ -120,6 +121,31 @@ async def damage_of(store: KeyValueStore, epoch: int, height: int) -> str:
     return await KeptBlocks(store).damage(epoch, height)
 
 
+async def _remake_tip(ctx: Context, application: CertifyingApplication, kept: KeptBlocks) -> None:
+    """Write the tip's row anew where it can't be read and the ledger has all of it: the roots, and a
+    finalisation of the block itself, which names the view."""
+    tip = application.tip()
+    _, lost = await kept.facts_of(tip.height, tip.height) if tip.height else ([], {})
+    if not lost or tip.height == application.restored_height:
+        return
+    try:
+        proof = FinalityProof.decode(await application.certificate(tip.height))
+    except (StoreCorrupt, DecodeError):
+        # That is damaged, too: the facts stay lost.
+        return
+    finalisation = proof.finalisation
+    if not proof.headers and finalisation.digest == tip.digest:
+        await kept.remake(Kept(finalisation.view, application.facts(tip.height), finalisation))
+        ctx.log.warning("facts_made_again", height=tip.height, cause=lost[tip.height])
+
+
+async def _lost_facts(application: CertifyingApplication, kept: KeptBlocks) -> str:
+    """Why the facts of a block that later headers show can't be read: a vote for these would be a guess."""
+    height = application.tip().height
+    _, lost = await kept.facts_of(lowest_recalled(application), height) if height else ([], {})
+    return next(iter(lost.values()), "")
+
+
 async def judge_log(ctx: Context, application: CertifyingApplication, store: KeyValueStore) -> Standing:
     """How this node stands in the epoch of the next block. What is found lost is written down as lost.
 
@@ -142,6 +168,8 @@ async def judge_log(ctx: Context, application: CertifyingApplication, store: Key
     damage = "" if is_indexed else await kept.index_batches()
     if not standing.silent_in(epoch):
         damage = damage or await damage_of(store, epoch, tip.height)
+        await _remake_tip(ctx, application, kept)
+        damage = damage or await _lost_facts(application, kept)
         if damage:
             ctx.log.error("log_damaged", epoch=epoch, cause=damage)
             standing = LOST
