@@ -9,7 +9,7 @@ import pytest
 import trio
 
 from supervm.contracts.storage import Delete, KeyValueStore, Put
-from supervm.plugins.consensus.bft.driver import rejoining
+from supervm.plugins.consensus.bft.driver import founding, rejoining
 from supervm.plugins.consensus.bft.driver.component import BftConfig
 from supervm.plugins.consensus.bft.driver.following import Follower
 from supervm.plugins.consensus.bft.driver.founding import WHOLE, Standing, read_standing, write_standing
@@ -22,6 +22,7 @@ from supervm.plugins.consensus.bft.driver.kept import (
     EPOCHS,
     LIVES,
     OPERATIONS,
+    KeptBlocks,
 )
 from supervm.plugins.consensus.bft.driver.posting import Post
 from supervm.plugins.consensus.bft.driver.validator import Validator
@@ -137,6 +138,10 @@ async def test_a_validator_that_lost_its_disk_says_nothing_until_two_epochs_late
         await net.agree(net.nodes[0].height)
 
 
+async def leave_the_tip(*given: object) -> None:
+    await trio.lowlevel.checkpoint()
+
+
 DAMAGED = {
     "a lock": record_prefix(LOCKS, 1) + (10**6).to_bytes(8, "big"),
     "a vote": record_prefix(ORDERING, 1) + (10**6).to_bytes(8, "big"),
@@ -173,6 +178,30 @@ async def test_a_validator_whose_log_is_damaged_follows_and_says_nothing(
         assert said.epochs == []
 
 
+async def test_the_tips_facts_are_made_again_from_the_ledger_and_its_validator_votes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with network(tmp_path, config=AT_REST, weights=WEIGHTS, begin=False, founded=True) as net:
+        said = overhear(net.validators[3].node_id, monkeypatch)
+        for number in (0, 3):
+            await net.start(number)
+        await pay(net, 3)
+        await net.reached(3, await pay(net, 3))
+        ledger = net.nodes[3].chain.ledger
+        await net.stop(3)
+        kept = KeptBlocks(net.stores[3])
+        before = await kept.get(ledger.tip.height)
+        assert before.finalisation is not None
+        row = BLOCKS + ledger.tip.height.to_bytes(8, "big")
+        await net.stores[3].write([Put(row, b"not what was written")])
+        said.epochs.clear()
+        node = await net.start(3)
+        assert isinstance(node.engine.life, Validator) and said.standings == []
+        assert await kept.get(ledger.tip.height) == before
+        await net.reached(3, await pay(net, 3))
+        await said.until(lambda: bool(said.epochs))
+
+
 @pytest.mark.parametrize(("below", "gone"), [(0, False), (1, False), (2, False), (1, True)])
 async def test_a_validator_whose_facts_of_the_last_blocks_are_damaged_follows_and_votes_on_no_guess(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, below: int, gone: bool
@@ -192,6 +221,9 @@ async def test_a_validator_whose_facts_of_the_last_blocks_are_damaged_follows_an
         row = BLOCKS + (ledger.tip.height - below).to_bytes(8, "big")
         assert await net.stores[3].get(row) is not None
         await net.stores[3].write([Delete(row) if gone else Put(row, b"not what was written")])
+        if not below:
+            # Of a block that is final by a later one the ledger doesn't know the view.
+            monkeypatch.setattr(founding, "_remake_tip", leave_the_tip)
         said.epochs.clear()
         node = await net.start(3)
         assert isinstance(node.engine.life, Follower)

@@ -20,11 +20,12 @@ from supervm.contracts.consensus import ConsensusError
 from supervm.contracts.storage import Durability, KeyValueStore, Put, StoreCorrupt
 from supervm.plugins.consensus.bft.driver.epoch import epoch_after, lowest_recalled
 from supervm.plugins.consensus.bft.driver.journal import CLOSING, LOCKS, ORDERING, cause_of, scan_records
-from supervm.plugins.consensus.bft.driver.kept import KeptBlocks
+from supervm.plugins.consensus.bft.driver.kept import Kept, KeptBlocks
 from supervm.storage.folder import remove_synced
 from supervm.storage.spaces import seal, unseal
 from supervm.types.codec import Reader, Writer
 from supervm.types.errors import DecodeError
+from supervm.types.finality import FinalityProof
 
 ROW = b"v"
 
@@ -120,6 +121,24 @@ async def damage_of(store: KeyValueStore, epoch: int, height: int) -> str:
     return await KeptBlocks(store).damage(epoch, height)
 
 
+async def _remake_tip(ctx: Context, application: CertifyingApplication, kept: KeptBlocks) -> None:
+    """Write the tip's row anew where it can't be read and the ledger has all of it: the roots, and a
+    finalisation of the block itself, which names the view."""
+    tip = application.tip()
+    _, lost = await kept.facts_of(tip.height, tip.height) if tip.height else ([], {})
+    if not lost or tip.height == application.restored_height:
+        return
+    try:
+        proof = FinalityProof.decode(await application.certificate(tip.height))
+    except (StoreCorrupt, DecodeError):
+        # That is damaged, too: the facts stay lost.
+        return
+    finalisation = proof.finalisation
+    if not proof.headers and finalisation.digest == tip.digest:
+        await kept.remake(Kept(finalisation.view, application.facts(tip.height), finalisation))
+        ctx.log.warning("facts_made_again", height=tip.height, cause=lost[tip.height])
+
+
 async def _lost_facts(application: CertifyingApplication, kept: KeptBlocks) -> str:
     """Why the facts of a block that later headers show can't be read: a vote for these would be a guess."""
     height = application.tip().height
@@ -149,6 +168,7 @@ async def judge_log(ctx: Context, application: CertifyingApplication, store: Key
     damage = "" if is_indexed else await kept.index_batches()
     if not standing.silent_in(epoch):
         damage = damage or await damage_of(store, epoch, tip.height)
+        await _remake_tip(ctx, application, kept)
         damage = damage or await _lost_facts(application, kept)
         if damage:
             ctx.log.error("log_damaged", epoch=epoch, cause=damage)

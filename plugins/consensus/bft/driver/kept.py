@@ -215,6 +215,11 @@ class KeptBlocks:
         except (StoreCorrupt, DecodeError) as error:
             raise StoreCorrupt("a committed block's row of consensus is damaged", height, MEND) from error
 
+    async def remake(self, row: Kept) -> None:
+        """Write a block's row again, durably."""
+        key = _height_key(row.facts.height)
+        await self._store.write([Put(key, seal(key, row.encode()))], Durability.DURABLE)
+
     async def facts_of(self, first: int, last: int) -> tuple[list[ExecutedFacts], dict[int, str]]:
         """The facts of committed blocks among the last ones; and of which heights they are lost, and why."""
         found: list[ExecutedFacts] = []
