@@ -162,6 +162,8 @@ FAULTS = {
     "partition": {"mishaps": (Mishap(Fault.CUT, 0.3, 2.3, (0, 1)),)},
     "asymmetric cut": {"mishaps": (Mishap(Fault.ONE_WAY, 0.3, 2.3, (2,)),)},
     "slow validator": {"mishaps": (Mishap(Fault.SLOW, 0.3, 2.9, (3,)),)},
+    "slow disk": {"mishaps": (Mishap(Fault.SLOW_DISK, 0.3, 2.9, (3,), 2_000.0),)},
+    "slow processor": {"mishaps": (Mishap(Fault.SLOW_CPU, 0.3, 2.9, (3,), 100.0),)},
     "clock 30 s ahead": {"skews_ms": (0, 30_000, 0, 0)},
     "clock 30 s behind": {"skews_ms": (0, 0, -30_000, 0)},
     "disk lost": {"mishaps": (Mishap(Fault.DISK_LOST, 0.8, 1.1, (2,)),), "epoch_blocks": 9},

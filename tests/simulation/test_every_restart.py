@@ -1,12 +1,15 @@
 """Whole validators that crash at each write to their disk, one at a time and all at once (CONS-60, CONS-94).
 
-A crash comes with the write, so before it is synced: whatever rests on it must not have been said. What is
-written and not synced is lost but for some first part, another one for each place. Among ordinary tests a few
-places are tried; `SIM_RESTARTS=all`, as in `tox -e simulate`, tries every one.
+A crash comes with the write, or `SOON_S` later on a disk that is slow meanwhile: always before it is synced,
+and the second kind after what waited for no log has left. Whatever rests on the write must not have been
+said. What is written and not synced is lost but for some first part, another one for each place. Among
+ordinary tests a few places are tried; `SIM_RESTARTS=all`, as in `tox -e simulate`, tries every one, in both
+ways.
 """
 
 import os
 from functools import partial
+from itertools import cycle
 
 import attrs
 import pytest
@@ -22,6 +25,7 @@ from supervm.plugins.consensus.simulation.world import World
 from .planted import BUGS
 
 FEW = 5
+SOON_S = 0.001
 PLAN = attrs.evolve(
     draw_plan(4, "calm", 4),
     weights=(1,) * 4,
@@ -51,11 +55,15 @@ class CountingDisk(VirtualDisk):
 
 
 class RestartingWorld(World):
-    """Crashes a validator, or all, at write `place` of that validator's disk; 0: never."""
+    """Crashes a validator, or all, `after_s` from write `place` of that validator's disk on; 0: never.
 
-    def __init__(self, plan: Plan, number: int, place: int, everyone: bool) -> None:
+    Until then nothing that is written from that place on is synced: a slow disk takes twice as long at least.
+    """
+
+    def __init__(self, plan: Plan, number: int, place: int, everyone: bool, after_s: float) -> None:
         super().__init__(plan, Trace())
         self._crash_at = place
+        self._after_s = after_s
         self._crashing = range(plan.count) if everyone else (number,)
         self.disk = CountingDisk(world=self)
         self._places[number] = attrs.evolve(self._places[number], disk=self.disk)
@@ -64,6 +72,22 @@ class RestartingWorld(World):
     def written(self, count: int) -> None:
         if count != self._crash_at:
             return
+        if not self._after_s:
+            self._crash_now()
+            return
+        self._slow_disks(4_000 * self._after_s)
+        self._nursery.start_soon(self._crash_soon)
+
+    def _slow_disks(self, by_ms: float) -> None:
+        for number in self._crashing:
+            self._places[number].slow_disk.by_ms = by_ms
+
+    async def _crash_soon(self) -> None:
+        await turns.sleep(self._after_s)
+        self._slow_disks(0.0)
+        self._crash_now()
+
+    def _crash_now(self) -> None:
         for number in self._crashing:
             life = self._lives.get(number)
             if life is not None:
@@ -76,9 +100,9 @@ class RestartingWorld(World):
         await self._start(number)
 
 
-def run_with(number: int, place: int, everyone: bool) -> RestartingWorld:
+def run_with(number: int, place: int, everyone: bool, after_s: float = 0.0) -> RestartingWorld:
     with shared_work():
-        world = RestartingWorld(PLAN, number, place, everyone)
+        world = RestartingWorld(PLAN, number, place, everyone, after_s)
         # One name: up to the crash it is the run in which writes were counted.
         turns.run(world.main, "restart")
     return world
@@ -93,10 +117,12 @@ def writes() -> list[int]:
     return [world.disk.writes for world in worlds]
 
 
-def some(count: int) -> list[int]:
+def some(count: int) -> list[tuple[int, float]]:
+    """Places, and how long after each the crash comes."""
     if os.environ.get("SIM_RESTARTS") == "all":
-        return list(range(1, count + 1))
-    return list(range(1, count + 1, max(1, count // FEW)))
+        return [(place, after_s) for place in range(1, count + 1) for after_s in (0.0, SOON_S)]
+    places = range(1, count + 1, max(1, count // FEW))
+    return list(zip(places, cycle((SOON_S, 0.0)), strict=False))
 
 
 @pytest.mark.parametrize("everyone", [False, True], ids=["one", "all at once"])
@@ -105,17 +131,22 @@ def test_a_crash_at_any_write_contradicts_nothing_and_all_goes_on(
     writes: list[int], number: int, everyone: bool
 ) -> None:
     assert writes[number] >= 100
-    wrong = partial("validator {}, write {}: {}: {}".format, number)
-    for place in some(writes[number]):
-        world = run_with(number, place, everyone)
-        assert not world.violated, wrong(place, world.violated, world.problem)
-        assert world.crashes == (PLAN.count if everyone else 1), wrong(place, world.crashes, "crashes")
+    wrong = partial("validator {}, {} s after write {}: {}: {}".format, number)
+    for place, after_s in some(writes[number]):
+        world = run_with(number, place, everyone, after_s)
+        assert not world.violated, wrong(after_s, place, world.violated, world.problem)
+        assert world.crashes == (PLAN.count if everyone else 1), wrong(
+            after_s, place, world.crashes, "crashes"
+        )
 
 
-def test_a_log_that_is_forgotten_is_contradicted_after_some_crash(
-    writes: list[int], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("name", "after_s", "step"), [("vote before log", SOON_S, 1), ("log forgotten at a restart", 0.0, 4)]
+)
+def test_what_isnt_in_the_log_is_contradicted_after_some_crash(
+    name: str, after_s: float, step: int, writes: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The test before this one can fail: some tenth of the places show it."""
-    BUGS["log forgotten at a restart"].plant(monkeypatch)
-    places = range(writes[0] // 3, writes[0], 4)
-    assert any(run_with(0, place, everyone=False).violated == "contradiction" for place in places)
+    """The test before this one can fail: each fifteenth place shows the first, each tenth the second."""
+    BUGS[name].plant(monkeypatch)
+    places = range(writes[0] // 3, writes[0], step)
+    assert any(run_with(0, place, False, after_s).violated == "contradiction" for place in places)

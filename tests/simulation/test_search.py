@@ -37,7 +37,7 @@ def test_a_failing_plan_is_made_small(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_making_a_plan_small_is_bounded_and_keeps_the_oracle(monkeypatch: pytest.MonkeyPatch) -> None:
     tried: list[Plan] = []
 
-    def run(plan: Plan) -> Outcome:
+    def run(plan: Plan, out: object = None) -> Outcome:
         tried.append(plan)
         return outcome("stalled")
 
@@ -51,7 +51,7 @@ def test_the_verb_prints_what_failed_and_how_to_run_it_again(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     seeds = iter(("", "stalled", "agreement"))
-    monkeypatch.setattr(search, "run_plan", lambda plan: outcome(next(seeds)))
+    monkeypatch.setattr(search, "run_plan", lambda plan, out: outcome(next(seeds)))
     command = ["simulate", "--seeds", "5..7", "--profile", "storm", "--json", "--no-shrink"]
     assert main(command) == 1
     printed = capsys.readouterr()
@@ -68,7 +68,7 @@ def test_the_verb_prints_what_failed_and_how_to_run_it_again(
 def test_a_run_that_breaks_off_is_named_and_the_next_seeds_are_tried(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def run(plan: Plan) -> Outcome:
+    def run(plan: Plan, out: object = None) -> Outcome:
         if plan.seed == 6:
             raise ExceptionGroup("in a nursery", [RuntimeError("as nobody thought")])
         return outcome("")
@@ -84,7 +84,7 @@ def test_a_run_that_breaks_off_is_named_and_the_next_seeds_are_tried(
 def test_the_verb_succeeds_where_nothing_fails(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(search, "run_plan", lambda plan: outcome(""))
+    monkeypatch.setattr(search, "run_plan", lambda plan, out: outcome(""))
     assert main(["simulate", "--seeds", "5", "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
     assert (facts["seeds"], facts["first_failing_seed"]) == (1, None)

@@ -10,8 +10,8 @@ import click
 from supervm.cli.errors import Failure, Misuse
 from supervm.cli.output import json_option, note, print_facts, progress
 from supervm.plugins.consensus.simulation.plan import PROFILES, Plan, draw_plan
-from supervm.plugins.consensus.simulation.search import TRIES_MAX, search, shrink
-from supervm.plugins.consensus.simulation.world import Outcome, run_plan
+from supervm.plugins.consensus.simulation.search import TRIES_MAX, search, shrink, watched_run
+from supervm.plugins.consensus.simulation.world import Outcome
 
 SEEDS_MAX = 1_000_000
 
@@ -87,7 +87,7 @@ def simulate(
     minutes = (time.monotonic() - began_s) / 60
     if trace is not None:
         with trace.open("w") as out:
-            run_plan(draw_plan(seeds[0], profile, validators), out)
+            watched_run(draw_plan(seeds[0], profile, validators), out)
     if failed and shrinks:
         _tell_small(*failed[0])
     facts: dict[str, Any] = {

@@ -30,6 +30,7 @@ from supervm.contracts.transport import (
     Unreachable,
 )
 from supervm.plugins.consensus.simulation import turns
+from supervm.plugins.consensus.simulation.slowness import Slowness
 from supervm.plugins.consensus.simulation.trace import Trace, brief
 
 RESET_S = 0.02
@@ -37,6 +38,7 @@ RESET_S = 0.02
 TOLD_S = 10.0
 TOLD_MAX = 4_096
 """What a node told that is on its way; more is lost."""
+POSTED_S = 10.0
 LOSSY = 0.5
 SLOW_MS = 400.0
 
@@ -83,7 +85,7 @@ class Network:
     async def post(self, link: "Link", peer: bytes, method: int, payload: bytes) -> None:
         """Carry what nobody waits for; what is lost is lost."""
         try:
-            await Link.request(link, peer, method, payload, timeout_s=10.0)
+            await Link.request(link, peer, method, payload, timeout_s=POSTED_S)
         except TransportError:
             self.trace.note("gone", link.number, self.numbers[peer])
 
@@ -114,8 +116,10 @@ class Link:
     network: Network
     limits: TransportLimits = LIMITS
     medium: Medium = Medium(name="virtual")
+    processor: Slowness = attrs.Factory(Slowness)
     dead: bool = False
     _told: int = 0
+    _turn: trio.Lock = attrs.Factory(trio.Lock)
     _handlers: dict[int, Handler] = attrs.Factory(dict)
 
     def die(self) -> None:
@@ -195,7 +199,7 @@ class Link:
         await turns.sleep(network.delay_s(self.number, target))
         if network.duplicates and network.random.random() < network.duplicates:
             network.nursery.start_soon(self._again, peer, method, payload)
-        reply = await self._deliver(peer, method, payload)
+        reply = await self._deliver(peer, method, payload, due_s)
         if network.is_lost(target, self.number):
             await self._lose(peer, due_s)
         await turns.sleep(network.delay_s(target, self.number))
@@ -211,19 +215,37 @@ class Link:
         await turns.sleep(RESET_S)
         raise Unreachable("the connection broke", peer)
 
-    async def _deliver(self, peer: bytes, method: int, payload: bytes) -> bytes | Refusal:
+    async def _deliver(self, peer: bytes, method: int, payload: bytes, due_s: float) -> bytes | Refusal:
         link = self.network.links.get(peer)
-        if link is None:
+        if link is not None and link.is_busy:
+            with trio.fail_at(due_s):
+                await link.take_turn()
+        if link is None or link.dead:
             await turns.sleep(RESET_S)
             raise Unreachable("the peer is down", peer)
         self.network.trace.note("take", self.number, link.number, f"{method:x}", brief(payload))
-        return await link.answer(self.node_id, method, payload)
+        before = turns.WHO.set(f"validator {link.number}")
+        try:
+            return await link.answer(self.node_id, method, payload)
+        finally:
+            turns.WHO.reset(before)
+
+    @property
+    def is_busy(self) -> bool:
+        """Its processor is slow, or hasn't yet come to all that waited for it while it was."""
+        return self.processor.by_ms > 0 or self._turn.locked()
+
+    async def take_turn(self) -> None:
+        """Wait until the processor has come to this message, after those before it, and has handled it."""
+        async with self._turn:
+            if not self.dead:
+                await turns.sleep(self.processor.extra_s())
 
     async def _again(self, peer: bytes, method: int, payload: bytes) -> None:
         await turns.sleep(self.network.delay_s(self.number, self.network.numbers[peer]))
         try:
-            await self._deliver(peer, method, payload)
-        except Unreachable:
+            await self._deliver(peer, method, payload, trio.current_time() + POSTED_S)
+        except (Unreachable, trio.TooSlowError):
             self.network.trace.note("gone", self.number, self.network.numbers[peer])
 
     async def answer(self, peer: bytes, method: int, payload: bytes) -> bytes | Refusal:

@@ -21,6 +21,7 @@ from supervm.plugins.consensus.simulation import turns
 from supervm.plugins.consensus.simulation.attacks import Tongue
 from supervm.plugins.consensus.simulation.disk import VirtualDisk, VirtualStore
 from supervm.plugins.consensus.simulation.network import Link
+from supervm.plugins.consensus.simulation.slowness import Slowness
 from supervm.plugins.consensus.simulation.trace import Trace
 from supervm.plugins.gas import supervm_components as policies
 from supervm.types.errors import InvalidInput
@@ -98,6 +99,8 @@ class Place:
     disk: VirtualDisk
     trace: Trace
     sync_s: Callable[[], float]
+    slow_disk: Slowness
+    slow_cpu: Slowness
     committed: Callable[["Life", Any], None]
     founding: Path | None
     tongue: Tongue | None = None
@@ -181,7 +184,8 @@ class Life:
 
     @asynccontextmanager
     async def _open_store(self, ctx: Context, _: object) -> AsyncIterator[VirtualStore]:
-        store = VirtualStore(ctx, self.place.disk, self.place.sync_s)
+        place = self.place
+        store = VirtualStore(ctx, place.disk, lambda: place.sync_s() + place.slow_disk.extra_s())
         try:
             yield store
         finally:

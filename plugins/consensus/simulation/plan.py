@@ -25,19 +25,28 @@ class Fault(Enum):
     DISK_FULL = "disk full"
     DISK_LOST = "disk lost"
     DISK_DAMAGED = "disk damaged"
+    SLOW_DISK = "slow disk"
+    SLOW_CPU = "slow processor"
 
 
 @attrs.frozen
 class Mishap:
-    """A fault from one second to another: the validators that it hits (a cut: those on one side)."""
+    """A fault from one second to another: the validators that it hits (a cut: those on one side).
+
+    `by_ms`: how much longer each sync of a slow disk takes, and each message and each call in a thread on a
+    slow processor: half to one and a half times that.
+    """
 
     fault: Fault
     at_s: float
     until_s: float
     nodes: tuple[int, ...]
+    by_ms: float = 0.0
 
     def __str__(self) -> str:
-        return f"{self.fault.value} of {','.join(map(str, self.nodes))} {self.at_s:.3f}..{self.until_s:.3f} s"
+        by = f" by {self.by_ms:g} ms" if self.by_ms else ""
+        nodes = ",".join(map(str, self.nodes))
+        return f"{self.fault.value} of {nodes}{by} {self.at_s:.3f}..{self.until_s:.3f} s"
 
 
 class Ask(Enum):
@@ -148,6 +157,8 @@ def draw_plan(seed: int, profile: str, count: int) -> Plan:
             skews = list(plan.skews_ms)
             skews[light[0]] = rng.choice((-30_000, 30_000))
             plan = attrs.evolve(plan, skews_ms=tuple(skews))
+    if profile in ("storm", "crash"):
+        plan = attrs.evolve(plan, mishaps=plan.mishaps + _slow_machines(plan))
     return plan
 
 
@@ -191,6 +202,27 @@ def _restarts(rng: random.Random, plan: Plan) -> tuple[Mishap, ...]:
         at_s = round(rng.uniform(0.2, plan.heal_s), 6)
         until_s = round(min(at_s + rng.uniform(0.001, 0.1), plan.heal_s), 6)
         found.append(Mishap(Fault.CRASH, at_s, until_s, (rng.randrange(plan.count),)))
+    return tuple(found)
+
+
+_SLOW_BY_MS = {
+    Fault.SLOW_DISK: (30.0, 100.0, 300.0, 1_000.0, 3_000.0),
+    Fault.SLOW_CPU: (5.0, 20.0, 100.0, 400.0),
+}
+
+
+def _slow_machines(plan: Plan) -> tuple[Mishap, ...]:
+    """Spells of slow disks and slow processors, in three of ten seeds each; of their own draws."""
+    found = []
+    for fault, slow_by_ms in _SLOW_BY_MS.items():
+        rng = random.Random(f"{plan.profile}/{plan.count}/{plan.seed}/{fault.value}")
+        if rng.random() >= 0.3:
+            continue
+        for _ in range(rng.randint(1, 2)):
+            at_s = round(rng.uniform(0, plan.heal_s), 6)
+            until_s = round(min(at_s + rng.uniform(0.2, 3.0), plan.heal_s), 6)
+            nodes = tuple(sorted(rng.sample(range(plan.count), rng.randint(1, plan.count // 2))))
+            found.append(Mishap(fault, at_s, until_s, nodes, rng.choice(slow_by_ms)))
     return tuple(found)
 
 

@@ -1,15 +1,18 @@
 """Trying seeds, and making a failing plan small."""
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TextIO
 
 import attrs
 
 from supervm.plugins.consensus.simulation.plan import Plan, draw_plan
+from supervm.plugins.consensus.simulation.watchdog import ends_within
 from supervm.plugins.consensus.simulation.world import Outcome, leaves, run_plan
 
 TRIES_MAX = 100
 SHORT_S = 0.5
+RUN_S = 1_200.0
+"""Of real time, for one run; it takes some seconds, or a minute where there are many validators."""
 
 
 def shrink(plan: Plan, oracle: str, tries_max: int = TRIES_MAX) -> tuple[Plan, int]:
@@ -83,10 +86,17 @@ class Tally:
             self.first_failing_seed = seed
 
 
+def watched_run(plan: Plan, out: TextIO | None = None) -> Outcome:
+    """As `run_plan`; a run of more than `RUN_S` ends the process, and its seed is named."""
+    seed = f"seed {plan.seed} of {plan.profile} with {plan.count} validators"
+    with ends_within(RUN_S, seed):
+        return run_plan(plan, out)
+
+
 def outcome_of(plan: Plan) -> Outcome:
-    """As `run_plan`; a run that breaks off is `aborted`, so that its seed is named and the others go on."""
+    """As `watched_run`; a run that breaks off is `aborted`: its seed is named, and the others go on."""
     try:
-        return run_plan(plan)
+        return watched_run(plan)
     except Exception as error:
         problem = "; ".join(f"{type(each).__name__}: {each}"[:300] for each in leaves(error))
         return Outcome("aborted", problem, "", 0, 0, 0.0, 0)

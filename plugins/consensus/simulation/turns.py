@@ -8,6 +8,7 @@ import gc
 import heapq
 import math
 import random
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -21,9 +22,23 @@ T = TypeVar("T")
 
 WORK: ContextVar[Callable[[], float] | None] = ContextVar("WORK", default=None)
 """How many seconds of the virtual clock the next call in a thread takes, as this task's node draws it."""
-
+WHO: ContextVar[str] = ContextVar("WHO", default="the run")
+"""Whose task it is, or whose message the task handles now; for a `Spin`."""
 
 WAKE_S = 1.0
+STEPS_MAX = 1_000_000
+"""Steps of tasks at one moment of the clock; a hundred times what a run has."""
+INSTANT_S = 0.001
+"""Moments that are closer than this count as one: who sleeps for a nanosecond at a time spins, too."""
+_LAST_STEPS = 1_000
+_TASKS_NAMED = 5
+
+
+class Spin(BaseException):
+    """Tasks run on and on while the clock stands still; says when, and which.
+
+    Not an `Exception`: code that catches each of those, and tries again, is what spins.
+    """
 
 
 @attrs.define(eq=False)
@@ -44,6 +59,9 @@ class JumpingClock(trio.abc.Clock):
         self._now_s = 0.0
         self._sleepers: list[tuple[float, int, _Sleeper]] = []
         self._count = 0
+        self.steps = 0
+        """Of tasks at this moment of the clock; who counts them is `_Pace`."""
+        self._counted_from_s = 0.0
 
     def start_clock(self) -> None:
         pass
@@ -60,6 +78,8 @@ class JumpingClock(trio.abc.Clock):
             # Trio wakes itself through a socket when it begins and ends; nothing else comes from outside.
             return WAKE_S
         self._now_s = max(self._now_s, due_s)
+        if self._now_s - self._counted_from_s >= INSTANT_S:
+            self._counted_from_s, self.steps = self._now_s, 0
         while sleepers and sleepers[0][0] <= self._now_s:
             task = heapq.heappop(sleepers)[2].task
             if task is not None:
@@ -79,6 +99,34 @@ class JumpingClock(trio.abc.Clock):
             return trio.lowlevel.Abort.SUCCEEDED
 
         await trio.lowlevel.wait_task_rescheduled(abort)
+
+
+@attrs.define(eq=False)
+class _Pace(trio.abc.Instrument):
+    """Counts steps of tasks, and throws `Spin` into the one that takes the last that is allowed.
+
+    However it shields itself: no scope is asked. Each of `STEPS_MAX` more steps throws again.
+    """
+
+    clock: JumpingClock
+    _last: Counter[str] = attrs.Factory(Counter)
+
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:
+        self.clock.steps += 1
+        if self.clock.steps > STEPS_MAX - _LAST_STEPS:
+            self._look(task)
+
+    def _look(self, task: trio.lowlevel.Task) -> None:
+        self._last[f"{task.context.get(WHO, 'the run')}: {task.name}"] += 1
+        if self.clock.steps < STEPS_MAX:
+            return
+        named = ", ".join(f"{name} ({count})" for name, count in self._last.most_common(_TASKS_NAMED))
+        at_s = self.clock.current_time()
+        stepping: Any = task
+        stepping._next_send_fn = task.coro.throw
+        stepping._next_send = Spin(f"{STEPS_MAX} steps of tasks at {at_s:.6f} s, the last: {named}")
+        self.clock.steps = 0
+        self._last.clear()
 
 
 _CLOCK: ContextVar[JumpingClock | None] = ContextVar("_CLOCK", default=None)
@@ -101,7 +149,8 @@ async def sleep_until(due_s: float) -> None:
 def run(main: Callable[[], Awaitable[T]], seed: str) -> T:
     """Run `main` in Trio, on a clock that jumps when nothing can go on, in an order that `seed` decides.
 
-    Raises what `main` raises; Ctrl-C is a bare `KeyboardInterrupt`, from however deep a nursery.
+    Raises what `main` raises; Ctrl-C is a bare `KeyboardInterrupt`, from however deep a nursery, and `Spin` a
+    bare one, where tasks take `STEPS_MAX` steps without the clock moving. A step that never ends isn't seen.
     """
     clock = JumpingClock()
 
@@ -111,11 +160,20 @@ def run(main: Callable[[], Awaitable[T]], seed: str) -> T:
 
     with _repeatable(seed):
         try:
-            return trio.run(timed, clock=clock)
+            return trio.run(timed, clock=clock, instruments=[_Pace(clock)])
         except BaseExceptionGroup as group:
             if group.subgroup(KeyboardInterrupt) is not None:
                 raise KeyboardInterrupt from group
+            spins = group.subgroup(Spin)
+            if spins is not None:
+                raise Spin(*_first(spins).args) from group
             raise
+
+
+def _first(group: BaseException) -> BaseException:
+    while isinstance(group, BaseExceptionGroup):
+        group = group.exceptions[0]
+    return group
 
 
 @contextmanager
@@ -185,10 +243,11 @@ def _at_once(function: Callable[..., Awaitable[T]], *arguments: Any) -> T:
     with trio.CancelScope(shield=True):  # noqa: ASYNC100 - `steps` has the checkpoints
         try:
             asked = steps.send(None)
-            while True:
+            for _ in range(STEPS_MAX):
                 # A checkpoint asks the loop to come back later; whoever waits for something asks for more.
                 assert getattr(asked, "__name__", "") == "CancelShieldedCheckpoint", f"it waits: {asked!r}"
                 asked = steps.send(_BACK)
+            raise Spin(f"{STEPS_MAX} steps of {function.__qualname__} from a thread")
         except StopIteration as end:
             result: T = end.value
     return result

@@ -23,6 +23,7 @@ from supervm.plugins.consensus.simulation.node import ORIGIN_MS, HostileLink, Li
 from supervm.plugins.consensus.simulation.oracles import Oracles
 from supervm.plugins.consensus.simulation.plan import LOSING, Fault, Mishap, Plan, Request
 from supervm.plugins.consensus.simulation.sharing import ALONE_EVERY, shared_work
+from supervm.plugins.consensus.simulation.slowness import Slowness
 from supervm.plugins.consensus.simulation.trace import Trace
 from supervm.types.block import Block
 from supervm.types.genesis import Genesis
@@ -66,7 +67,11 @@ def run_plan(plan: Plan, out: TextIO | None = None, alone: bool | None = None) -
         nullcontext() if is_alone else shared_work(),
     ):
         world = World(plan, Trace(out), Path(folder))
-        turns.run(world.main, f"{plan.profile}/{plan.count}/{plan.seed}")
+        try:
+            turns.run(world.main, f"{plan.profile}/{plan.count}/{plan.seed}")
+        except turns.Spin as spin:
+            if not world.violated:
+                world.violated, world.problem = "spin", str(spin)
     height = max(world.oracles.digests, default=0)
     return Outcome(
         world.violated,
@@ -147,6 +152,8 @@ class World:
             disk=VirtualDisk(),
             trace=self.trace,
             sync_s=turns.drawing(self._rng(f"disk/{number}"), *plan.sync_ms),
+            slow_disk=Slowness(self._rng(f"slow disk/{number}")),
+            slow_cpu=Slowness(self._rng(f"slow processor/{number}")),
             committed=self._committed,
             tongue=tongue,
         )
@@ -208,10 +215,10 @@ class World:
         self._lives_begun[number] += 1
         link: Link
         if place.tongue is not None:
-            link = HostileLink(place.key.node_id, number, self._network)
+            link = HostileLink(place.key.node_id, number, self._network, processor=place.slow_cpu)
             link.tongue = place.tongue
         else:
-            link = Link(place.key.node_id, number, self._network)
+            link = Link(place.key.node_id, number, self._network, processor=place.slow_cpu)
         self._network.links[place.key.node_id] = link
         life = self._lives[number] = Life(place, link)
         self._nursery.start_soon(self._live, life)
@@ -227,7 +234,8 @@ class World:
         number = life.number
         low_ms, high_ms = self.plan.work_ms
         work = turns.drawing(self._rng(f"work/{number}/{self._lives_begun[number]}"), low_ms, high_ms)
-        turns.WORK.set(work)
+        turns.WORK.set(lambda: work() + life.place.slow_cpu.extra_s())
+        turns.WHO.set(f"validator {number}")
         try:
             await life.live(f"{self.plan.seed}/{number}/{self._lives_begun[number]}")
         except Exception as error:
@@ -311,9 +319,16 @@ class World:
         full = self._hit(Fault.DISK_FULL)
         for number, place in enumerate(self._places):
             place.disk.full = number in full
+            place.slow_disk.by_ms = self._slow_by_ms(Fault.SLOW_DISK, number)
+            place.slow_cpu.by_ms = self._slow_by_ms(Fault.SLOW_CPU, number)
 
     def _hit(self, fault: Fault) -> list[int]:
         return [number for each in self._active if each.fault is fault for number in each.nodes]
+
+    def _slow_by_ms(self, fault: Fault, number: int) -> float:
+        """By the slowest of the spells that last now."""
+        spells = [each for each in self._active if each.fault is fault and number in each.nodes]
+        return max((each.by_ms for each in spells), default=0.0)
 
     # Clients
 
