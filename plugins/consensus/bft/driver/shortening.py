@@ -123,6 +123,7 @@ class LockRows:
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
         self._batches: dict[Digest, list[int]] = {}
+        self._contents: dict[Digest, int] = {}
         self._claiming: dict[int, _Claiming] = {}
         self._slots: dict[bytes, int | list[int]] = {}
         self._transactions: dict[Digest, int | _Named] = {}
@@ -135,10 +136,18 @@ class LockRows:
         names = sum(1 if isinstance(each, int) else len(each.rows) for each in self._transactions.values())
         return slots + names + sum(1 + block.needed for block in self._blocks.values())
 
+    def content(self, batch: Digest) -> int | None:
+        """The row of a batch that no executed block holds; None where there is none."""
+        return self._contents.get(batch)
+
     def logged(self, row: int, record: Record) -> None:
         match record:
             case HeldBatch(batch):
-                self._batches.setdefault(batch.digest(), []).append(row)
+                digest = batch.digest()
+                before = self._contents.get(digest)
+                if before is not None:
+                    self._journal.drop([before])
+                self._contents[digest] = row
             case HeldCertificate(certificate):
                 self._batches.setdefault(certificate.header.digest(), []).append(row)
             case CertifiedClaims(digest, claims):
@@ -182,6 +191,7 @@ class LockRows:
     def _executed(self, row: int, record: UsedUp) -> None:
         said = self._said_by(record)
         gone = [each for digest in record.batches for each in self._batches.pop(digest, ())]
+        gone += [self._contents.pop(digest) for digest in record.batches if digest in self._contents]
         ended = dict.fromkeys(each for each in gone if each in self._claiming)
         for each in said:
             claiming = self._claiming[each]
