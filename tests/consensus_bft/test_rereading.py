@@ -68,7 +68,7 @@ def desk_of(ctx: Any, inner: Any) -> Desk:
     store = GatedStore(inner)
     disk = Disk(ctx, store)  # type: ignore[arg-type]
     journal = Journal(disk, LOCKS, 1, lambda number: None)
-    rows = LockRows(journal)
+    rows = LockRows(journal, lambda name: None)
     unwanted: list[Digest] = []
     came: list[Batch] = []
     missed: list[tuple[Digest, tuple[bytes, ...]]] = []

@@ -17,6 +17,7 @@ the log has them. One that is certified later is fetched, as one that was never 
 log first. So is what is certified beyond a builder's room, when blocks have made room.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import attrs
@@ -34,6 +35,7 @@ from supervm.plugins.consensus.bft.batch_events import (
     VoterOutput,
 )
 from supervm.plugins.consensus.bft.batch_records import (
+    NOTHING,
     BatchRecord,
     CertifiedClaims,
     HeldBatch,
@@ -74,6 +76,8 @@ from supervm.types.errors import ProofInvalid
 from supervm.types.validators import ValidatorSet
 
 PROOF_BYTES_MAX = 1024 * 1024
+LOOK_AGAIN_BLOCKS, LOOKS_A_BLOCK = 16, 64
+"""What a batch that left memory still locks is counted again so many blocks later; so many with a block."""
 
 
 @attrs.frozen(kw_only=True)
@@ -150,6 +154,8 @@ class BatchVoter:
         self._held = HeldBatches()
         self._accepted: dict[Digest, tuple[Claim, ...] | None] = {}
         """Claims by batch; None for one that left memory."""
+        self._left: deque[tuple[int, Digest, tuple[Claim, ...]]] = deque()
+        """Batches that left memory, what of them was locked, and at which height that is counted again."""
         self._later: dict[bytes, dict[Digest, None]] = {}
         """Certified batches that wait for room in memory, by builder."""
         self._learned_claims: dict[Digest, tuple[Claim, ...]] = {}
@@ -232,7 +238,7 @@ class BatchVoter:
     def _recall_accepted(self, digest: Digest, claims: tuple[Claim, ...]) -> None:
         if digest in self._held:
             self._accepted[digest] = self.table.shared(claims)
-            self._held.accepted(digest, enumerate(claims))
+            self._held.accepted(digest, _placed(claims))
         else:
             self._accepted[digest] = None
 
@@ -449,7 +455,7 @@ class BatchVoter:
         accepted = self._accepted.get(digest)
         if accepted is None or digest not in self._held or not self.certificates.wants_content(digest):
             return Progress()
-        claims = tuple(each for each in accepted if self.table.holds(each))
+        claims = tuple(each for _, each in _placed(accepted) if self.table.holds(each))
         self.table.certify(digest, claims)
         self._learned_claims[digest] = claims
         return self.certificates.examined(digest)
@@ -578,11 +584,23 @@ class BatchVoter:
         for batch in self._held.let_go(builder, self._share_bytes):
             digest = batch.digest()
             claims = self._accepted.get(digest)
-            locked = [(index, each) for index, each in enumerate(claims or ()) if self.table.holds(each)]
+            locked = [(index, each) for index, each in _placed(claims or ()) if self.table.holds(each)]
             if claims is not None:
                 self._accepted[digest] = None
-            self._held.gone(digest, claims or (), len(locked))
+            self._held.gone(digest, claims or ())
+            self._held.count_locks(digest, len(locked))
             self._held.keep_alone(batch, locked, self._alone_share_bytes)
+            if locked:
+                left = tuple(each for _, each in locked)
+                self._left.append((self._executed_height + LOOK_AGAIN_BLOCKS, digest, left))
+
+    def _look_again(self) -> None:
+        """Some blocks after batches left memory: most of their transactions hold no lock any more."""
+        for _ in range(LOOKS_A_BLOCK):
+            if not self._left or self._left[0][0] > self._executed_height:
+                return
+            _, digest, claims = self._left.popleft()
+            self._held.count_locks(digest, sum(self.table.holds(each) for each in claims))
 
     def _progressed(self, progress: Progress) -> None:
         for digest in progress.known:
@@ -659,12 +677,18 @@ class BatchVoter:
             self._learned_claims.pop(digest, None)
             self._all_fast.pop(digest, None)
         self._forget_work(block.batches)
+        self._look_again()
         self._progressed(progress)
 
     def _forget_work(self, batches: Iterable[Digest]) -> None:
         for digest in batches:
             self._prompt.pop(digest, None)
             self._patient.pop(digest, None)
+
+
+def _placed(claims: Iterable[Claim]) -> Iterator[tuple[int, Claim]]:
+    """Those of a batch that the log still has, with their indices."""
+    return ((index, each) for index, each in enumerate(claims) if each.transaction != NOTHING.transaction)
 
 
 def _is_used(claim: Claim, nonces: Mapping[bytes, int]) -> bool:

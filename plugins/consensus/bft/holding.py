@@ -17,9 +17,8 @@ HELD_PART = 16
 
 DISK_BYTES = 16 * 2**30
 """Of batches that no block holds, on disk (CONS-2)."""
-BATCH_INDEX_BYTES, NAME_INDEX_BYTES, LOCK_INDEX_BYTES = 2048, 352, 2048
-"""What about stays in memory of a batch that left it, of each of its transactions, and beside of each of them
-that is still locked."""
+BATCH_INDEX_BYTES = LOCK_INDEX_BYTES = 2048
+"""What about stays in memory of a batch that left it, and of each of its transactions that is locked."""
 INDEX_TIMES = 4
 """How much that may be, beside what is held in memory."""
 
@@ -154,10 +153,14 @@ class HeldBatches:
         is_whole = held is not None and len(held.transactions) == len(claims)
         self.learned(batch, ((index if is_whole else NOWHERE, each) for index, each in enumerate(claims)))
 
-    def gone(self, batch: Digest, claims: Sequence[Claim], locked: int) -> None:
-        """A batch left memory, with these claims, so many of which still hold locks."""
-        names_bytes = len(claims) * NAME_INDEX_BYTES
-        self._index(self._entries[batch], BATCH_INDEX_BYTES + names_bytes + locked * LOCK_INDEX_BYTES)
+    def count_locks(self, batch: Digest, locked: int) -> None:
+        """So many transactions of a batch that isn't in memory still hold locks."""
+        entry = self._entries.get(batch)
+        if entry is not None and not entry.certified:
+            self._index(entry, BATCH_INDEX_BYTES + locked * LOCK_INDEX_BYTES)
+
+    def gone(self, batch: Digest, claims: Iterable[Claim]) -> None:
+        """A batch left memory, and with it these claims."""
         for claim in claims:
             if self.batch_of(claim.transaction) == batch:
                 del self._where[claim.transaction]
