@@ -31,7 +31,7 @@ from supervm.plugins.consensus.bft.batch_events import (
     Returned,
     VoterEvent,
 )
-from supervm.plugins.consensus.bft.batch_records import BATCH_RECORDS, BatchRecord, UsedUp
+from supervm.plugins.consensus.bft.batch_records import BATCH_RECORDS, BatchRecord, HeldBatch, UsedUp
 from supervm.plugins.consensus.bft.batches import BatchVoter, EpochFacts
 from supervm.plugins.consensus.bft.building import Builder
 from supervm.plugins.consensus.bft.claims import IMAGE_LOCK, Claim, Examined, Facts, chain_of, chain_slot
@@ -49,9 +49,10 @@ from supervm.plugins.consensus.bft.events import (
     Received,
     Send,
     SetTimer,
+    Stream,
     TimedOut,
 )
-from supervm.plugins.consensus.bft.fetching import Get, What
+from supervm.plugins.consensus.bft.fetching import Get, Got, WantDigest, What
 from supervm.plugins.consensus.bft.messages import (
     Accept,
     Batch,
@@ -270,6 +271,8 @@ class Node:
     voter: BatchVoter
     builder: Builder
     log: list[bytes] = attrs.Factory(list)
+    logged: dict[bytes, Batch] = attrs.Factory(dict)
+    reread: int = 0
     unsynced: list[tuple[int, bytes]] = attrs.Factory(list)
     held: list[Send] = attrs.Factory(list)
     durable: int = 0
@@ -568,6 +571,10 @@ class World:
                     )
                 case Fetch(want, peers):
                     node.fetching[want] = peers
+                    if want.what is What.BATCH:  # type: ignore[union-attr]
+                        self._later(
+                            node, self.disk_us, lambda node, want=want: self._reread(node, want.digest)
+                        )
                 case Learned():
                     self._build(node, output)
                 case Returned(data, code):
@@ -605,10 +612,20 @@ class World:
 
     # Disk
 
+    def _reread(self, node: Node, digest: bytes) -> None:
+        """What isn't in memory may be in the log."""
+        if digest in node.logged and node.voter.certificates.wants_content(digest):
+            node.reread += 1
+            self.vote(node, Received(node.id, Got((node.logged[digest],))))
+
     def _sync(self, node: Node) -> None:
         node.syncing = False
         for number, data in node.unsynced:
             node.log.append(data)
+            if data[0] == HeldBatch.RECORD:
+                record = self._record(data)
+                assert isinstance(record, HeldBatch)
+                node.logged[record.batch.digest()] = record.batch
             node.durable = number
         node.unsynced.clear()
         held, node.held = node.held, []
@@ -681,11 +698,25 @@ class World:
             self.hostile.received(sender, message)
             return
         node = self.nodes[to]
+        if isinstance(message, Get):
+            message = self._answer_from_log(node, sender, message)
         event = Received(IDS[sender], message)
         if isinstance(message, Accept | Refuse):
             self._build(node, event)
         else:
             self.vote(node, event)
+
+    def _answer_from_log(self, node: Node, sender: int, question: Get) -> Get:
+        """As a driver does; gives what is left to the machine."""
+        left = []
+        for want in question.wants:
+            digest = want.digest if isinstance(want, WantDigest) and want.what is What.BATCH else b""
+            settled = node.voter.certificates.is_settled(digest)
+            if digest in node.logged and node.voter.batch(digest) is None and not settled:
+                self._send(node.number, Send((IDS[sender],), Got((node.logged[digest],)), Stream.BULK))
+            else:
+                left.append(want)
+        return Get(tuple(left))
 
     def _is_signed(self, message: Message) -> bool:
         """What a driver checks before it hands a message on."""

@@ -267,14 +267,14 @@ def test_a_batch_is_refused_for_its_header_before_anything_is_kept_of_it() -> No
 
 
 def test_a_builder_beyond_its_share_of_bytes_is_busy_and_the_others_are_not() -> None:
-    desk = Desk(VoterBounds(held_bytes_max=4 * 64))
+    desk = Desk(VoterBounds(disk_bytes_max=4 * 64))
     assert code(desk.offer([claim(ALICE, 0), claim(BOB, 0)])) == "accept"
     assert code(desk.offer([claim(b"C" * 32, 0, spend=0)])) == "Busy"
     assert code(desk.offer([claim(b"C" * 32, 0, spend=0)], builder=2)) == "accept"
 
 
 def test_a_builder_that_repeats_itself_fills_its_own_share_and_no_more_before_and_after_a_restart() -> None:
-    bounds = VoterBounds(held_bytes_max=len(IDS) * 3 * 64)
+    bounds = VoterBounds(disk_bytes_max=len(IDS) * 3 * 64)
     desk = Desk(bounds)
     same = [claim(ALICE, 0), claim(BOB, 0)]
     given = [code(desk.offer(same, builder=HOSTILE, sequence=each)) for each in range(20)]
@@ -286,7 +286,7 @@ def test_a_builder_that_repeats_itself_fills_its_own_share_and_no_more_before_an
         assert code(each.offer(same, builder=2)) == "accept"
         assert code(each.offer([claim(b"C" * 32, 0, spend=0)], builder=1)) == "accept"
         held = [each.voter._held.size_bytes(node) for node in IDS]
-        assert held == [0, 32, 64, 3 * 64] and sum(held) <= bounds.held_bytes_max
+        assert held == [0, 32, 64, 3 * 64] and sum(held) <= bounds.disk_bytes_max
         # What a repeat adds beside its bytes is a few names.
         kept = {id(one) for claims in each.voter._accepted.values() for one in claims}
         assert len(kept) == 3

@@ -160,8 +160,8 @@ async def test_records_of_past_views_and_of_used_up_locks_leave_the_log(tmp_path
             rows.logged(ordering.append(view, nullify(view)), nullify(view))
         rows.committed(3)
         locks = Journal(disk, LOCKS, 1, lambda number: None)
-        kept = LockRows(locks)
-        claims = tuple(Claim(bytes((at,)) * 32, (b"\x01" + bytes((at,)) * 40,)) for at in range(3))
+        claims = tuple(Claim(bytes((1 + at,)) * 32, (b"\x01" + bytes((at,)) * 40,)) for at in range(3))
+        kept = LockRows(locks, {each.transaction: each for each in claims}.get)
         records = [
             Locked(b"a" * 32, PEER, True, claims[:2]),
             Locked(b"b" * 32, PEER, False, claims[2:]),

@@ -11,10 +11,12 @@ from supervm.plugins.consensus.bft.events import Record
 from supervm.types.batch import BATCH_TRANSACTIONS_MAX, Batch
 from supervm.types.certificate import BatchCertificate
 from supervm.types.codec import Reader, Writer
-from supervm.types.digests import Digest
+from supervm.types.digests import ZERO, Digest
 
 BATCH_RECORD_BYTES_MAX = 2 * 1024 * 1024
 USED_MAX = 2**24
+NOTHING = Claim(ZERO, ())
+"""Stands in a record of locks for a claim that holds none any more, so that the others keep their places."""
 
 
 @attrs.frozen

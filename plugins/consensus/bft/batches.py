@@ -11,8 +11,13 @@ One machine for one epoch. A batch is judged in three steps, each as cheap as it
 If a block was executed between 2 and 3 the application is asked again: its facts and the locks have to be
 of one height. What is certified is examined in the same queue, ahead of what isn't, for the slots and
 spends of its transactions.
+
+Accepted batches that nobody certified leave memory, the oldest first, where a builder's have no room there;
+the log has them. One that is certified later is fetched, as one that was never here: the driver looks in the
+log first. So is what is certified beyond a builder's room, when blocks have made room.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import attrs
@@ -30,6 +35,7 @@ from supervm.plugins.consensus.bft.batch_events import (
     VoterOutput,
 )
 from supervm.plugins.consensus.bft.batch_records import (
+    NOTHING,
     BatchRecord,
     CertifiedClaims,
     HeldBatch,
@@ -43,7 +49,14 @@ from supervm.plugins.consensus.bft.claims import EXECUTED_CODES, Claim, Examined
 from supervm.plugins.consensus.bft.effects import EffectsSigner
 from supervm.plugins.consensus.bft.events import Check, Fetch, Halt, Now, Received, Stream
 from supervm.plugins.consensus.bft.fetching import ANSWER_BYTES_MAX, Absent, Get, Got, Item, WantDigest, What
-from supervm.plugins.consensus.bft.holding import HELD_BYTES, HeldBatches, ToldLeaders, WaitingBatches
+from supervm.plugins.consensus.bft.holding import (
+    DISK_BYTES,
+    HELD_BYTES,
+    INDEX_TIMES,
+    HeldBatches,
+    ToldLeaders,
+    WaitingBatches,
+)
 from supervm.plugins.consensus.bft.locks import (
     EQUIVOCATORS_MAX,
     CertificatesConflict,
@@ -62,12 +75,15 @@ from supervm.plugins.consensus.bft.messages import (
 from supervm.plugins.consensus.bft.outbox import Outbox
 from supervm.plugins.consensus.bft.votes import MISSED_MAX
 from supervm.types.address import Address
+from supervm.types.batch import BatchHeader
 from supervm.types.certificate import VoteKind, numbers_of, vote_message
 from supervm.types.digests import ZERO, Digest
 from supervm.types.errors import ProofInvalid
 from supervm.types.validators import ValidatorSet
 
 PROOF_BYTES_MAX = 1024 * 1024
+LOOK_AGAIN_BLOCKS, LOOKS_A_BLOCK = 16, 64
+"""What a batch that left memory still locks is counted again so many blocks later; so many with a block."""
 
 
 @attrs.frozen(kw_only=True)
@@ -91,10 +107,11 @@ class EpochFacts:
 
 @attrs.frozen(kw_only=True)
 class VoterBounds:
-    """`held_bytes_max`: of accepted batches that no block holds, shared by builder (CONS-2); they are in
-    memory, see `held_bytes_of`. `alone_bytes_max`: of locked transactions whose batch isn't held, shared by
-    builder, for proofs. `open_max`: batches of a builder that wait for an answer. `lag_max`: blocks
-    that execution may be behind (CONS-44). `certificates_max` is `fast.overlay_max` (EXEC-22).
+    """Of batches that no block holds, each shared by builder (CONS-2): `held_bytes_max` in memory, see
+    `held_bytes_of`; `disk_bytes_max` in all; `index_bytes_max`: what stays in memory of those that are on
+    disk alone. `alone_bytes_max`: of locked transactions whose batch isn't in memory, shared by builder, for
+    proofs. `open_max`: batches of a builder that wait for an answer. `lag_max`: blocks that execution may be
+    behind (CONS-44). `certificates_max` is `fast.overlay_max` (EXEC-22).
 
     The text counts a number as open until it is certified or 60 s old. Then eight transactions that lost a
     race elsewhere, each alone in a batch, would close an honest builder for a minute. What a number costs a
@@ -103,6 +120,8 @@ class VoterBounds:
 
     locks: LockBounds = LockBounds()
     held_bytes_max: int = HELD_BYTES
+    disk_bytes_max: int = DISK_BYTES
+    index_bytes_max: int = INDEX_TIMES * HELD_BYTES
     alone_bytes_max: int = 64 * 2**20
     open_max: int = 8
     lag_max: int = 16
@@ -136,7 +155,12 @@ class BatchVoter:
         self._not_before = 0
         self._closing = False
         self._held = HeldBatches()
-        self._accepted: dict[Digest, tuple[Claim, ...]] = {}
+        self._accepted: dict[Digest, tuple[Claim, ...] | None] = {}
+        """Claims by batch; None for one that left memory."""
+        self._left: deque[tuple[int, Digest, tuple[Claim, ...]]] = deque()
+        """Batches that left memory, what of them was locked, and at which height that is counted again."""
+        self._later: dict[bytes, dict[Digest, None]] = {}
+        """Certified batches that wait for room in memory, by builder."""
         self._learned_claims: dict[Digest, tuple[Claim, ...]] = {}
         self._waiting = WaitingBatches()
         self._checking: Batch | None = None
@@ -195,27 +219,39 @@ class BatchVoter:
         """One record of `restore`, for who reads the log piece by piece; `resume` ends it."""
         match record:
             case HeldBatch(batch):
-                self._held.keep(batch)
+                self._keep(batch)
             case Locked(batch_digest, builder, accepted, claims, equivocators):
                 self.table.take(claims, builder, 0.0)
                 self.table.equivocated(equivocators)
                 if accepted:
-                    self._accepted[batch_digest] = self.table.shared(claims)
-                    self._held.accepted(batch_digest, enumerate(claims))
+                    self._recall_accepted(batch_digest, claims)
             case HeldCertificate(certificate):
                 self.certificates.add(certificate)
+                self._has_room(certificate.header)
                 self._certify_accepted(certificate.header.digest())
             case CertifiedClaims(batch_digest, claims):
                 if batch_digest in self.certificates:
-                    self.table.certify(batch_digest, claims)
-                    self._held.learned_again(batch_digest, claims)
-                    self._learned_claims[batch_digest] = claims
-                    self.certificates.examined(batch_digest)
+                    self._recall_claims(batch_digest, claims)
             case UsedUp(height, batches, slots, transactions):
                 self._final_height = max(self._final_height, height)
                 self._settle(BlockExecuted(height, batches, slots, transactions))
             case SignedEffects(signed):
                 self.effects.restore(signed)
+
+    def _recall_accepted(self, digest: Digest, claims: tuple[Claim, ...]) -> None:
+        if digest in self._held:
+            self._accepted[digest] = self.table.shared(claims)
+            self._held.accepted(digest, _placed(claims))
+        else:
+            self._accepted[digest] = None
+
+    def _recall_claims(self, digest: Digest, claims: tuple[Claim, ...]) -> None:
+        """What isn't in memory any more is examined again when it is."""
+        self.table.certify(digest, claims)
+        if digest in self._held:
+            self._held.learned_again(digest, claims)
+            self._learned_claims[digest] = claims
+            self.certificates.examined(digest)
 
     def resume(self) -> list[VoterOutput]:
         """All records were recalled: what is to be done first."""
@@ -245,7 +281,7 @@ class BatchVoter:
             yield from self._patient
 
     def batch(self, digest: Digest) -> Batch | None:
-        """A batch that is held, for whoever asks."""
+        """A batch that is in memory, for whoever asks. Of others that are held the log has them."""
         return self._held.get(digest)
 
     # Messages
@@ -297,11 +333,13 @@ class BatchVoter:
         if header.chain_id != facts.chain_id or header.gas > facts.batch_gas_max:
             return "BatchMalformed"
         behind = self._final_height - self._executed_height
-        share = bounds.held_bytes_max // len(facts.builders)
+        builders, held = len(facts.builders), self._held
         if (
             behind >= bounds.lag_max
             or len(self.certificates) >= bounds.certificates_max
-            or self._held.size_bytes(header.builder) + header.size_bytes > share
+            or held.certified_bytes(header.builder) + header.size_bytes > self._share_bytes
+            or held.size_bytes(header.builder) + header.size_bytes > bounds.disk_bytes_max // builders
+            or held.index_bytes(header.builder) >= bounds.index_bytes_max // builders
             or self._waiting.count(header.builder) >= bounds.open_max
         ):
             return "Busy"
@@ -321,6 +359,7 @@ class BatchVoter:
             return
         self._out.log(HeldCertificate(certificate))
         self._progressed(self.certificates.add(certificate))
+        self._has_room(header)
         self._progressed(self._certify_accepted(digest))
         self._fetch(certificate)
 
@@ -350,7 +389,8 @@ class BatchVoter:
     # Examining, one batch at a time
 
     def _learn(self, batch: Batch) -> None:
-        if not self._is_awaited(batch.digest()):
+        """A certified batch came. Where its builder's have no room in memory it comes again, later."""
+        if not self._is_awaited(batch.digest()) and self._has_room(batch.header):
             self._waiting.add(batch, certified=True)
 
     def _is_awaited(self, digest: Digest) -> bool:
@@ -403,6 +443,7 @@ class BatchVoter:
         if digest not in self._held:
             self._held.keep(batch)
             self._out.log(HeldBatch(batch))
+        self._has_room(batch.header)
         self._out.log(CertifiedClaims(digest, claims))
         self.table.certify(digest, claims)
         self._held.learned(digest, enumerate(examined.claims))
@@ -415,9 +456,9 @@ class BatchVoter:
         A lock goes only when what it names is used up. The log needs only the lock and the certificate.
         """
         accepted = self._accepted.get(digest)
-        if accepted is None or not self.certificates.wants_content(digest):
+        if accepted is None or digest not in self._held or not self.certificates.wants_content(digest):
             return Progress()
-        claims = tuple(each for each in accepted if self.table.holds(each))
+        claims = tuple(each for _, each in _placed(accepted) if self.table.holds(each))
         self.table.certify(digest, claims)
         self._learned_claims[digest] = claims
         return self.certificates.examined(digest)
@@ -450,15 +491,14 @@ class BatchVoter:
         self.table.take(locked, header.builder, now_s)
         proven = self.table.equivocated(found.equivocators)
         if accepted:
-            self._held.keep(batch)
             if examined.all_fast:
                 self._all_fast[digest] = None
             self._out.log(HeldBatch(batch))
             self._accepted[digest] = self.table.shared(locked)
             self._held.accepted(digest, found.locked.items())
+            self._keep(batch)
         else:
-            share = self._bounds.alone_bytes_max // len(self._facts.builders)
-            self._held.keep_alone(batch, found.locked.items(), share)
+            self._held.keep_alone(batch, found.locked.items(), self._alone_share_bytes)
         if logged or proven:
             self._out.log(Locked(digest, header.builder, accepted, logged, proven))
         if accepted:
@@ -521,6 +561,50 @@ class BatchVoter:
 
     # What is held
 
+    @property
+    def _share_bytes(self) -> int:
+        """What a builder's batches may take of memory."""
+        return self._bounds.held_bytes_max // len(self._facts.builders)
+
+    @property
+    def _alone_share_bytes(self) -> int:
+        return self._bounds.alone_bytes_max // len(self._facts.builders)
+
+    def _keep(self, batch: Batch) -> None:
+        """A batch that is in the log, or will be with this step. The oldest of its builder that nobody
+        certified leave memory for it."""
+        self._held.keep(batch)
+        self._make_room(batch.header.builder)
+
+    def _has_room(self, header: BatchHeader) -> bool:
+        """Whether a certified batch stays in memory, or has its room there now."""
+        if not self._held.certify(header.digest(), header, self._share_bytes):
+            return False
+        self._make_room(header.builder)
+        return True
+
+    def _make_room(self, builder: bytes) -> None:
+        for batch in self._held.let_go(builder, self._share_bytes):
+            digest = batch.digest()
+            claims = self._accepted.get(digest)
+            locked = [(index, each) for index, each in _placed(claims or ()) if self.table.holds(each)]
+            if claims is not None:
+                self._accepted[digest] = None
+            self._held.gone(digest, claims or ())
+            self._held.count_locks(digest, len(locked))
+            self._held.keep_alone(batch, locked, self._alone_share_bytes)
+            if locked:
+                left = tuple(each for _, each in locked)
+                self._left.append((self._executed_height + LOOK_AGAIN_BLOCKS, digest, left))
+
+    def _look_again(self) -> None:
+        """Some blocks after batches left memory: most of their transactions hold no lock any more."""
+        for _ in range(LOOKS_A_BLOCK):
+            if not self._left or self._left[0][0] > self._executed_height:
+                return
+            _, digest, claims = self._left.popleft()
+            self._held.count_locks(digest, sum(self.table.holds(each) for each in claims))
+
     def _progressed(self, progress: Progress) -> None:
         for digest in progress.known:
             certificate = self.certificates.get(digest)
@@ -542,7 +626,9 @@ class BatchVoter:
         signers = tuple(members[number].node_id for number in numbers_of(certificate.bitmap))
         if self.certificates.wants_content(digest):
             held = self._held.get(digest)
-            if held is not None:
+            if not self._has_room(certificate.header):
+                self._later.setdefault(certificate.header.builder, {})[digest] = None
+            elif held is not None:
                 self._learn(held)
             elif not self._is_awaited(digest):
                 self._out.put(Fetch(WantDigest(What.BATCH, digest), signers))
@@ -555,6 +641,20 @@ class BatchVoter:
             if self.certificates.wants_content(certificate.header.digest()):
                 self._fetch(certificate)
 
+    def _fetch_later(self) -> None:
+        """What waited for room in memory, as far as there is some now."""
+        for builder, waiting in list(self._later.items()):
+            while waiting:
+                digest = next(iter(waiting))
+                certificate = self.certificates.get(digest)
+                if certificate is not None and not self._has_room(certificate.header):
+                    break
+                del waiting[digest]
+                if certificate is not None:
+                    self._fetch(certificate)
+            if not waiting:
+                del self._later[builder]
+
     def _tell_leaders(self) -> None:
         for to, certificate in self._leaders.untold(self.certificates.unordered()):
             self._out.send(to, certificate)
@@ -566,6 +666,7 @@ class BatchVoter:
         self._final_height = max(self._final_height, block.height)
         self._out.log(UsedUp(block.height, block.batches, block.used, block.transactions))
         self._settle(block)
+        self._fetch_later()
 
     def _settle(self, block: BlockExecuted) -> None:
         self._executed_height = block.height
@@ -579,12 +680,18 @@ class BatchVoter:
             self._learned_claims.pop(digest, None)
             self._all_fast.pop(digest, None)
         self._forget_work(block.batches)
+        self._look_again()
         self._progressed(progress)
 
     def _forget_work(self, batches: Iterable[Digest]) -> None:
         for digest in batches:
             self._prompt.pop(digest, None)
             self._patient.pop(digest, None)
+
+
+def _placed(claims: Iterable[Claim]) -> Iterator[tuple[int, Claim]]:
+    """Those of a batch that the log still has, with their indices."""
+    return ((index, each) for index, each in enumerate(claims) if each.transaction != NOTHING.transaction)
 
 
 def _is_used(claim: Claim, nonces: Mapping[bytes, int]) -> bool:

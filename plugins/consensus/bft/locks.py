@@ -140,6 +140,11 @@ class LockTable:
         kept = ((each, self._known.get(each.transaction)) for each in claims)
         return tuple(each if known is None or known.claim != each else known.claim for each, known in kept)
 
+    def claim(self, transaction: Digest) -> Claim | None:
+        """The claim of a transaction that stands in a slot."""
+        known = self._known.get(transaction)
+        return None if known is None else known.claim
+
     def certified(self, slot: bytes) -> Digest | None:
         """The certified transaction of a slot, where one is known."""
         found = self._slots.get(slot)

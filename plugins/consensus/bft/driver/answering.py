@@ -4,7 +4,7 @@ An answer is bounded; what has no room in it is asked for again. Questions wait 
 each (`waiting_questions`).
 """
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable
 
 from supervm.contracts.application import CertifyingApplication, Mendable
 from supervm.contracts.storage import StoreCorrupt
@@ -45,6 +45,8 @@ READ_TOGETHER = 16
 
 Young = Callable[[Want], Iterable[Item]]
 """What the machines hold of it now; nothing where they don't."""
+Logged = Callable[[Digest], Awaitable[Batch | None]]
+"""A batch that only a validator's log has."""
 
 
 class Answers:
@@ -56,11 +58,13 @@ class Answers:
         kept: KeptBlocks,
         young: Young,
         send: Callable[[bytes, Got], None],
+        logged: Logged | None = None,
     ) -> None:
         self._application = application
         self._kept = kept
         self._young = young
         self._answer = send
+        self._logged = logged
         self._waiting = WaitingQuestions()
 
     def put(self, peer: bytes, wants: tuple[Want, ...], is_guest: bool = False) -> None:
@@ -106,7 +110,8 @@ class Answers:
                 if block is not None:
                     old.append(GotBlock(_bare(block), await self._finalisation(block.header.height)))
             case WantDigest(What.BATCH, digest):
-                batch = await self._batch(digest, lambda block, index: block.batches[index])
+                young_batch = None if self._logged is None else await self._logged(digest)
+                batch = young_batch or await self._batch(digest, lambda block, index: block.batches[index])
                 old += [] if batch is None else [batch]
             case WantDigest(What.BATCH_CERTIFICATE, digest):
                 found = await self._batch(digest, lambda block, index: block.body.certificates[index])

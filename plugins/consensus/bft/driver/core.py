@@ -156,7 +156,10 @@ class Core:
         self._fast_rest_us = fast_rest_us
         self._resting = False
         self._ordering_journal, self._voter_journal = ordering_journal, voter_journal
-        self.ordering_rows, self.lock_rows = OrderingRows(ordering_journal), LockRows(voter_journal)
+        self.ordering_rows, self.lock_rows = (
+            OrderingRows(ordering_journal),
+            LockRows(voter_journal, voter.table.claim),
+        )
         self._ordering_gate, self._voter_gate = _Gate(), _Gate()
         self._watch = AcceptWatch(ordering.epoch.number)
         self.timers = Timers(ctx, self._fired)

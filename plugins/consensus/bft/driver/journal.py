@@ -86,6 +86,7 @@ class _Group:
     operations: list[Operation] = attrs.Factory(list)
     size_bytes: int = 0
     durable: dict["Journal", int] = attrs.Factory(dict)
+    written: trio.Event = attrs.Factory(trio.Event)
 
 
 class Disk:
@@ -99,6 +100,8 @@ class Disk:
         self._ctx = ctx
         self._store = store
         self._waiting: list[_Group] = []
+        self._newest = trio.Event()
+        self._newest.set()
         self._wake = trio.Event()
         self._room = trio.Event()
         self._synced = ctx.metrics.counter(
@@ -134,11 +137,16 @@ class Disk:
         while self.waiting_bytes > WAITING_BYTES_MAX:
             await self._room.wait()
 
+    async def written(self) -> None:
+        """Wait until all that was put so far can be read."""
+        await self._newest.wait()
+
     def _open_group(self) -> _Group:
         last = self._waiting[-1] if self._waiting else None
         if last is None or last.size_bytes > GROUP_BYTES_MAX or len(last.operations) >= GROUP_OPERATIONS_MAX:
             last = _Group(self._ctx.clock.monotonic())
             self._waiting.append(last)
+            self._newest = last.written
         self._wake.set()
         return last
 
@@ -149,6 +157,7 @@ class Disk:
             if not self._waiting:
                 self._wake = trio.Event()
             await self._write(group)
+            group.written.set()
             self.waiting_bytes -= group.size_bytes
             self._room.set()
             self._room = trio.Event()

@@ -66,6 +66,7 @@ from supervm.plugins.consensus.bft.driver.posting import Post
 from supervm.plugins.consensus.bft.driver.proving import EffectsProofs
 from supervm.plugins.consensus.bft.driver.receiving import Incoming, Reception
 from supervm.plugins.consensus.bft.driver.rejoining import EpochTeller
+from supervm.plugins.consensus.bft.driver.rereading import LoggedBatches
 from supervm.plugins.consensus.bft.driver.sources import Hints
 from supervm.plugins.consensus.bft.driver.waiting import WaitingCertificates
 from supervm.plugins.consensus.bft.epochs.closing import ClosingState
@@ -80,7 +81,7 @@ from supervm.plugins.consensus.bft.fetching import (
     WantViews,
     What,
 )
-from supervm.plugins.consensus.bft.holding import held_bytes_of
+from supervm.plugins.consensus.bft.holding import INDEX_TIMES, held_bytes_of
 from supervm.plugins.consensus.bft.messages import (
     Accept,
     AskEpoch,
@@ -164,7 +165,17 @@ class Validator:
         self._reception = Reception(ctx, peers)
         self._peers = peers
         self._questions = Questions(ctx, peers, self._ask)
-        self._answers = Answers(application, self._kept, self._young, self._answer)
+        self._logged = LoggedBatches(
+            ctx,
+            store,
+            self._disk,
+            epoch.number,
+            row=lambda digest: self._core.lock_rows.content(digest),
+            wanted=lambda digest: self._wants(WantDigest(What.BATCH, digest)),
+            came=self._batch_came,
+            missed=self._ask_for_batch,
+        )
+        self._answers = Answers(application, self._kept, self._young, self._answer, self._logged.get)
         own = epoch.validators.number_of(identity.node_id)
         assert own is not None, "a validator is of the set"
         rest_s = config.block_interval_max_ms / 1000
@@ -182,11 +193,12 @@ class Validator:
             batch_gas_max=self._batch_gas_max,
         )
         memory_bytes = None if ctx.hardware is None else ctx.hardware.memory_limit_bytes
+        held_bytes = held_bytes_of(memory_bytes)
         self._voter = BatchVoter(
             facts,
             identity.sign,
             height=epoch.base.height,
-            bounds=VoterBounds(held_bytes_max=held_bytes_of(memory_bytes)),
+            bounds=VoterBounds(held_bytes_max=held_bytes, index_bytes_max=INDEX_TIMES * held_bytes),
         )
         self._builder = Builder(
             facts,
@@ -419,6 +431,7 @@ class Validator:
             nursery.start_soon(self._post.run)
             nursery.start_soon(self._questions.run)
             nursery.start_soon(self._answers.run)
+            nursery.start_soon(self._logged.run)
             nursery.start_soon(self._accusations.run)
             nursery.start_soon(self._contests.run)
             nursery.start_soon(self._mending.run)
@@ -607,6 +620,21 @@ class Validator:
         self._post.put(peer, Stream.BULK, encode(answer))
 
     def _keep_asking(self, want: Want, peers: tuple[bytes, ...]) -> None:
+        """What isn't in memory may be in the log. Else peers are asked."""
+        if isinstance(want, WantDigest) and want.what is What.BATCH:
+            self._logged.find(want.digest, peers)
+        else:
+            self._ask_peers(want, peers)
+
+    def _ask_for_batch(self, digest: Digest, peers: tuple[bytes, ...]) -> None:
+        self._ask_peers(WantDigest(What.BATCH, digest), peers)
+
+    def _batch_came(self, batch: Batch) -> None:
+        """One that was in the log."""
+        self._executor.give(batch)
+        self._core.received(self._application.identity.node_id, Got((batch,)))
+
+    def _ask_peers(self, want: Want, peers: tuple[bytes, ...]) -> None:
         self._questions.keep_asking(want, peers, lambda: self._wants(want))
 
     def _miss(self, certificate: CertificateOfBatch) -> None:
