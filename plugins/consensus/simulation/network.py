@@ -32,6 +32,7 @@ from supervm.contracts.transport import (
 from supervm.plugins.consensus.simulation import turns
 from supervm.plugins.consensus.simulation.slowness import Slowness
 from supervm.plugins.consensus.simulation.trace import Trace, brief
+from supervm.plugins.transport.bans import Bans
 
 RESET_S = 0.02
 """After so long who sends to a node that is down, or over a connection that broke, knows it."""
@@ -45,7 +46,8 @@ SLOW_MS = 400.0
 
 @attrs.define(eq=False)
 class Network:
-    """What lies between the nodes. `links`: who is up, by node id."""
+    """What lies between the nodes. `links`: who is up, by node id. `cut_off(number, target, reason)` is told
+    of each that a node cuts off."""
 
     random: random.Random
     trace: Trace
@@ -56,6 +58,7 @@ class Network:
     duplicates: float = 0.0
     links: dict[bytes, "Link"] = attrs.Factory(dict)
     watch: Callable[[int, int, bytes], None] = lambda number, target, payload: None
+    cut_off: Callable[[int, int, str], None] = lambda number, target, reason: None
     _lossy: frozenset[int] = frozenset()
     _slow: frozenset[int] = frozenset()
     _cuts: frozenset[tuple[int, int]] = frozenset()
@@ -120,6 +123,7 @@ class Link:
     dead: bool = False
     _told: int = 0
     _turn: trio.Lock = attrs.Factory(trio.Lock)
+    _bans: Bans = attrs.Factory(Bans)
     _handlers: dict[int, Handler] = attrs.Factory(dict)
 
     def die(self) -> None:
@@ -130,7 +134,24 @@ class Link:
 
     def peers(self) -> tuple[PeerInfo, ...]:
         others = sorted(set(self.network.links) - {self.node_id})
-        return tuple(PeerInfo(node_id=each, address="virtual") for each in others)
+        return tuple(
+            PeerInfo(node_id=each, address="virtual")
+            for each in others
+            if not self._is_apart(self.network.links[each])
+        )
+
+    def cut_off(self, peer: bytes, reason: str) -> float:
+        if not self._shuns(peer):
+            self.network.trace.note("cut off", self.number, self.network.numbers[peer])
+            self.network.cut_off(self.number, self.network.numbers[peer], reason)
+        return self._bans.ban(peer, trio.current_time())
+
+    def _shuns(self, peer: bytes) -> bool:
+        return self._bans.remaining_s(peer, trio.current_time()) > 0
+
+    def _is_apart(self, other: "Link") -> bool:
+        """Whether one of the two has cut the other off."""
+        return self._shuns(other.node_id) or other._shuns(self.node_id)
 
     @contextmanager
     def serve(self, method: int, handler: Handler) -> Iterator[None]:
@@ -223,6 +244,9 @@ class Link:
         if link is None or link.dead:
             await turns.sleep(RESET_S)
             raise Unreachable("the peer is down", peer)
+        if self._is_apart(link):
+            await turns.sleep(RESET_S)
+            raise Unreachable("one of the two has cut the other off", peer)
         self.network.trace.note("take", self.number, link.number, f"{method:x}", brief(payload))
         before = turns.WHO.set(f"validator {link.number}")
         try:

@@ -189,6 +189,7 @@ class World:
                     loss=plan.loss,
                     duplicates=plan.duplicates,
                     watch=self._sent,
+                    cut_off=self._cut_off,
                 )
                 async with trio.open_nursery() as starting:
                     for number in range(plan.count):
@@ -363,6 +364,11 @@ class World:
         if self.trace.events > EVENTS_MAX:
             self.fail("runaway", f"more than {EVENTS_MAX} events")
         self.oracles.on_sent(number, target, payload)
+
+    def _cut_off(self, number: int, target: int, reason: str) -> None:
+        """Nobody who is honest is cut off by one who is, whatever the hostile make it pass on."""
+        if self.oracles.is_honest(number) and self.oracles.is_honest(target):
+            self.fail("cut_off", f"{number} cuts off {target}, which is honest: {reason}")
 
     def _committed(self, life: Life, block: Block) -> None:
         assert life.chain is not None
