@@ -106,12 +106,13 @@ def vote_before_log(patch: Patch) -> None:
 
 
 def release_locks_at_restart(patch: Patch) -> None:
-    real = BatchVoter.restore
+    real = BatchVoter.recall
 
-    def restore(self: BatchVoter, records: Iterable[Any]) -> object:
-        return real(self, [each for each in records if not isinstance(each, Locked)])
+    def recall(self: BatchVoter, record: Any) -> None:
+        if not isinstance(record, Locked):
+            real(self, record)
 
-    patch.setattr(BatchVoter, "restore", restore)
+    patch.setattr(BatchVoter, "recall", recall)
 
 
 def nothing_is_locked(patch: Patch) -> None:
@@ -340,7 +341,7 @@ BUGS = {
     "accept without predecessors": Planted(
         plant=accept_without_predecessors,
         changes={"attacks": ((1, Attack.STUFF),), "requests": _many(Ask.TRANSFER)},
-        seed=20,
+        seed=1,
         oracles=frozenset({"outcome", "failed"}),
     ),
     "predecessor locked but not certified": Planted(
@@ -409,7 +410,7 @@ BUGS = {
         plant=last_block_extended,
         profile="storm",
         changes=_CLOSING | {"attacks": (), "loss": 0.2},
-        seed=32,
+        seed=21,
         oracles=frozenset({"agreement", "epoch", "failed", "stalled"}),
     ),
     "votes at once after a lost disk": Planted(

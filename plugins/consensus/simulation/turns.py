@@ -27,7 +27,7 @@ WHO: ContextVar[str] = ContextVar("WHO", default="the run")
 
 WAKE_S = 1.0
 STEPS_MAX = 1_000_000
-"""Steps of tasks at one moment of the clock; a hundred times what a run has."""
+"""Steps of tasks at one moment of the clock; thousand times what a run has, which is some hundreds."""
 INSTANT_S = 0.001
 """Moments that are closer than this count as one: who sleeps for a nanosecond at a time spins, too."""
 _LAST_STEPS = 1_000
