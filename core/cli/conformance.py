@@ -34,6 +34,11 @@ _EXTRA = {
     "transport": """
     def configs(self, count):
         return [self.component.config() for _ in range(count)]
+
+    def twins(self):
+        import pytest
+
+        pytest.skip("which options give two nodes one identity, the component's own tests know")
 """,
 }
 

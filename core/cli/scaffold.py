@@ -113,6 +113,9 @@ _SUITE_MORE = {
     "transport": """
     def configs(self, count):  # options of nodes that reach each other
         return [the_component.config() for _ in range(count)]
+
+    def twins(self):  # of a node, and of two that have one identity and reach it
+        return [the_component.config(node_id=each * 64) for each in "122"]
 """,
 }
 
