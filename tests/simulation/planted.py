@@ -399,6 +399,7 @@ BUGS = {
     "epoch-done before inclusion": Planted(
         plant=epoch_done_before_inclusion,
         changes=_CLOSING,
+        seed=24,
         oracles=frozenset({"undone"}),
     ),
     "effects after epoch-done": Planted(
