@@ -224,7 +224,8 @@ class World:
         life = self._lives[number] = Life(place, link)
         self._nursery.start_soon(self._live, life)
         await life.settled.wait()
-        if life.chain is not None and number in self.honest:
+        # One that is killed while it starts begins nothing: its disk may be gone by now.
+        if life.chain is not None and not life.is_killed and number in self.honest:
             tip = life.chain.ledger.tip
             if not self.oracles.genesis:
                 self.oracles.genesis = tip.block_digest
