@@ -8,7 +8,7 @@ import attrs
 import pytest
 import trio
 
-from supervm.contracts.storage import Delete, KeyValueStore, Put
+from supervm.contracts.storage import Delete, DiskFull, KeyValueStore, Put
 from supervm.plugins.consensus.bft.driver import founding, rejoining
 from supervm.plugins.consensus.bft.driver.component import BftConfig
 from supervm.plugins.consensus.bft.driver.following import Follower
@@ -299,3 +299,33 @@ async def test_a_validator_votes_again_after_damage_to_what_no_later_epoch_write
         await pay(net, 3)
         await said.until(lambda: bool(said.epochs))
         assert min(said.epochs) >= votes_from
+
+
+async def test_a_validator_that_lost_its_log_waits_for_room_to_keep_when_it_votes_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with network(tmp_path, config=AT_REST, weights=WEIGHTS, begin=False, founded=True) as net:
+        said = overhear(net.validators[3].node_id, monkeypatch)
+        for number in (0, 3):
+            await net.start(number)
+        await net.reached(3, await pay(net, 3))
+        await net.stop(3)
+        await net.stores[3].write([Put(DAMAGED["a vote"], b"not what was written")])
+        full = [True]
+        write = rejoining.write_standing
+
+        async def write_if_room(store: KeyValueStore, standing: Standing) -> None:
+            if full[0]:
+                raise DiskFull("no room")
+            await write(store, standing)
+
+        monkeypatch.setattr(rejoining, "write_standing", write_if_room)
+        node = await net.start(3)
+        await net.reached(3, await pay(net, 0))
+        with trio.fail_after(WAIT_S):
+            while "disk is full" not in node.engine.status().reason:
+                await trio.lowlevel.checkpoint()
+        assert said.standings == []
+        full[0] = False
+        await said.until(lambda: bool(said.standings))
+        assert said.standings == [Standing(3)]

@@ -1,7 +1,9 @@
 """Component `bft`: its options, and the life of a validator (CONS-80)."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import ExitStack, asynccontextmanager
+from functools import partial
+from typing import TypeVar
 
 import attrs
 import trio
@@ -22,6 +24,7 @@ from supervm.plugins.consensus.bft.driver.validator import WALK_MAX, Validator, 
 from supervm.plugins.consensus.bft.epochs.handover import EarlyMessages
 from supervm.types.batch import BATCH_BYTES_MAX, BATCH_TRANSACTIONS_MAX
 
+_T = TypeVar("_T")
 WALK_LIMIT = 4_096
 SETTLED_S = 60.0
 """A validator that falls behind again sooner walks farther by itself before it stops for block sync."""
@@ -86,18 +89,18 @@ async def open_bft(ctx: Context, config: BftConfig) -> AsyncIterator["Bft"]:
         hints.ahead = ()
         return await begin_validator(ctx, config, application, store, transports, walk_max, early, hints)
 
-    async def begin_again(catches_up: bool) -> Validator | Follower:
+    async def patiently(step: Callable[[], Awaitable[_T]]) -> _T:
         """Within a life of the node: a full disk is waited for, as where a block is written (CONS-66)."""
         while True:
             try:
-                life = await begin(catches_up)
+                found = await step()
             except DiskFull as error:
                 served.stalled = f"the disk is full, no epoch can be begun: {error}"
                 ctx.log.error("disk_full", cause=str(error), retry_s=DISK_RETRY_S)
                 await ctx.clock.sleep(DISK_RETRY_S)
             else:
                 served.stalled = ""
-                return life
+                return found
 
     with ExitStack() as ends, ExitStack() as wheel:
         wheel.enter_context(application.driven(engine))
@@ -118,7 +121,7 @@ async def open_bft(ctx: Context, config: BftConfig) -> AsyncIterator["Bft"]:
                             return
                         # What was gathered goes back to the mempool: it may be in a block already.
                         wheel.close()
-                        standing = await judge_log(ctx, application, store)
+                        standing = await patiently(partial(judge_log, ctx, application, store))
                         served.engine = await _judge(application, standing)
                         wheel.enter_context(application.driven(served.engine))
                         life = served.life
@@ -130,7 +133,7 @@ async def open_bft(ctx: Context, config: BftConfig) -> AsyncIterator["Bft"]:
                         if catches_up and isinstance(life, Validator):
                             settled = ctx.clock.monotonic() - began_s > SETTLED_S
                             walk_max = WALK_MAX if settled else min(2 * walk_max, WALK_LIMIT)
-                        served.life = await begin_again(catches_up)
+                        served.life = await patiently(partial(begin, catches_up))
             except* NodeMustStop as found:
                 # Until the node has stopped it says so: nothing of it speaks any more.
                 served.stopped = _first_cause(found)

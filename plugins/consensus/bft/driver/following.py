@@ -205,7 +205,8 @@ class Follower:
     @property
     def stalled(self) -> str:
         """Why it waits for its disk and so doesn't follow; empty if it doesn't."""
-        return self._executor.stalled
+        rejoining = "" if self._rejoining is None else self._rejoining.stalled
+        return self._executor.stalled or rejoining
 
     @property
     def clock_behind_ms(self) -> int:

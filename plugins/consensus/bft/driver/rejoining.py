@@ -10,9 +10,10 @@ import trio
 
 from supervm.api import Context
 from supervm.contracts.application import NodeIdentity
-from supervm.contracts.storage import KeyValueStore
+from supervm.contracts.storage import DiskFull, KeyValueStore
 from supervm.crypto.batch import verify_many
 from supervm.plugins.consensus.bft.driver.founding import Standing, write_standing
+from supervm.plugins.consensus.bft.driver.journal import DISK_RETRY_S
 from supervm.plugins.consensus.bft.driver.timers import Timers
 from supervm.plugins.consensus.bft.events import (
     CancelTimer,
@@ -94,6 +95,8 @@ class Rejoining:
         self._timers = Timers(ctx, lambda name: self._put(TimedOut(name)))
         self._events, self._coming = trio.open_memory_channel[RejoinEvent](ANSWERS_MAX)
         self.standing = Standing(None)
+        self.stalled = ""
+        """Why it waits for its disk; empty if it doesn't."""
 
     def hear(self, peer: bytes, told: TellEpoch) -> None:
         """An answer, whose signature isn't verified yet."""
@@ -126,6 +129,19 @@ class Rejoining:
         key = members[message.validator].public_key
         return verify_many([(int(Suite.ED25519), key, message.message(self._chain_id), message.signature)])[0]
 
+    async def _keep(self, standing: Standing) -> None:
+        """Until it is durable: a full disk is waited for, and nothing rests on it before (CONS-66)."""
+        while True:
+            try:
+                await write_standing(self._store, standing)
+            except DiskFull as error:
+                self.stalled = f"the disk is full, when it may vote again can't be kept: {error}"
+                self._ctx.log.error("disk_full", cause=str(error), retry_s=DISK_RETRY_S)
+                await self._ctx.clock.sleep(DISK_RETRY_S)
+            else:
+                self.stalled = ""
+                return
+
     async def _carry(self, outputs: Sequence[RejoinOutput]) -> None:
         for output in outputs:
             match output:
@@ -137,7 +153,7 @@ class Rejoining:
                 case CancelTimer(name):
                     self._timers.cancel(name)
                 case Log(number, SilentBefore(epoch)):
-                    await write_standing(self._store, Standing(epoch))
+                    await self._keep(Standing(epoch))
                     await self._tell(Logged(number))
                 case VotesFrom(epoch):
                     self.standing = Standing(epoch)
