@@ -8,6 +8,7 @@ import attrs
 import pytest
 import trio
 
+from supervm.chain.exchange import SnapshotExchange
 from supervm.chain.incoming import restore_incoming
 from supervm.contracts.application import NodeIdentity
 from supervm.kernel.context import SystemClock
@@ -172,6 +173,25 @@ async def test_a_node_far_behind_takes_a_snapshot_that_nobody_said_it_needs(
         withhold_blocks(monkeypatch)
         net.config = attrs.evolve(AT_REST, snapshot_behind_blocks=manifest.height - 1)
         await net.start(1)
+        assert await whole(net, 1) == manifest
+
+
+async def test_a_node_that_needs_one_before_it_has_begun_to_look_takes_one_of_any_height(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It looks for one far above while nobody has said yet that only a snapshot helps."""
+    refused, begins = SnapshotExchange.refused, trio.Event()
+
+    async def late(exchange: SnapshotExchange) -> list[bytes]:
+        await begins.wait()
+        return await refused(exchange)
+
+    monkeypatch.setattr(SnapshotExchange, "refused", late)
+    async with network(tmp_path, validators=1, followers=2, begin=False, founded=True) as net:
+        (manifest,) = await grow(net, (0,), 12)
+        node = await net.start(1)
+        await until(lambda: "start from a snapshot" in node.engine.status().reason)
+        begins.set()
         assert await whole(net, 1) == manifest
 
 

@@ -61,7 +61,9 @@ class Restocking:
 
     async def run(self) -> None:
         """Until a snapshot is whole and the node begins again; a full disk is told, and waited for."""
-        self._sync = SnapshotSync(self._above, refused=await self._exchange.refused())
+        refused = await self._exchange.refused()
+        # Meanwhile `take_any_above` may have come.
+        self._sync = SnapshotSync(self._above, refused=refused)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._timers.run)
             self._tell(PeersNow(self._peers))
