@@ -328,8 +328,9 @@ async def the_chain_verifies(net: Network, number: int, folder: Path) -> int:
             assert header is not None and certificate is not None
             judge.check(header, certificate)
     handed = await chain.queries.handovers(1, 1)
-    following = await chain.ledger.header(handed[0].header.height + 1)
-    certificate = await chain.ledger.certificate(handed[0].header.height + 1)
+    after = handed[0].header.height + 1
+    await net.reached(number, after, LONG_S)
+    following, certificate = await chain.ledger.header(after), await chain.ledger.certificate(after)
     assert following is not None and certificate is not None
     with pytest.raises(ProofInvalid, match="another epoch or set"):
         Finality(net.genesis, known).check(following, certificate)
