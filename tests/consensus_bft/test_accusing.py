@@ -1,6 +1,5 @@
 """What peers say of others is judged apart from votes, and who slanders is blamed (CONS-38, CONS-70)."""
 
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -25,6 +24,7 @@ from supervm.plugins.consensus.bft.events import Stream
 from supervm.plugins.consensus.bft.messages import Equivocation, Message
 
 from .network import WAIT_S, network
+from .slow_judges import SlowJudge
 
 HOSTILE, HONEST = b"hostile", b"honest"
 TO = b"\x07" * 32
@@ -124,15 +124,8 @@ async def test_nor_is_what_nobody_signed() -> None:
 async def test_votes_do_not_wait_for_a_proof_that_is_judged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    begun, enough = threading.Event(), threading.Event()
-
-    def doubts(chain: Chain, first: bytes, second: bytes, lock: bytes, epoch: int) -> str:
-        assert threading.current_thread() is not threading.main_thread(), "it runs where votes are taken"
-        begun.set()
-        assert enough.wait(WAIT_S)
-        return "it isn't looked at"
-
-    monkeypatch.setattr(Chain, "doubts", doubts)
+    judge = SlowJudge("it isn't looked at")
+    monkeypatch.setattr(Chain, "doubts", judge)
     async with network(tmp_path, begin=False) as net:
         # Each of them is needed.
         for number in range(3):
@@ -143,13 +136,7 @@ async def test_votes_do_not_wait_for_a_proof_that_is_judged(
         said = Equivocation(twice[0], twice[1], nonce_lock(net.users[0].address, 5))
         peer = net.validators[1].node_id
         life._reception.inboxes[Stream.VOTES].put(Incoming(peer, said, 1_000))
-        try:
-            assert await trio.to_thread.run_sync(begun.wait, WAIT_S, abandon_on_cancel=True)
-            sent = net.transfer(1, TO, 1)
-            await net.nodes[0].chain.submit([sent.data])
-            await net.committed(0, sent.digest)
-        finally:
-            enough.set()
+        await judge.holds_up_nothing(net)
 
 
 async def test_a_proof_of_a_peer_waits_for_a_block_once_it_is_judged(tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 """What is shown against a builder's transactions holds up nobody, and who lies is blamed (CONS-16)."""
 
-import threading
 from pathlib import Path
 
 import attrs
@@ -24,6 +23,7 @@ from supervm.types.operations import ObjectMutate, encode_operations
 from supervm.types.transaction import Access, Body, Input, build
 
 from .network import WAIT_S, key, network
+from .slow_judges import SlowJudge
 
 HOSTILE, HONEST = b"hostile", b"honest"
 TO = b"\x07" * 32
@@ -94,15 +94,8 @@ async def test_what_waits_of_one_is_bounded_by_its_bytes_too(monkeypatch: pytest
 async def test_votes_do_not_wait_for_what_a_refusal_shows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    begun, enough = threading.Event(), threading.Event()
-
-    def judged(*given: object) -> Contest:
-        assert threading.current_thread() is not threading.main_thread(), "it runs where votes are taken"
-        begun.set()
-        assert enough.wait(WAIT_S)
-        return Contest()
-
-    monkeypatch.setattr(chains, "judge_contest", judged)
+    judge = SlowJudge(Contest())
+    monkeypatch.setattr(chains, "judge_contest", judge)
     async with network(tmp_path, begin=False) as net:
         # Each of them is needed.
         for number in range(3):
@@ -115,13 +108,7 @@ async def test_votes_do_not_wait_for_what_a_refusal_shows(
             net.validators[1].node_id,
         )
         life._core._hands.contested(shown)
-        try:
-            assert await trio.to_thread.run_sync(begun.wait, WAIT_S, abandon_on_cancel=True)
-            sent = net.transfer(1, TO, 1)
-            await net.nodes[0].chain.submit([sent.data])
-            await net.committed(0, sent.digest)
-        finally:
-            enough.set()
+        await judge.holds_up_nothing(net)
 
 
 async def test_a_validator_whose_refusals_show_forgeries_is_not_heard_and_its_builder_goes_on(

@@ -89,6 +89,18 @@ async def pay(net: Network, at: int) -> int:
     return await net.committed(0, sent.digest)
 
 
+async def took_part(net: Network, payments: int = 1) -> int:
+    """The last validator votes for a while beside the first, and is stopped; its height then."""
+    for number in (0, 3):
+        await net.start(number)
+    for _ in range(payments):
+        height = await pay(net, 3)
+    await net.reached(3, height)
+    node = net.nodes[3]
+    await net.stop(3)
+    return node.height
+
+
 def next_epoch(net: Network) -> int:
     """Of the block that follows the first validator's tip."""
     return net.nodes[0].engine.life.epoch
@@ -159,10 +171,7 @@ async def test_a_validator_whose_log_is_damaged_follows_and_says_nothing(
 ) -> None:
     async with network(tmp_path, config=AT_REST, weights=WEIGHTS, begin=False, founded=True) as net:
         said = overhear(net.validators[3].node_id, monkeypatch)
-        for number in (0, 3):
-            await net.start(number)
-        await net.reached(3, await pay(net, 3))
-        await net.stop(3)
+        await took_part(net)
         await net.stores[3].write([Put(DAMAGED[name], b"not what was written")])
         said.epochs.clear()
         node = await net.start(3)
@@ -183,21 +192,16 @@ async def test_the_tips_facts_are_made_again_from_the_ledger_and_its_validator_v
 ) -> None:
     async with network(tmp_path, config=AT_REST, weights=WEIGHTS, begin=False, founded=True) as net:
         said = overhear(net.validators[3].node_id, monkeypatch)
-        for number in (0, 3):
-            await net.start(number)
-        await pay(net, 3)
-        await net.reached(3, await pay(net, 3))
-        ledger = net.nodes[3].chain.ledger
-        await net.stop(3)
+        height = await took_part(net, payments=2)
         kept = KeptBlocks(net.stores[3])
-        before = await kept.get(ledger.tip.height)
+        before = await kept.get(height)
         assert before.finalisation is not None
-        row = BLOCKS + ledger.tip.height.to_bytes(8, "big")
+        row = BLOCKS + height.to_bytes(8, "big")
         await net.stores[3].write([Put(row, b"not what was written")])
         said.epochs.clear()
         node = await net.start(3)
         assert isinstance(node.engine.life, Validator) and said.standings == []
-        assert await kept.get(ledger.tip.height) == before
+        assert await kept.get(height) == before
         await net.reached(3, await pay(net, 3))
         await said.until(lambda: bool(said.epochs))
 
@@ -211,14 +215,8 @@ async def test_a_validator_whose_facts_of_the_last_blocks_are_damaged_follows_an
         tmp_path, config=AT_REST, weights=WEIGHTS, begin=False, epoch_blocks=12, founded=True
     ) as net:
         said = overhear(net.validators[3].node_id, monkeypatch)
-        for number in (0, 3):
-            await net.start(number)
-        for _ in range(4):
-            height = await pay(net, 3)
-        await net.reached(3, height)
-        ledger = net.nodes[3].chain.ledger
-        await net.stop(3)
-        row = BLOCKS + (ledger.tip.height - below).to_bytes(8, "big")
+        height = await took_part(net, payments=4)
+        row = BLOCKS + (height - below).to_bytes(8, "big")
         assert await net.stores[3].get(row) is not None
         await net.stores[3].write([Delete(row) if gone else Put(row, b"not what was written")])
         if not below:
@@ -253,10 +251,7 @@ async def test_a_batchs_row_of_an_earlier_version_that_cant_be_read_is_a_damaged
 ) -> None:
     async with network(tmp_path, config=AT_REST, weights=WEIGHTS, begin=False, founded=True) as net:
         said = overhear(net.validators[3].node_id, monkeypatch)
-        for number in (0, 3):
-            await net.start(number)
-        await net.reached(3, await pay(net, 3))
-        await net.stop(3)
+        await took_part(net)
         # As it was before rows of batches had others by height: no one can tell in which block this one is.
         await net.stores[3].write(
             [Delete(BATCHES_INDEXED), Put(BATCHES + bytes(32), b"not what was written")]
@@ -281,10 +276,7 @@ async def test_a_validator_votes_again_after_damage_to_what_no_later_epoch_write
         tmp_path, config=AT_REST, weights=WEIGHTS, begin=False, epoch_blocks=12, founded=True
     ) as net:
         said = overhear(net.validators[3].node_id, monkeypatch)
-        for number in (0, 3):
-            await net.start(number)
-        await net.reached(3, await pay(net, 3))
-        await net.stop(3)
+        await took_part(net)
         await net.stores[3].write([Put(LIVES, b"not what was written")])
         node = await net.start(3)
         await net.reached(3, await pay(net, 0))
@@ -306,10 +298,7 @@ async def test_a_validator_that_lost_its_log_waits_for_room_to_keep_when_it_vote
 ) -> None:
     async with network(tmp_path, config=AT_REST, weights=WEIGHTS, begin=False, founded=True) as net:
         said = overhear(net.validators[3].node_id, monkeypatch)
-        for number in (0, 3):
-            await net.start(number)
-        await net.reached(3, await pay(net, 3))
-        await net.stop(3)
+        await took_part(net)
         await net.stores[3].write([Put(DAMAGED["a vote"], b"not what was written")])
         full = [True]
         write = rejoining.write_standing

@@ -13,6 +13,7 @@ from supervm.contracts.storage import DiskFull, Durability
 from supervm.kernel.component import Health, HealthState
 from supervm.kernel.context import TrioClock
 from supervm.plugins.consensus.bft.clock_lag import ClockLag
+from supervm.plugins.consensus.bft.driver import component
 from supervm.plugins.consensus.bft.driver.component import BftConfig
 from supervm.plugins.consensus.bft.driver.slowness import SLOW_S
 from supervm.plugins.consensus.bft.proposals import TIMESTAMP_AHEAD_MS
@@ -124,6 +125,32 @@ async def test_a_full_disk_is_waited_for_and_the_component_is_not_opened_again_f
         assert (said.state, said.ready) == (HealthState.DEGRADED, False)
         assert "the disk is full" in said.detail
         store.is_full = False
+        await net.reached(0, net.nodes[0].height + 2)
+        assert (await health(net)).state is HealthState.OK
+
+
+@pytest.mark.parametrize("step", ["judge_log", "begin_validator"])
+async def test_between_two_epochs_a_full_disk_is_waited_for_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    real, refused, is_full = getattr(component, step), trio.Event(), [False]
+
+    async def if_room(*given: Any) -> Any:
+        if is_full[0]:
+            refused.set()
+            raise DiskFull("no space left")
+        return await real(*given)
+
+    monkeypatch.setattr(component, step, if_room)
+    async with network(tmp_path, validators=1, config=QUICK, epoch_blocks=12) as net:
+        is_full[0] = True
+        with trio.fail_after(WAIT_S):
+            await refused.wait()
+            await trio.testing.wait_all_tasks_blocked()
+        said = await health(net)
+        assert (said.state, said.ready) == (HealthState.DEGRADED, False)
+        assert "no epoch can be begun" in said.detail
+        is_full[0] = False
         await net.reached(0, net.nodes[0].height + 2)
         assert (await health(net)).state is HealthState.OK
 

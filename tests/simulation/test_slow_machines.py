@@ -52,6 +52,21 @@ def test_one_slow_machine_falls_behind_alone_and_catches_up(fault: Fault, by_ms:
     assert world.healed_in_s < 10.0
 
 
+def test_one_that_loses_its_disk_while_it_starts_from_a_slow_one_has_not_begun() -> None:
+    """It is counted from where it begins again, not from the chain that its lost disk had."""
+    mishaps = (
+        Mishap(Fault.SLOW_DISK, 0.9, 2.5, (SLOW,), 1_000.0),
+        Mishap(Fault.CRASH, 0.9, 1.0, (SLOW,)),
+        Mishap(Fault.DISK_LOST, 1.2, 1.4, (SLOW,)),
+    )
+    plan = attrs.evolve(BUSY, heal_s=2.5, requests=BUSY.requests[:8], mishaps=mishaps)
+    for order in range(4):
+        # Whether it is known to have settled before its disk is lost, or after, is drawn.
+        world = World(plan, Trace())
+        turns.run(world.main, f"slow/{order}")
+        assert not world.violated, f"{world.violated}: {world.problem}"
+
+
 def test_slowness_takes_half_to_one_and_a_half_times_what_it_says_and_draws_nothing_else() -> None:
     slow = Slowness(random.Random(1))
     before = slow.rng.getstate()
