@@ -7,6 +7,7 @@ import random
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 
 import pytest
 import trio
@@ -161,6 +162,15 @@ def test_what_changes_the_process_is_undone_after_a_run() -> None:
     assert after == before
 
 
+@pytest.fixture
+def heeds_ctrl_c() -> Iterator[None]:
+    """Whoever started the tests in the background may have told them not to."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heeds_ctrl_c")
 def test_ctrl_c_ends_a_run_as_one_interrupt() -> None:
     async def deep() -> None:
         signal.raise_signal(signal.SIGINT)
