@@ -308,9 +308,10 @@ async def the_chain_verifies(net: Network, number: int, folder: Path) -> int:
     The height up to which it went.
     """
     chain = net.nodes[number].chain
-    known = await sets_by_digest(net.stores[number])
     memory = next(each for each in stores() if each.name == "memory")
     async with opened(memory, folder / "scratch") as scratch:
+        # Just before the tip is looked at: the node goes on, and through epochs.
+        known = await sets_by_digest(net.stores[number])
         rules = ReplayRules(net.genesis, chain.gas, chain.gas.initial_state())
         replay = Replay(
             touched=rules.touched,
