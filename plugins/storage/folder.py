@@ -196,7 +196,7 @@ def check_free(path: Path, kept_bytes: int, wanted_bytes: int) -> None:
         raise DiskFull(
             f"{free} bytes free, of which {kept_bytes} are kept",
             path,
-            "Free some, move the store to a larger disk, or lower free_bytes_min.",
+            "Free some, move the store to a larger disk, or lower free_bytes_min",
         )
 
 

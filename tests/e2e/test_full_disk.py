@@ -118,6 +118,12 @@ def not_ready(node: Node) -> httpx.Response | None:
     return answer if answer.status_code == 503 and "full" in answer.text else None
 
 
+def waits(node: Node, *components: str) -> httpx.Response | None:
+    """The answer of a node that isn't ready, once each of these has found that it waits for room."""
+    answer = not_ready(node)
+    return answer if answer and all(f"{each} waits" in answer.text for each in components) else None
+
+
 def none_taken(node: Node, transaction: Transaction) -> None:
     """A transaction is refused with a problem that says why, and when to come again."""
     answer = node.post(transaction.data)
@@ -207,8 +213,10 @@ def test_below_the_reserve_blocks_wait_and_go_on_when_there_is_room(
             disk.fill(leave_bytes=60 * MIB)
             more = [wallet.pay((to, amount)) for amount in (7, 11, 13)]
             node.send(*more)
-            answer = until(lambda: not_ready(node), "the node says that it isn't ready")
-            for words in ("the disk is full", str(disk.path), "Free some", "consensus solo waits"):
+            answer = until(
+                lambda: waits(node, "application ledger", "consensus solo"), "both say that they wait"
+            )
+            for words in ("the disk is full", str(disk.path), "Free some"):
                 assert words in answer.text, answer.text
             assert committed(node, [first, *more]) == [first]
             # Meanwhile its health is asked ten times, and no component is opened again for what it says.
