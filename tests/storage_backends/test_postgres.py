@@ -4,7 +4,7 @@ import os
 import signal
 import threading
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -154,13 +154,19 @@ async def test_a_server_that_stays_away_ends_the_store(tmp_path: Path, own_serve
             pass
 
 
+def tell(pid: int, sent: signal.Signals) -> None:
+    """Send a signal to a process of a server, unless its client has gone, and it with it."""
+    with suppress(ProcessLookupError):
+        os.kill(pid, sent)
+
+
 def stop_clients(server: Server) -> list[int]:
     """Have the server's processes for the clients of a store say nothing any more; their ids."""
     with psycopg.connect(server.dsn, autocommit=True) as connection:
         query = "SELECT pid FROM pg_stat_activity WHERE application_name = 'supervm' ORDER BY backend_start"
         found = [pid for (pid,) in connection.execute(query)]
     for pid in found:
-        os.kill(pid, signal.SIGSTOP)
+        tell(pid, signal.SIGSTOP)
     return found
 
 
@@ -172,7 +178,7 @@ async def test_a_server_that_hangs_costs_time_and_no_rows(tmp_path: Path, own_se
 
     def go_on() -> None:
         while stopped:
-            os.kill(stopped.pop(), signal.SIGCONT)
+            tell(stopped.pop(), signal.SIGCONT)
 
     def rescue() -> None:
         late.set()
